@@ -1,0 +1,29 @@
+// The pybind11 module _C. Importing it loads this shared object, whose static initialisers register the ops; its
+// functions only report how it was built. Tensors reach C++ through torch.ops.
+#include <pybind11/pybind11.h>
+
+#include "build_facts.h"
+#include "cpu/kernels.h"
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "The compiled half of nnart_ops: importing it registers torch.ops.nnart_ops.";
+  m.def(
+      "build_facts",
+      [] {
+        namespace build = nnart::build;
+        pybind11::dict facts;
+        facts["version"] = build::kVersion;
+        facts["compiler"] = build::kCompiler;
+        facts["build_type"] = build::kBuildType;
+        facts["torch_built"] = build::kTorchBuilt;
+        facts["torch_minimum"] = build::kTorchMinimum;
+        facts["cuda_compiler"] = build::kCudaCompiler;
+        facts["cuda_architectures"] = build::kCudaArchitectures;
+        facts["cpu_isa_variants"] = build::kIsaVariants;
+        return facts;
+      },
+      "How this binary was built: dict[str, str].");
+  m.def(
+      "cpu_isa", [] { return nnart::cpu::name_of(nnart::cpu::isa()); },
+      "The instruction set in use: 'baseline', 'avx2' or 'avx512'.");
+}

@@ -1,0 +1,71 @@
+// Picks the instruction set, once. Compiled for the baseline alone.
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+
+#include "cpu/kernels.h"
+
+namespace nnart::cpu {
+namespace {
+
+Isa best() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd"))
+    return Isa::avx512;
+  // Every CPU with AVX2 has F16C, which GCC 12 cannot ask for by name.
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::avx2;
+#endif
+  return Isa::baseline;
+}
+
+// A set the CPU lacks would crash, so the environment can only ask for less; bindings.cpp reports what was picked.
+Isa choose() {
+  Isa available = best();
+  const char* wanted = std::getenv("NNART_CPU_ISA");
+  for (Isa candidate : {Isa::baseline, Isa::avx2, Isa::avx512})
+    if (wanted && candidate <= available && std::strcmp(wanted, name_of(candidate)) == 0) return candidate;
+  return available;
+}
+
+template <class Args>
+void launch_on_chosen(const Args& args) {
+  switch (isa()) {
+    case Isa::baseline:
+      return Kernels<Isa::baseline>::launch(args);
+#if defined(__x86_64__)
+    case Isa::avx2:
+      return Kernels<Isa::avx2>::launch(args);
+    case Isa::avx512:
+      return Kernels<Isa::avx512>::launch(args);
+#else
+    case Isa::avx2:
+    case Isa::avx512:
+      break;
+#endif
+  }
+}
+
+}  // namespace
+
+Isa isa() {
+  static const Isa chosen = choose();
+  return chosen;
+}
+
+const char* name_of(Isa isa) {
+  switch (isa) {
+    case Isa::baseline:
+      return "baseline";
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx512:
+      return "avx512";
+  }
+  return "";
+}
+
+void launch(const ActivationArgs& args) { launch_on_chosen(args); }
+
+}  // namespace nnart::cpu

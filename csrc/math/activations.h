@@ -1,0 +1,412 @@
+// The element-wise activations: one struct each, forward and derivative side by side.
+//
+// forward(x) gives y; backward(grad_y, s) gives grad_x, where s is what the forward saved: the input, unless the
+// comment says "saves y". T is float or double, or a SIMD vector of them; C, the type of the parameters, is its scalar.
+// A NaN input gives a NaN output everywhere. Where a comparison decides, it is written so that NaN takes the branch
+// that keeps it.
+#pragma once
+
+#include <cstdint>
+
+#include "math/portable.h"
+
+namespace nnart {
+
+// Up to three numbers, in the order of the schema's arguments.
+struct ActivationParameters {
+  double a = 0, b = 0, c = 0;
+};
+
+namespace math {
+
+// 1 / (1 + e^-x)
+template <class T>
+NNART_HD T logistic(T x) {
+  return T(1) / (T(1) + exp(-x));
+}
+
+// max(x, 0); x <= 0 is false for NaN. Saves y: y > 0 exactly where x > 0.
+template <class C>
+struct Relu {
+  NNART_HD explicit Relu(ActivationParameters = {}) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    return select(x <= T(0), T(0), x);
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T y) const {
+    return select(y <= T(0), T(0), grad_y);
+  }
+};
+
+// x if x > 0, else a x
+template <class C>
+struct LeakyRelu {
+  C slope;
+  NNART_HD explicit LeakyRelu(ActivationParameters p = {}) : slope(C(p.a)) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    return select(x > T(0), x, x * T(slope));
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T x) const {
+    return select(x > T(0), grad_y, grad_y * T(slope));
+  }
+};
+
+// x if x > a, else b; x <= a is false for NaN.
+template <class C>
+struct Threshold {
+  C threshold, value;
+  NNART_HD explicit Threshold(ActivationParameters p = {}) : threshold(C(p.a)), value(C(p.b)) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    return select(x <= T(threshold), T(value), x);
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T x) const {
+    return select(x <= T(threshold), T(0), grad_y);
+  }
+};
+
+// x clamped to [a, b]; both comparisons are false for NaN. The derivative at the bounds is 0.
+template <class C>
+struct Hardtanh {
+  C low, high;
+  NNART_HD explicit Hardtanh(ActivationParameters p = {}) : low(C(p.a)), high(C(p.b)) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    T raised = select(x < T(low), T(low), x);
+    return select(raised > T(high), T(high), raised);
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T x) const {
+    return select(x > T(low), select(x < T(high), grad_y, T(0)), T(0));
+  }
+};
+
+// clamp(x + 3, 0, 6) / 6
+template <class C>
+struct Hardsigmoid {
+  NNART_HD explicit Hardsigmoid(ActivationParameters = {}) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    T raised = select(x < T(-3), T(0), x + T(3));
+    return select(x > T(3), T(6), raised) / T(6);
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T x) const {
+    return select(x > T(-3), select(x < T(3), grad_y * T(1.0 / 6), T(0)), T(0));
+  }
+};
+
+// x clamp(x + 3, 0, 6) / 6
+template <class C>
+struct Hardswish {
+  NNART_HD explicit Hardswish(ActivationParameters = {}) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    T gate = select(x < T(-3), T(0), select(x > T(3), T(6), x + T(3)));
+    return x * gate / T(6);
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T x) const {
+    T inside = grad_y * (x * T(1.0 / 3) + T(0.5));
+    return select(x <= T(-3), T(0), select(x >= T(3), grad_y, inside));
+  }
+};
+
+// 0 if |x| <= a, else x
+template <class C>
+struct Hardshrink {
+  C lambda;
+  NNART_HD explicit Hardshrink(ActivationParameters p = {}) : lambda(C(p.a)) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    return select(abs(x) <= T(lambda), T(0), x);
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T x) const {
+    return select(abs(x) <= T(lambda), T(0), grad_y);
+  }
+};
+
+// x - a if x > a, x + a if x < -a, else 0 (x * 0, which keeps NaN)
+template <class C>
+struct Softshrink {
+  C lambda;
+  NNART_HD explicit Softshrink(ActivationParameters p = {}) : lambda(C(p.a)) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    return select(x > T(lambda), x - T(lambda), select(x < T(-lambda), x + T(lambda), x * T(0)));
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T x) const {
+    return select(abs(x) <= T(lambda), T(0), grad_y);
+  }
+};
+
+// b (x if x > 0, else a (e^(c x) - 1)). ELU is b = c = 1; SELU fixes a and b (Klambauer et al. 2017, arXiv:1706.02515);
+// CELU is c = 1 / a. ELU: Clevert et al. 2016, arXiv:1511.07289.
+template <class C>
+struct Elu {
+  C alpha, scale, input_scale;
+  NNART_HD explicit Elu(ActivationParameters p = {}) : alpha(C(p.a)), scale(C(p.b)), input_scale(C(p.c)) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    return select(x > T(0), x * T(scale), expm1(x * T(input_scale)) * T(alpha * scale));
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T x) const {
+    T slope = exp(x * T(input_scale)) * T(alpha * scale * input_scale);
+    return grad_y * select(x > T(0), T(scale), slope);
+  }
+};
+
+// 1 / (1 + e^-x). Saves y.
+template <class C>
+struct Sigmoid {
+  NNART_HD explicit Sigmoid(ActivationParameters = {}) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    return logistic(x);
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T y) const {
+    return grad_y * (T(1) - y) * y;
+  }
+};
+
+// log(1 / (1 + e^-x)) = min(x, 0) - log(1 + e^-|x|), which neither overflows nor cancels.
+template <class C>
+struct LogSigmoid {
+  NNART_HD explicit LogSigmoid(ActivationParameters = {}) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    return select(x > T(0), T(0), x) - log1p_unit(exp(-abs(x)));
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T x) const {
+    return grad_y / (T(1) + exp(x));
+  }
+};
+
+// x if a x > b, else log(1 + e^(a x)) / a, computed as (max(v, 0) + log(1 + e^-|v|)) / a with v = a x
+template <class C>
+struct Softplus {
+  C beta, threshold;
+  NNART_HD explicit Softplus(ActivationParameters p = {}) : beta(C(p.a)), threshold(C(p.b)) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    T v = x * T(beta);
+    T soft = (select(v < T(0), T(0), v) + log1p_unit(exp(-abs(v)))) * T(C(1) / beta);
+    return select(v > T(threshold), x, soft);
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T x) const {
+    T v = x * T(beta);
+    return select(v > T(threshold), grad_y, grad_y * logistic(v));
+  }
+};
+
+// x / (1 + |x|)
+template <class C>
+struct Softsign {
+  NNART_HD explicit Softsign(ActivationParameters = {}) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    return x / (T(1) + abs(x));
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T x) const {
+    T d = T(1) + abs(x);
+    return grad_y / (d * d);
+  }
+};
+
+// Saves y.
+template <class C>
+struct Tanh {
+  NNART_HD explicit Tanh(ActivationParameters = {}) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    return tanh(x);
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T y) const {
+    return grad_y * (T(1) - y * y);
+  }
+};
+
+// x - tanh(x)
+template <class C>
+struct Tanhshrink {
+  NNART_HD explicit Tanhshrink(ActivationParameters = {}) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    return x - tanh(x);
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T x) const {
+    T t = tanh(x);
+    return grad_y * t * t;
+  }
+};
+
+// x Phi(x), Phi the normal distribution function (Hendrycks and Gimpel 2016, arXiv:1606.08415)
+template <class C>
+struct Gelu {
+  NNART_HD explicit Gelu(ActivationParameters = {}) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    return x * normal(x).cdf;
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T x) const {
+    auto at_x = normal(x);
+    return grad_y * (at_x.cdf + x * at_x.bell * T(0.39894228040143267794));  // 1 / sqrt(2 pi)
+  }
+};
+
+// 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), computed as x / (1 + e^-2u), which does not cancel.
+template <class C>
+struct GeluTanh {
+  NNART_HD explicit GeluTanh(ActivationParameters = {}) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    return x / (T(1) + exp(-twice_u(x, x * x)));
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T x) const {
+    // With e = e^-2u and s = 1 / (1 + e): s (1 - s) = e s s, which does not cancel where s is close to 1. Capping e
+    // keeps it finite where s is close to 0.
+    T square = x * x;
+    T v = twice_u(x, square);
+    T e = exp(select(v < T(-80), T(80), -v));
+    T s = T(1) / (T(1) + e);
+    T twice_du = T(kTwiceRoot) + T(3 * kTwiceRoot * kCubic) * square;
+    return grad_y * (s + x * (e * s) * s * twice_du);
+  }
+
+ private:
+  static constexpr double kTwiceRoot = 1.59576912160573071176;  // 2 sqrt(2 / pi)
+  static constexpr double kCubic = 0.044715;
+  template <class T>
+  NNART_HD static T twice_u(T x, T square) {
+    return x * (T(kTwiceRoot) + T(kTwiceRoot * kCubic) * square);
+  }
+};
+
+// x / (1 + e^-x) (Elfwing et al. 2017, arXiv:1702.03118)
+template <class C>
+struct Silu {
+  NNART_HD explicit Silu(ActivationParameters = {}) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    return x / (T(1) + exp(-x));
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T x) const {
+    T s = logistic(x);
+    return grad_y * s * (T(1) + x * (T(1) - s));
+  }
+};
+
+// x tanh(log(1 + e^x)) (Misra 2019, arXiv:1908.08681). With e = e^x and n = e^2 + 2e the tanh is n / (n + 2): one
+// exponential, no logarithm, no cancellation. From x = 20 on the ratio is 1 in double too, so x is capped there.
+template <class C>
+struct Mish {
+  NNART_HD explicit Mish(ActivationParameters = {}) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    T e = capped_exp(x);
+    T n = e * (e + T(2));
+    return x * (n / (n + T(2)));
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T x) const {
+    // d/dx = t + x (1 - t^2) sigmoid(x), and with d = n + 2: 1 - t^2 = 4 (n + 1) / d^2, sigmoid(x) = e / (e + 1),
+    // n + 1 = (e + 1)^2. So the second term is 4 x e (e + 1) / d^2.
+    T e = capped_exp(x);
+    T n = e * (e + T(2));
+    T inverse = T(1) / (n + T(2));
+    return grad_y * (n * inverse + x * (T(4) * e * (e + T(1))) * (inverse * inverse));
+  }
+
+ private:
+  template <class T>
+  NNART_HD static T capped_exp(T x) {
+    return exp(select(x > T(20), T(20), x));
+  }
+};
+
+}  // namespace math
+
+enum class Activation : int32_t {
+  Relu,
+  LeakyRelu,
+  Threshold,
+  Hardtanh,
+  Hardsigmoid,
+  Hardswish,
+  Hardshrink,
+  Softshrink,
+  Elu,
+  Sigmoid,
+  LogSigmoid,
+  Softplus,
+  Softsign,
+  Tanh,
+  Tanhshrink,
+  Gelu,
+  GeluTanh,
+  Silu,
+  Mish,
+};
+
+// Calls visit with the functor that a names, its parameters converted to the compute type C.
+template <class C, class Visit>
+inline __attribute__((always_inline)) void with_activation(Activation activation, ActivationParameters p, Visit visit) {
+  switch (activation) {
+    case Activation::Relu:
+      return visit(math::Relu<C>(p));
+    case Activation::LeakyRelu:
+      return visit(math::LeakyRelu<C>(p));
+    case Activation::Threshold:
+      return visit(math::Threshold<C>(p));
+    case Activation::Hardtanh:
+      return visit(math::Hardtanh<C>(p));
+    case Activation::Hardsigmoid:
+      return visit(math::Hardsigmoid<C>(p));
+    case Activation::Hardswish:
+      return visit(math::Hardswish<C>(p));
+    case Activation::Hardshrink:
+      return visit(math::Hardshrink<C>(p));
+    case Activation::Softshrink:
+      return visit(math::Softshrink<C>(p));
+    case Activation::Elu:
+      return visit(math::Elu<C>(p));
+    case Activation::Sigmoid:
+      return visit(math::Sigmoid<C>(p));
+    case Activation::LogSigmoid:
+      return visit(math::LogSigmoid<C>(p));
+    case Activation::Softplus:
+      return visit(math::Softplus<C>(p));
+    case Activation::Softsign:
+      return visit(math::Softsign<C>(p));
+    case Activation::Tanh:
+      return visit(math::Tanh<C>(p));
+    case Activation::Tanhshrink:
+      return visit(math::Tanhshrink<C>(p));
+    case Activation::Gelu:
+      return visit(math::Gelu<C>(p));
+    case Activation::GeluTanh:
+      return visit(math::GeluTanh<C>(p));
+    case Activation::Silu:
+      return visit(math::Silu<C>(p));
+    case Activation::Mish:
+      return visit(math::Mish<C>(p));
+  }
+}
+
+}  // namespace nnart

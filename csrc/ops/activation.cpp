@@ -1,0 +1,93 @@
+// Element-wise activations: `name`, `name_` (in place) and `name_backward` for each functor of math/activations.h.
+#include <string>
+
+#include "ops/launch.h"
+#include "ops/register.h"
+
+namespace nnart {
+namespace {
+
+void run_forward(Activation activation, ActivationParameters parameters, const Tensor& x, const Tensor& y) {
+  ActivationArgs args{};
+  args.activation = activation;
+  args.parameters = parameters;
+  args.dtype = dtype_of(x, "activation", "x");
+  args.n = x.numel();
+  args.x = x.data_ptr();
+  args.y = y.data_ptr();
+  launch(args, x);
+}
+
+// Parameters is one double for each number in the schema, in its order.
+template <Activation activation, class... Parameters>
+Tensor forward(const Tensor& x, Parameters... parameters) {
+  Tensor ordered = dense(x);
+  Tensor y = empty_as(ordered);
+  run_forward(activation, {parameters...}, ordered, y);
+  return y;
+}
+
+template <Activation activation, class... Parameters>
+void forward_(const Tensor& x, Parameters... parameters) {
+  Tensor ordered = dense(x);
+  run_forward(activation, {parameters...}, ordered, ordered);
+  if (ordered.data_ptr() != x.data_ptr()) {
+    Tensor target = x;
+    torch::stable::copy_(target, ordered);
+  }
+}
+
+template <Activation activation, class... Parameters>
+Tensor backward(const Tensor& grad_y, const Tensor& saved, Parameters... parameters) {
+  check_same_sizes(grad_y, "grad_y", saved, "the saved tensor", "activation backward");
+  check_same_dtype(grad_y, "grad_y", saved, "the saved tensor", "activation backward");
+  Tensor ordered = dense(saved);
+  Tensor grad_x = empty_as(ordered);
+  bool one_value = is_one_value(grad_y);
+  Tensor grad = one_value ? grad_y : in_order_of(ordered, grad_y);
+  ActivationArgs args{};
+  args.activation = activation;
+  args.parameters = {parameters...};
+  args.dtype = dtype_of(saved, "activation backward", "the saved tensor");
+  args.n = saved.numel();
+  args.x = ordered.data_ptr();
+  args.grad_y = grad.data_ptr();
+  args.grad_y_is_one_value = one_value;
+  args.y = grad_x.data_ptr();
+  if (args.n > 0) launch(args, saved);
+  return grad_x;
+}
+
+template <Activation activation, class... Parameters>
+void add(Library& m, const std::string& name) {
+  m.impl(name.c_str(), TORCH_BOX((&forward<activation, Parameters...>)));
+  m.impl((name + "_").c_str(), TORCH_BOX((&forward_<activation, Parameters...>)));
+  m.impl((name + "_backward").c_str(), TORCH_BOX((&backward<activation, Parameters...>)));
+}
+
+}  // namespace
+
+void register_activation(Library& m) {
+  using enum Activation;
+  add<Relu>(m, "relu");
+  add<LeakyRelu, double>(m, "leaky_relu");
+  add<Threshold, double, double>(m, "threshold");
+  add<Hardtanh, double, double>(m, "hardtanh");
+  add<Hardsigmoid>(m, "hardsigmoid");
+  add<Hardswish>(m, "hardswish");
+  add<Hardshrink, double>(m, "hardshrink");
+  add<Softshrink, double>(m, "softshrink");
+  add<Elu, double, double, double>(m, "elu");
+  add<Sigmoid>(m, "sigmoid");
+  add<LogSigmoid>(m, "logsigmoid");
+  add<Softplus, double, double>(m, "softplus");
+  add<Softsign>(m, "softsign");
+  add<Tanh>(m, "tanh");
+  add<Tanhshrink>(m, "tanhshrink");
+  add<Gelu>(m, "gelu");
+  add<GeluTanh>(m, "gelu_tanh");
+  add<Silu>(m, "silu");
+  add<Mish>(m, "mish");
+}
+
+}  // namespace nnart

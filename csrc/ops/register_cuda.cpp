@@ -1,0 +1,28 @@
+// CUDA's half of the registry, in _cuda, which is loaded only beside a CUDA build of torch.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include "cuda/kernels.h"
+#include "ops/launch.h"
+#include "ops/register.h"
+
+namespace nnart {
+namespace {
+
+// Runs launch on the tensor's device and its current stream, and turns a CUDA error into an exception.
+template <class Args>
+void launch_on(const Args& args, const Tensor& on) {
+  torch::stable::accelerator::DeviceGuard guard(on.get_device_index());
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(on.get_device_index(), &stream));
+  const char* error = cuda::launch(args, static_cast<cudaStream_t>(stream));
+  check(error == nullptr, "CUDA kernel launch failed: ", error ? error : "");
+}
+
+}  // namespace
+
+void launch(const ActivationArgs& args, const Tensor& on) { launch_on(args, on); }
+
+STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CUDA, m) { register_activation(m); }
+
+}  // namespace nnart

@@ -1,0 +1,18 @@
+"""Convolution, pooling, activation and fused-optimizer kernels for PyTorch, with torch.nn's names.
+
+Change ``torch.nn.Conv2d`` to ``nnart_ops.Conv2d`` (or call :func:`nnart_ops.convert` on a model), load the same
+checkpoint, and get the same numbers. ``nnart_ops.functional`` mirrors ``torch.nn.functional``, ``nnart_ops.optim``
+mirrors ``torch.optim``.
+"""
+
+from nnart_ops import _extension
+
+_extension.load()  # first: the modules below look their ops up when they are imported
+
+from nnart_ops import functional, nn, optim  # noqa: E402
+from nnart_ops._extension import build_info  # noqa: E402
+from nnart_ops.nn import *  # noqa: E402, F403
+from nnart_ops.nn import __all__ as _layers  # noqa: E402
+
+__all__ = ["build_info", "functional", "nn", "optim", *_layers]  # noqa: PLE0604
+__version__ = build_info()["version"]

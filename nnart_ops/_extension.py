@@ -1,0 +1,93 @@
+"""Finds, checks and loads the two binaries: ``_C`` (CPU kernels, every schema) and ``_cuda`` (CUDA kernels).
+
+A mismatch is one sentence that says what to do, not an undefined symbol.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+MINIMUM_TORCH = (2, 11)
+_CUDA_OBJECT = Path(__file__).parent / "_cuda.so"
+
+_cuda_status = "not loaded yet"
+
+
+def load() -> ModuleType:
+    """Loads the binaries and returns ``_C``; raises ImportError with the reason in one sentence."""
+    _check_torch(torch.__version__)
+    try:
+        module = importlib.import_module("nnart_ops._C")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"nnart_ops: the compiled module _C is not in {Path(__file__).parent}. In a checkout run `make build` (or "
+            "`pip install --no-build-isolation -e .`); elsewhere reinstall nnart_ops for this Python."
+        ) from error
+    except ImportError as error:
+        raise ImportError(
+            f"nnart_ops: the compiled module does not fit torch {torch.__version__} in this environment ({error}). "
+            "Rebuild it here with `pip install --no-build-isolation --force-reinstall --no-deps nnart_ops` or install "
+            "a torch from 2.11 on."
+        ) from error
+    global _cuda_status
+    _cuda_status = _load_cuda(module.build_facts()["cuda_compiler"])
+    return module
+
+
+def _check_torch(version: str) -> None:
+    numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
+    if numbers < MINIMUM_TORCH:
+        raise ImportError(
+            f"nnart_ops needs torch 2.11 or newer, but torch {version} is installed; upgrade it with "
+            "`pip install 'torch>=2.11'`."
+        )
+
+
+def _load_cuda(built_with: str) -> str:
+    """Loads ``_cuda`` where it can serve; returns ``'loaded'`` or the reason why not."""
+    if torch.version.cuda is None:
+        return "this torch is a CPU-only build"
+    if not _CUDA_OBJECT.exists():
+        return "nnart_ops was built without CUDA kernels (no nvcc, or NNART_CUDA=0)"
+    if built_with.split(".")[0] != torch.version.cuda.split(".")[0]:
+        reason = f"its CUDA kernels were built with CUDA {built_with}, this torch with CUDA {torch.version.cuda}"
+        warnings.warn(
+            f"nnart_ops: {reason}; the major versions must agree. CUDA tensors run on torch's own kernels; rebuild "
+            "nnart_ops with a matching nvcc to change that.",
+            stacklevel=3,
+        )
+        return reason
+    try:
+        torch.ops.load_library(str(_CUDA_OBJECT))
+    except OSError as error:
+        warnings.warn(f"nnart_ops: the CUDA kernels could not be loaded ({error}); CPU works.", stacklevel=3)
+        return str(error)
+    return "loaded"
+
+
+def cuda_loaded() -> bool:
+    """Whether CUDA tensors reach our kernels."""
+    return _cuda_status == "loaded"
+
+
+def build_info() -> dict[str, str]:
+    """How the binaries were built and what of them is in use.
+
+    Returns:
+        A dict of str to str: ``version``, ``compiler``, ``build_type``, ``torch_built``, ``torch_minimum``,
+        ``cuda_compiler``, ``cuda_architectures``, ``cpu_isa_variants`` (what was compiled), and ``torch_running``,
+        ``cpu_isa`` (what this process uses), ``cuda`` (``'loaded'`` or why not).
+
+    Shape: no tensors.
+
+    >>> nnart_ops.build_info()["cpu_isa"] in ("baseline", "avx2", "avx512")
+    True
+    """
+    module = importlib.import_module("nnart_ops._C")
+    facts = dict(module.build_facts())
+    return {**facts, "torch_running": torch.__version__, "cpu_isa": module.cpu_isa(), "cuda": _cuda_status}

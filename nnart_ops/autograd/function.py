@@ -1,0 +1,105 @@
+"""From one ``torch.autograd.Function`` to everything that calls an op.
+
+An operator's formulas stand once, in a subclass of :class:`OpFunction`. :func:`differentiable` makes from it
+
+- the entry that ``nnart_ops.functional`` calls, which picks the cheapest way that is right for the call: the bare op when
+  no gradient is needed, a Function with ``forward(ctx, ...)`` in eager mode (5 instead of 15 microseconds a call), the
+  op itself under ``torch.compile``, and the full Function under ``torch.func`` transforms and forward-mode autograd;
+- ``register_autograd``, ``register_fake`` and ``register_vmap`` on the op, so that ``torch.ops.nnart_ops.x`` is
+  differentiable, traceable and batchable too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+# Without these keys, a call inside our own forward reaches the kernel directly (2 instead of 5 microseconds), while
+# dispatch modes such as fake tensors still see it.
+below_autograd = torch._C._AutoDispatchBelowAutograd
+
+def transforms_active() -> bool:
+    """Whether a ``torch.func`` transform or a forward-mode level is active, which need the full Function."""
+    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+
+
+class OpFunction(torch.autograd.Function):
+    """An op with its formulas. Subclasses define ``op``, ``fake``, ``prepare``, ``backward``, ``vmap`` and ``jvp``."""
+
+    op: ClassVar[Any]
+    entry: ClassVar[Callable[..., Any]]  # set by differentiable()
+
+    @staticmethod
+    def fake(*args: Any) -> Any:
+        """The output's sizes, strides and dtype, without its values."""
+        raise NotImplementedError
+
+    @staticmethod
+    def prepare(ctx: Any, inputs: tuple[Any, ...], output: Any) -> tuple[Tensor | None, ...]:
+        """Notes on ``ctx`` what is no tensor and returns the tensors that ``backward`` and ``jvp`` read."""
+        raise NotImplementedError
+
+
+def differentiable(function: type[OpFunction]) -> Callable[..., Any]:
+    """Registers ``function``'s formulas on its op and returns the entry to call it by.
+
+    The entry takes the op's arguments, positionally, and returns what the op returns.
+    """
+    op, prepare = function.op, function.prepare
+    kernel = op._op
+
+    def forward(*args: Any) -> Any:
+        with below_autograd():
+            return kernel(*args)
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        saved = prepare(ctx, inputs, output)
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
+
+    function.forward = staticmethod(forward)
+    function.setup_context = staticmethod(setup_context)
+
+    def eager_forward(ctx: Any, *args: Any) -> Any:
+        with below_autograd():
+            output = kernel(*args)
+        ctx.save_for_backward(*prepare(ctx, args, output))
+        return output
+
+    members = {"forward": staticmethod(eager_forward), "backward": staticmethod(function.backward)}
+    eager = type(function.__name__, (torch.autograd.Function,), members)
+
+    def op_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*prepare(ctx, inputs, output))
+
+    torch.library.register_fake(op, function.fake)
+    torch.library.register_autograd(op, function.backward, setup_context=op_setup_context)
+    torch.library.register_vmap(op, function.vmap)
+
+    is_compiling = torch.compiler.is_compiling
+    is_grad_enabled = torch.is_grad_enabled
+    apply_eager, apply_full = eager.apply, function.apply
+
+    def entry(*args: Any) -> Any:
+        if is_compiling():
+            return op(*args)
+        if transforms_active():
+            return apply_full(*args)
+        if is_grad_enabled():
+            for arg in args:
+                if isinstance(arg, Tensor) and arg.requires_grad:
+                    return apply_eager(*args)
+        with below_autograd():
+            return kernel(*args)
+
+    function.entry = staticmethod(entry)
+    return entry
+
+
+def batch_first(batch_size: int, tensor: Tensor, dim: int | None) -> Tensor:
+    """``tensor`` with its batch dimension in front, expanded to ``batch_size`` if it has none."""
+    return tensor.expand(batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)

@@ -1,0 +1,38 @@
+"""Which calls the kernels take. Everything else runs the native operation and gives the native answer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_TYPES = frozenset({Tensor, torch.nn.Parameter})  # a subclass may change what an operation means
+_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+
+
+def kernel_takes(*tensors: Tensor) -> bool:
+    """Whether all ``tensors`` are dense CPU tensors of one supported dtype."""
+    dtype = tensors[0].dtype
+    for tensor in tensors:
+        if not (type(tensor) in _TYPES and tensor.is_cpu and tensor.dtype is dtype and _is_plain(tensor)):
+            return False
+    return dtype in _DTYPES
+
+
+def elementwise_kernel_takes(tensor: Tensor) -> bool:
+    """:func:`kernel_takes` for the families that have CUDA kernels too; a CUDA tensor exists only under a CUDA torch."""
+    return (
+        type(tensor) in _TYPES
+        and tensor.dtype in _DTYPES
+        and (tensor.is_cpu or (tensor.is_cuda and _cuda_loaded()))
+        and _is_plain(tensor)
+    )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_nested
+
+
+def _cuda_loaded() -> bool:
+    from nnart_ops import _extension
+
+    return _extension.cuda_loaded()

@@ -1,0 +1,359 @@
+"""Element-wise activations, with the names, arguments and results of ``torch.nn.functional``.
+
+Every function takes a tensor of any shape and returns one of the same shape, strides and dtype. float32, float64,
+bfloat16 and float16 run on our kernels (half precision computes in float32), everything else on the native operation.
+``inplace=True`` overwrites the input, as torch does.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as native
+from torch import Tensor
+
+from nnart_ops.autograd import activation as _activation
+from nnart_ops.autograd.prelu import prelu as _prelu
+from nnart_ops.functional._native import elementwise_kernel_takes as _takes
+from nnart_ops.functional._native import kernel_takes as _all_taken
+
+_SELU_ALPHA = 1.6732632423543772848170429916717
+_SELU_SCALE = 1.0507009873554804934193349852946
+
+
+def _run(activation: _activation.Activation, input: Tensor, inplace: bool, *parameters: float) -> Tensor:
+    return activation.inplace(input, *parameters) if inplace else activation.apply(input, *parameters)
+
+
+def relu(input: Tensor, inplace: bool = False) -> Tensor:
+    """``max(x, 0)``; the backward keeps the output, as torch does.
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.relu(torch.tensor([-1.0, 0.0, 2.0]))
+    tensor([0., 0., 2.])
+    """
+    if not _takes(input):
+        return native.relu(input, inplace)
+    if inplace:
+        return _activation.relu.inplace(input)
+    return _relu(input)
+
+
+_relu = _activation.relu.apply  # looked up once: a call on a small tensor is all overhead
+
+
+def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+    """``min(max(x, 0), 6)``.
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.relu6(torch.tensor([-1.0, 3.0, 8.0]))
+    tensor([0., 3., 6.])
+    """
+    if not _takes(input):
+        return native.relu6(input, inplace)
+    return _run(_activation.hardtanh, input, inplace, 0.0, 6.0)
+
+
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """``x`` where ``x > 0``, else ``negative_slope * x``.
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.leaky_relu(torch.tensor([-1.0, 2.0]), 0.1)
+    tensor([-0.1000,  2.0000])
+    """
+    if not _takes(input):
+        return native.leaky_relu(input, negative_slope, inplace)
+    return _run(_activation.leaky_relu, input, inplace, negative_slope)
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """``x`` where ``x > 0``, else ``weight * x`` with a learned weight (He et al. 2015, arXiv:1502.01852).
+
+    Shape: input ``(N, C, *)`` or any; weight ``(1,)`` or ``(C,)``, one a channel; the output has the input's.
+
+    Raises:
+        RuntimeError: if ``weight`` has neither one element nor as many as ``input`` has channels.
+
+    >>> nnart_ops.functional.prelu(torch.tensor([[-1.0, -1.0]]), torch.tensor([0.1, 0.5]))
+    tensor([[-0.1000, -0.5000]])
+    """
+    if not _all_taken(input, weight) or weight.dim() > 1:
+        return native.prelu(input, weight)
+    channels = input.size(1) if input.dim() > 1 else 1
+    if weight.numel() not in (1, channels) or (weight.numel() != 1 and input.dim() == 0):
+        raise RuntimeError(
+            f"prelu: weight must have 1 element or one for each of the input's {channels} channels, "
+            f"but it has shape {list(weight.shape)} (input: {list(input.shape)}). "
+            f"Mismatch of parameter numbers and input channel size."
+        )
+    return _prelu(input, weight)
+
+
+def rrelu(
+    input: Tensor,
+    lower: float = 1.0 / 8,
+    upper: float = 1.0 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """Leaky ReLU with a slope drawn from ``[lower, upper)`` in training, their mean otherwise (Xu et al. 2015,
+    arXiv:1505.00853). In training the native operation runs, so that ``torch.manual_seed`` gives torch's slopes.
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.rrelu(torch.tensor([-1.0, 2.0]), 0.1, 0.3)
+    tensor([-0.2000,  2.0000])
+    """
+    if training or lower > upper or not _takes(input):
+        return native.rrelu(input, lower, upper, training, inplace)
+    return _run(_activation.leaky_relu, input, inplace, (lower + upper) / 2)
+
+
+def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
+    """``x`` where ``x > threshold``, else ``value``.
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.threshold(torch.tensor([0.5, 2.0]), 1.0, -7.0)
+    tensor([-7.,  2.])
+    """
+    if not _takes(input):
+        return native.threshold(input, threshold, value, inplace)
+    return _run(_activation.threshold, input, inplace, threshold, value)
+
+
+def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+    """``x`` clamped to ``[min_val, max_val]``.
+
+    Shape: any; the output has the input's.
+
+    Raises:
+        ValueError: if ``min_val > max_val``.
+
+    >>> nnart_ops.functional.hardtanh(torch.tensor([-2.0, 0.5, 2.0]))
+    tensor([-1.0000,  0.5000,  1.0000])
+    """
+    if min_val > max_val:
+        raise ValueError(f"hardtanh: min_val cannot be greater than max_val, but min_val={min_val}, max_val={max_val}")
+    if not _takes(input):
+        return native.hardtanh(input, min_val, max_val, inplace)
+    return _run(_activation.hardtanh, input, inplace, min_val, max_val)
+
+
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """``clamp(x + 3, 0, 6) / 6``.
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.hardsigmoid(torch.tensor([-4.0, 0.0, 4.0]))
+    tensor([0.0000, 0.5000, 1.0000])
+    """
+    if not _takes(input):
+        return native.hardsigmoid(input, inplace)
+    return _run(_activation.hardsigmoid, input, inplace)
+
+
+def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
+    """``x * clamp(x + 3, 0, 6) / 6`` (Howard et al. 2019, arXiv:1905.02244).
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.hardswish(torch.tensor([-4.0, 0.0, 4.0]))
+    tensor([-0.,  0.,  4.])
+    """
+    if not _takes(input):
+        return native.hardswish(input, inplace)
+    return _run(_activation.hardswish, input, inplace)
+
+
+def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """0 where ``|x| <= lambd``, else ``x``.
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.hardshrink(torch.tensor([-1.0, 0.2]))
+    tensor([-1.,  0.])
+    """
+    if not _takes(input):
+        return native.hardshrink(input, lambd)
+    return _activation.hardshrink.apply(input, lambd)
+
+
+def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """``x`` moved towards 0 by ``lambd``, and 0 within that distance.
+
+    Shape: any; the output has the input's.
+
+    Raises:
+        RuntimeError: if ``lambd`` is negative.
+
+    >>> nnart_ops.functional.softshrink(torch.tensor([-1.0, 0.2]))
+    tensor([-0.5000,  0.0000])
+    """
+    if lambd < 0:
+        raise RuntimeError(f"softshrink: lambda must be greater or equal to 0, but found to be {lambd}.")
+    if not _takes(input):
+        return native.softshrink(input, lambd)
+    return _activation.softshrink.apply(input, lambd)
+
+
+def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """``x`` where ``x > 0``, else ``alpha * (exp(x) - 1)`` (Clevert et al. 2016, arXiv:1511.07289).
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.elu(torch.tensor([-1.0, 2.0]))
+    tensor([-0.6321,  2.0000])
+    """
+    if not _takes(input):
+        return native.elu(input, alpha, inplace)
+    return _run(_activation.elu, input, inplace, alpha, 1.0, 1.0)
+
+
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """``x`` where ``x > 0``, else ``alpha * (exp(x / alpha) - 1)`` (Barron 2017, arXiv:1704.07483).
+
+    Shape: any; the output has the input's.
+
+    Raises:
+        RuntimeError: if ``alpha`` is 0.
+
+    >>> nnart_ops.functional.celu(torch.tensor([-1.0, 2.0]), alpha=2.0)
+    tensor([-0.7869,  2.0000])
+    """
+    if alpha == 0:
+        raise RuntimeError("celu: ZeroDivisionError: alpha cannot be 0 for CELU; give any other number.")
+    if not _takes(input):
+        return native.celu(input, alpha, inplace)
+    return _run(_activation.elu, input, inplace, alpha, 1.0, 1.0 / alpha)
+
+
+def selu(input: Tensor, inplace: bool = False) -> Tensor:
+    """ELU with the scale and alpha that keep mean 0 and variance 1 (Klambauer et al. 2017, arXiv:1706.02515).
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.selu(torch.tensor([-1.0, 1.0]))
+    tensor([-1.1113,  1.0507])
+    """
+    if not _takes(input):
+        return native.selu(input, inplace)
+    return _run(_activation.elu, input, inplace, _SELU_ALPHA, _SELU_SCALE, 1.0)
+
+
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    """``x`` times the normal distribution function at ``x``, or its tanh approximation (Hendrycks and Gimpel 2016,
+    arXiv:1606.08415).
+
+    Args:
+        approximate: ``'none'`` or ``'tanh'``.
+
+    Shape: any; the output has the input's.
+
+    Raises:
+        RuntimeError: if ``approximate`` is anything else.
+
+    >>> nnart_ops.functional.gelu(torch.tensor([-1.0, 1.0]))
+    tensor([-0.1587,  0.8413])
+    """
+    if approximate == "none":
+        return _activation.gelu.apply(input) if _takes(input) else native.gelu(input)
+    if approximate == "tanh":
+        return _activation.gelu_tanh.apply(input) if _takes(input) else native.gelu(input, approximate="tanh")
+    raise RuntimeError(f"gelu: approximate argument must be either none or tanh, but got {approximate!r}.")
+
+
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """``x * sigmoid(x)`` (Elfwing et al. 2017, arXiv:1702.03118).
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.silu(torch.tensor([-1.0, 1.0]))
+    tensor([-0.2689,  0.7311])
+    """
+    if not _takes(input):
+        return native.silu(input, inplace)
+    return _run(_activation.silu, input, inplace)
+
+
+def mish(input: Tensor, inplace: bool = False) -> Tensor:
+    """``x * tanh(log(1 + exp(x)))`` (Misra 2019, arXiv:1908.08681).
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.mish(torch.tensor([-1.0, 1.0]))
+    tensor([-0.3034,  0.8651])
+    """
+    if not _takes(input):
+        return native.mish(input, inplace)
+    return _run(_activation.mish, input, inplace)
+
+
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """``log(1 + exp(beta * x)) / beta``, and ``x`` itself where ``beta * x > threshold``.
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.softplus(torch.tensor([0.0, 30.0]))
+    tensor([ 0.6931, 30.0000])
+    """
+    if not _takes(input) or beta == 0:
+        return native.softplus(input, beta, threshold)
+    return _activation.softplus.apply(input, beta, threshold)
+
+
+def softsign(input: Tensor) -> Tensor:
+    """``x / (1 + |x|)``.
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.softsign(torch.tensor([-1.0, 3.0]))
+    tensor([-0.5000,  0.7500])
+    """
+    return _activation.softsign.apply(input) if _takes(input) else native.softsign(input)
+
+
+def sigmoid(input: Tensor) -> Tensor:
+    """``1 / (1 + exp(-x))``; the backward keeps the output, as torch does.
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.sigmoid(torch.tensor([0.0, 2.0]))
+    tensor([0.5000, 0.8808])
+    """
+    return _activation.sigmoid.apply(input) if _takes(input) else torch.sigmoid(input)
+
+
+def logsigmoid(input: Tensor) -> Tensor:
+    """``log(sigmoid(x))``, without overflow at either end.
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.logsigmoid(torch.tensor([0.0, -100.0]))
+    tensor([  -0.6931, -100.0000])
+    """
+    return _activation.logsigmoid.apply(input) if _takes(input) else native.logsigmoid(input)
+
+
+def tanh(input: Tensor) -> Tensor:
+    """Hyperbolic tangent; the backward keeps the output, as torch does.
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.tanh(torch.tensor([0.0, 1.0]))
+    tensor([0.0000, 0.7616])
+    """
+    return _activation.tanh.apply(input) if _takes(input) else torch.tanh(input)
+
+
+def tanhshrink(input: Tensor) -> Tensor:
+    """``x - tanh(x)``.
+
+    Shape: any; the output has the input's.
+
+    >>> nnart_ops.functional.tanhshrink(torch.tensor([0.0, 2.0]))
+    tensor([0.0000, 1.0360])
+    """
+    return _activation.tanhshrink.apply(input) if _takes(input) else native.tanhshrink(input)
