@@ -13,38 +13,63 @@ constexpr int64_t kMapBlock = 4096;
 // Below this many blocks a thread does not pay for its wake-up (about 5 us).
 constexpr int64_t kMapGrainBlocks = 8;
 
+// The vector that elements of type S are computed in.
+template <class S>
+using Working = Vec<ComputeType<S>, sizeof(S) == 2 ? Precision::brief : Precision::full>;
+
 // An input that advances with the output.
 template <class S>
 struct Elements {
   const S* data;
-  NNART_HD auto at(int64_t i) const { return load(data + i); }
-  NNART_HD auto partial(int64_t i, int64_t count) const { return load_partial(data + i, count); }
+  NNART_HD Working<S> at(int64_t i) const { return load_streaming(data + i).v; }
+  NNART_HD Working<S> partial(int64_t i, int64_t count) const { return load_partial(data + i, count).v; }
+  NNART_HD Working<S> of(EvenOdd pair, bool odd) const { return odd ? pair.odd.v : pair.even.v; }
+  NNART_HD EvenOdd pair_at(int64_t i) const { return load_even_odd(data + i); }
 };
 
-// An input that is one value for all elements, as the gradient of a sum is (Note [stride-0 gradients] in ops/).
+// An input that is one value for all elements, as the gradient of a sum is (Note [stride-0 gradients] in ops/checks.h).
 template <class S>
 struct OneValue {
-  Vec<ComputeType<S>> value;
-  explicit OneValue(const S* data) : value(load_broadcast(data)) {}
-  NNART_HD auto at(int64_t) const { return value; }
-  NNART_HD auto partial(int64_t, int64_t) const { return value; }
+  Working<S> value;
+  NNART_HD explicit OneValue(const S* data) : value(load_broadcast(data).v) {}
+  NNART_HD Working<S> at(int64_t) const { return value; }
+  NNART_HD Working<S> partial(int64_t, int64_t) const { return value; }
+  NNART_HD Working<S> of(EvenOdd, bool) const { return value; }
+  NNART_HD EvenOdd pair_at(int64_t) const { return {}; }
 };
 
+// The next width * count elements, four chains of them independent to hide the latency of an exponential's polynomial.
 template <class S, class F, class... Inputs>
-NNART_HD void map_range(S* y, int64_t begin, int64_t end, const F& f, const Inputs&... inputs) {
-  constexpr int64_t width = Vec<ComputeType<S>>::size;
-  int64_t i = begin;
-  // Four independent chains hide the latency of an exponential's polynomial.
-  for (; i + 4 * width <= end; i += 4 * width) {
-    auto y0 = f(inputs.at(i)...), y1 = f(inputs.at(i + width)...);
-    auto y2 = f(inputs.at(i + 2 * width)...), y3 = f(inputs.at(i + 3 * width)...);
-    store(y + i, y0);
-    store(y + i + width, y1);
-    store(y + i + 2 * width, y2);
-    store(y + i + 3 * width, y3);
+NNART_HD void map_four(S* y, int64_t i, const F& f, const Inputs&... inputs) {
+  constexpr int64_t width = Working<S>::size;
+  Working<S> y0 = f(inputs.at(i)...), y1 = f(inputs.at(i + width)...);
+  Working<S> y2 = f(inputs.at(i + 2 * width)...), y3 = f(inputs.at(i + 3 * width)...);
+  store_streaming(y + i, Vec<ComputeType<S>>(y0.v));
+  store_streaming(y + i + width, Vec<ComputeType<S>>(y1.v));
+  store_streaming(y + i + 2 * width, Vec<ComputeType<S>>(y2.v));
+  store_streaming(y + i + 3 * width, Vec<ComputeType<S>>(y3.v));
+}
+
+template <class F, class... Inputs>
+NNART_HD void map_four(BFloat16* y, int64_t i, const F& f, const Inputs&... inputs) {
+  for (int64_t k = i; k < i + 4 * Vec<float>::size; k += 2 * Vec<float>::size) {
+    auto both = [&](auto... pairs) {
+      store_even_odd(y + k, {Vec<float>(f(inputs.of(pairs, false)...).v), Vec<float>(f(inputs.of(pairs, true)...).v)});
+    };
+    both(inputs.pair_at(k)...);
   }
-  for (; i + width <= end; i += width) store(y + i, f(inputs.at(i)...));
-  if (i < end) store_partial(y + i, f(inputs.partial(i, end - i)...), end - i);
+}
+
+// The inputs come by value: behind a reference their pointers would be read again after every store.
+template <class S, class F, class... Inputs>
+NNART_HD void map_range(S* y, int64_t begin, int64_t end, F f, Inputs... inputs) {
+  constexpr int64_t width = Working<S>::size;
+  int64_t i = begin;
+  for (; i + 4 * width <= end; i += 4 * width) map_four(y, i, f, inputs...);
+  for (; i < end; i += width) {
+    int64_t count = end - i < width ? end - i : width;
+    store_partial(y + i, Vec<ComputeType<S>>(f(inputs.partial(i, count)...).v), count);
+  }
 }
 
 // y[i] = f(inputs[i]...) for i < n; y may be one of the inputs.

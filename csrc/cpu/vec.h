@@ -4,8 +4,6 @@
 // only where the generic form costs time. Everything is in an unnamed namespace: each instruction set has its own
 // copies and the linker can never hand an AVX-512 function to an older CPU.
 //
-// Accuracy of the float functions, measured over all finite inputs against double: exp, expm1, tanh, log1p_unit
-// and normal are within 2 units in the last place (normal's cdf: 3).
 #pragma once
 
 #include <cmath>
@@ -45,13 +43,18 @@ using Bits = typename BitsOf<T>::type;
 template <class T>
 using RawVec __attribute__((vector_size(kVectorBytes))) = T;
 
+// How exact the elementary functions are: full, for float and double results, or brief, for results that are stored in
+// 16 bits: relative errors up to 6e-5 vanish beside the rounding to 8 or 11 significant bits that follows, and the
+// shorter polynomials take half the time.
+enum class Precision { full, brief };
+
 // All ones where true, as the comparisons of vector types give.
 template <class T>
 struct Mask {
   RawVec<Bits<T>> v;
 };
 
-template <class T>
+template <class T, Precision P = Precision::full>
 struct Vec {
   static constexpr int size = kVectorBytes / sizeof(T);
   using Raw = RawVec<T>;
@@ -74,25 +77,88 @@ struct Vec {
   NNART_HD friend Mask<T> operator<=(Vec a, Vec b) { return {a.v <= b.v}; }
   NNART_HD friend Mask<T> operator>(Vec a, Vec b) { return {a.v > b.v}; }
   NNART_HD friend Mask<T> operator>=(Vec a, Vec b) { return {a.v >= b.v}; }
+  NNART_HD friend Mask<T> operator!=(Vec a, Vec b) { return {a.v != b.v}; }
 };
 
 template <class T>
-NNART_HD Vec<T> select(Mask<T> condition, Vec<T> a, Vec<T> b) {
+NNART_HD Mask<T> operator|(Mask<T> a, Mask<T> b) {
+  return {a.v | b.v};
+}
+
+template <class T, Precision P>
+NNART_HD Vec<T, P> select(Mask<T> condition, Vec<T, P> a, Vec<T, P> b) {
   return condition.v ? a.v : b.v;
+}
+
+// The larger of x and bound, and NaN for a NaN x: of two operands, x86's max returns the second when either is NaN.
+template <class T, Precision P>
+NNART_HD Vec<T, P> at_least(Vec<T, P> x, Vec<T, P> bound) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return Vec<T, P>(_mm512_max_ps(bound.v, x.v));
+  else
+    return Vec<T, P>(_mm512_max_pd(bound.v, x.v));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return Vec<T, P>(_mm256_max_ps(bound.v, x.v));
+  else
+    return Vec<T, P>(_mm256_max_pd(bound.v, x.v));
+#else
+  return select(x < bound, bound, x);
+#endif
+}
+
+template <class T, Precision P>
+NNART_HD Vec<T, P> at_most(Vec<T, P> x, Vec<T, P> bound) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return Vec<T, P>(_mm512_min_ps(bound.v, x.v));
+  else
+    return Vec<T, P>(_mm512_min_pd(bound.v, x.v));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return Vec<T, P>(_mm256_min_ps(bound.v, x.v));
+  else
+    return Vec<T, P>(_mm256_min_pd(bound.v, x.v));
+#else
+  return select(x > bound, bound, x);
+#endif
+}
+
+// 1 / x for x >= 1, inf and NaN included.
+template <class T, Precision P>
+NNART_HD Vec<T, P> inverse(Vec<T, P> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    Vec<T, P> r(_mm512_rcp14_ps(x.v));
+    if constexpr (P == Precision::brief) return r;
+    // One Newton step. For x = inf, r is 0 and the residual NaN; min returns its second operand then, and 0 stays 0.
+    Vec<T, P> residual = Vec<T, P>(1) - x * r;
+    return r + r * Vec<T, P>(_mm512_min_ps(residual.v, Vec<T, P>(1e-3).v));
+  }
+#endif
+  return Vec<T, P>(1) / x;
+}
+
+// a / b for b >= 1, inf and NaN included.
+template <class T, Precision P>
+NNART_HD Vec<T, P> ratio(Vec<T, P> a, Vec<T, P> b) {
+  if constexpr (P == Precision::brief) return a * inverse(b);
+  return a / b;
 }
 
 constexpr int64_t kSignBit64 = INT64_MIN;
 template <class T>
 constexpr Bits<T> kSignBit = sizeof(T) == 4 ? Bits<T>(INT32_MIN) : Bits<T>(kSignBit64);
 
-template <class T>
-NNART_HD Vec<T> abs(Vec<T> x) {
-  return Vec<T>::from_bits(x.bits() & ~kSignBit<T>);
+template <class T, Precision P>
+NNART_HD Vec<T, P> abs(Vec<T, P> x) {
+  return Vec<T, P>::from_bits(x.bits() & ~kSignBit<T>);
 }
 
-template <class T>
-NNART_HD Vec<T> copy_sign(Vec<T> magnitude, Vec<T> sign) {
-  return Vec<T>::from_bits((magnitude.bits() & ~kSignBit<T>) | (sign.bits() & kSignBit<T>));
+template <class T, Precision P>
+NNART_HD Vec<T, P> copy_sign(Vec<T, P> magnitude, Vec<T, P> sign) {
+  return Vec<T, P>::from_bits((magnitude.bits() & ~kSignBit<T>) | (sign.bits() & kSignBit<T>));
 }
 
 // Applies a scalar function to each lane, for what has no vector form here.
@@ -123,13 +189,13 @@ NNART_HD Vec<T> sqrt(Vec<T> x) {
 // ---- exponentials -------------------------------------------------------------------------------------------------
 
 // x = n ln 2 + r with |r| <= ln(2) / 2; n is in the low bits of shifted and, as a float, in whole.
-template <class T>
+template <class T, Precision P>
 struct Reduced {
-  Vec<T> shifted, whole, r;
+  Vec<T, P> shifted, whole, r;
 };
 
-// Adding kShifter pushes the fraction out of the mantissa, which rounds to the nearest integer and leaves it in the
-// low bits. ln 2 comes in two parts (Cody and Waite), so that n * kLn2High is exact.
+// Adding the shifter pushes the fraction out of the mantissa, which rounds to the nearest integer and leaves it in the
+// low bits. ln 2 comes in two parts (Cody and Waite), so that n * ln2_high is exact.
 template <class T>
 struct ExpConstants;
 template <>
@@ -147,137 +213,143 @@ struct ExpConstants<double> {
   static constexpr int mantissa = 52, bias = 1023;
 };
 
-template <class T>
-NNART_HD Reduced<T> reduce_by_ln2(Vec<T> x) {
+template <class T, Precision P>
+NNART_HD Reduced<T, P> reduce_by_ln2(Vec<T, P> x) {
   using K = ExpConstants<T>;
-  Vec<T> shifted = x * Vec<T>(1.44269504088896340736) + Vec<T>(K::shifter);
-  Vec<T> whole = shifted - Vec<T>(K::shifter);
-  Vec<T> r = x - whole * Vec<T>(K::ln2_high);
-  return {shifted, whole, r - whole * Vec<T>(K::ln2_low)};
+  using V = Vec<T, P>;
+  V shifted = x * V(1.44269504088896340736) + V(K::shifter);
+  V whole = shifted - V(K::shifter);
+  if constexpr (P == Precision::brief) return {shifted, whole, x - whole * V(0.69314718055994530942)};
+  V r = x - whole * V(K::ln2_high);
+  return {shifted, whole, r - whole * V(K::ln2_low)};
+}
+
+// coefficients[0] + coefficients[1] x + ...
+template <class V, int count>
+NNART_HD V polynomial(V x, const double (&coefficients)[count]) {
+  V y(coefficients[count - 1]);
+  for (int k = count - 2; k >= 0; --k) y = y * x + V(coefficients[k]);
+  return y;
 }
 
 // e^r - 1 for |r| <= ln(2) / 2, as r + r^2 q(r), so that it is accurate relative to r.
-NNART_HD Vec<float> expm1_near_zero(Vec<float> r) {
-  using V = Vec<float>;
-  V q(1.9875691500e-4);  // minimax, from Cephes' expf
-  q = q * r + V(1.3981999507e-3);
-  q = q * r + V(8.3334519073e-3);
-  q = q * r + V(4.1665795894e-2);
-  q = q * r + V(1.6666665459e-1);
-  q = q * r + V(5.0000001201e-1);
-  return r + r * r * q;
-}
-NNART_HD Vec<double> expm1_near_zero(Vec<double> r) {
-  using V = Vec<double>;
-  V q(1.0 / 6227020800);  // Taylor to r^13 / 13!; the next term is below 5e-18
-  q = q * r + V(1.0 / 479001600);
-  q = q * r + V(1.0 / 39916800);
-  q = q * r + V(1.0 / 3628800);
-  q = q * r + V(1.0 / 362880);
-  q = q * r + V(1.0 / 40320);
-  q = q * r + V(1.0 / 5040);
-  q = q * r + V(1.0 / 720);
-  q = q * r + V(1.0 / 120);
-  q = q * r + V(1.0 / 24);
-  q = q * r + V(1.0 / 6);
-  q = q * r + V(1.0 / 2);
-  return r + r * r * q;
+template <class T, Precision P>
+NNART_HD Vec<T, P> expm1_near_zero(Vec<T, P> r) {
+  using V = Vec<T, P>;
+  if constexpr (P == Precision::brief) {
+    constexpr double q[] = {5.000165596e-01, 1.674966846e-01, 4.160967128e-02};  // minimax, 2e-5
+    return r + r * r * polynomial(r, q);
+  } else if constexpr (sizeof(T) == 4) {
+    constexpr double q[] = {5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2,  // minimax, from Cephes' expf
+                            8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4};
+    return r + r * r * polynomial(r, q);
+  } else {
+    V q(1.0 / 6227020800);  // Taylor to r^13 / 13!; the next term is below 5e-18
+    double factorial = 6227020800;
+    for (int k = 13; k > 2; --k) q = q * r + V(1 / (factorial /= k));
+    return r + r * r * q;
+  }
 }
 
 // 2^k for an integer vector k in the exponent's normal range.
-template <class T>
-NNART_HD Vec<T> power_of_two(RawVec<Bits<T>> k) {
+template <class T, Precision P>
+NNART_HD Vec<T, P> power_of_two(RawVec<Bits<T>> k) {
   using K = ExpConstants<T>;
-  return Vec<T>::from_bits((k + K::bias) << K::mantissa);
+  return Vec<T, P>::from_bits((k + K::bias) << K::mantissa);
 }
 
-template <class T>
-NNART_HD RawVec<Bits<T>> whole_bits(Reduced<T> reduced) {
+template <class T, Precision P>
+NNART_HD RawVec<Bits<T>> whole_bits(Reduced<T, P> reduced) {
   return reduced.shifted.bits() - Vec<T>(ExpConstants<T>::shifter).bits();
 }
 
-template <class T>
-NNART_HD Vec<T> exp(Vec<T> x) {
-  using K = ExpConstants<T>;
-  x = select(x < Vec<T>(K::lowest), Vec<T>(K::lowest), x);
-  x = select(x > Vec<T>(K::highest), Vec<T>(K::highest), x);
-  Reduced<T> reduced = reduce_by_ln2(x);
-  Vec<T> y = Vec<T>(1) + expm1_near_zero(reduced.r);
+// e^x for x between ExpConstants' lowest and highest, or NaN.
+template <class T, Precision P>
+NNART_HD Vec<T, P> exp_within(Vec<T, P> x) {
+  using V = Vec<T, P>;
+  Reduced<T, P> reduced = reduce_by_ln2(x);
+  V y = V(1) + expm1_near_zero(reduced.r);
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4)
-    return Vec<T>(_mm512_scalef_ps(y.v, reduced.whole.v));
+    return V(_mm512_scalef_ps(y.v, reduced.whole.v));
   else
-    return Vec<T>(_mm512_scalef_pd(y.v, reduced.whole.v));
+    return V(_mm512_scalef_pd(y.v, reduced.whole.v));
 #else
   // In two steps, because 2^n itself leaves the normal range where e^x is subnormal or about to overflow.
   auto n = whole_bits(reduced);
   auto half = n >> 1;
-  return y * power_of_two<T>(half) * power_of_two<T>(n - half);
+  return y * power_of_two<T, P>(half) * power_of_two<T, P>(n - half);
 #endif
 }
 
-template <class T>
-NNART_HD Vec<T> expm1(Vec<T> x) {
+template <class T, Precision P>
+NNART_HD Vec<T, P> exp(Vec<T, P> x) {
   using K = ExpConstants<T>;
-  x = select(x < Vec<T>(K::expm1_lowest), Vec<T>(K::expm1_lowest), x);
-  x = select(x > Vec<T>(K::highest), Vec<T>(K::highest), x);
-  Reduced<T> reduced = reduce_by_ln2(x);
+  using V = Vec<T, P>;
+  return exp_within(at_most(at_least(x, V(K::lowest)), V(K::highest)));
+}
+
+template <class T, Precision P>
+NNART_HD Vec<T, P> expm1(Vec<T, P> x) {
+  using K = ExpConstants<T>;
+  using V = Vec<T, P>;
+  x = at_most(at_least(x, V(K::expm1_lowest)), V(K::highest));
+  Reduced<T, P> reduced = reduce_by_ln2(x);
   // 2^n w + (2^n - 1), halved because 2^n overflows at the upper end.
-  Vec<T> w = expm1_near_zero(reduced.r);
-  Vec<T> half = power_of_two<T>(whole_bits(reduced) - 1);
-  Vec<T> y = half * w + (half - Vec<T>(0.5));
+  V w = expm1_near_zero(reduced.r);
+  V half = power_of_two<T, P>(whole_bits(reduced) - 1);
+  V y = half * w + (half - V(0.5));
   return y + y;
 }
 
 // log(1 + x) for x in [0, 1], as 2 atanh(s) with s = x / (2 + x) <= 1/3.
-NNART_HD Vec<float> log1p_unit(Vec<float> x) {
-  using V = Vec<float>;
-  V s = x / (x + V(2));
+template <class T, Precision P>
+NNART_HD Vec<T, P> log1p_unit(Vec<T, P> x) {
+  using V = Vec<T, P>;
+  V s = x * inverse(x + V(2));
   V z = s * s;
-  V p(2.0 / 15);
-  p = p * z + V(2.0 / 13);
-  p = p * z + V(2.0 / 11);
-  p = p * z + V(2.0 / 9);
-  p = p * z + V(2.0 / 7);
-  p = p * z + V(2.0 / 5);
-  p = p * z + V(2.0 / 3);
-  p = p * z + V(2.0);
-  return s * p;
-}
-NNART_HD Vec<double> log1p_unit(Vec<double> x) {
-  using V = Vec<double>;
-  V s = x / (x + V(2));
-  V z = s * s;
-  V p(2.0 / 35);
-  for (int k = 33; k >= 1; k -= 2) p = p * z + V(2.0 / k);
-  return s * p;
+  if constexpr (P == Precision::brief) {
+    constexpr double p[] = {2.000014377e+00, 6.643812392e-01, 4.529516274e-01};  // minimax, 7e-6
+    return s * polynomial(z, p);
+  } else if constexpr (sizeof(T) == 4) {
+    constexpr double p[] = {2.000000008e+00, 6.666631477e-01, 4.002490588e-01, 2.796067321e-01, 2.817798948e-01};
+    return s * polynomial(z, p);
+  } else {
+    V p(2.0 / 35);
+    for (int k = 33; k >= 1; k -= 2) p = p * z + V(2.0 / k);
+    return s * p;
+  }
 }
 
 // With e = e^(2|x|) - 1: e / (e + 2), or 1 - 2 / (e + 2) where that rounds better. One division serves both.
-template <class T>
-NNART_HD Vec<T> tanh(Vec<T> x) {
-  using V = Vec<T>;
+template <class T, Precision P>
+NNART_HD Vec<T, P> tanh(Vec<T, P> x) {
+  using V = Vec<T, P>;
   V magnitude = abs(x);
   V e = expm1(magnitude + magnitude);
   Mask<T> large = magnitude > V(0.55);
-  V ratio = select(large, V(-2), e) / (e + V(2));
+  V ratio = select(large, V(-2), e) * inverse(e + V(2));
   return copy_sign(select(large, V(1) + ratio, ratio), x);
 }
 
-// cdf(-a) = e^(-a^2 / 2) R(1 / (1 + 0.3 a)) for a >= 0, R a minimax polynomial with a relative error of 1.5e-7.
-NNART_HD math::Normal<Vec<float>> normal(Vec<float> x) {
-  using V = Vec<float>;
-  V t = V(1) / (V(1) + V(0.3) * abs(x));
-  V bell = exp(x * x * V(-0.5));
-  V r(3.567591600e-02);
-  r = r * t + V(-1.572079594e-01);
-  r = r * t + V(2.063620626e-01);
-  r = r * t + V(-5.369160483e-02);
-  r = r * t + V(1.285658496e-01);
-  r = r * t + V(9.991222007e-02);
-  r = r * t + V(1.207541568e-01);
-  r = r * t + V(1.196292860e-01);
-  V tail = r * t * bell;
+// The lower tail, cdf(-a) for a >= 0, is e^(-a^2 / 2) t R(t), t = 1 / (1 + c a), with R a minimax polynomial: accurate relative to
+// the tail itself, unlike 1 - erf. Beyond a = 14.4 it is 0 in float.
+template <Precision P>
+NNART_HD math::Normal<Vec<float, P>> normal(Vec<float, P> x) {
+  using V = Vec<float, P>;
+  V a = at_most(abs(x), V(14.4));
+  V bell = exp_within(a * a * V(-0.5));
+  V tail;
+  if constexpr (P == Precision::brief) {
+    constexpr double r[] = {1.512253861e-01, 1.578275901e-01, 9.198495889e-02, 1.888702039e-01, -8.992561459e-02};
+    V t = inverse(V(1) + V(0.38) * a);
+    tail = bell * t * polynomial(t, r);  // 4e-5
+  } else {
+    constexpr double r[] = {1.196292860e-01,  1.207541568e-01, 9.991222007e-02,  1.285658496e-01,
+                            -5.369160483e-02, 2.063620626e-01, -1.572079594e-01, 3.567591600e-02};
+    V t = inverse(V(1) + V(0.3) * a);
+    tail = bell * t * polynomial(t, r);  // 1.5e-7
+  }
   return {select(x > V(0), V(1) - tail, tail), bell};
 }
 NNART_HD math::Normal<Vec<double>> normal(Vec<double> x) {
@@ -295,13 +367,15 @@ NNART_HD Vec<float> widen(Type<BFloat16>, Raw16 h) {
   return reinterpret_cast<RawVec<float>>(__builtin_convertvector(h, RawU32) << 16);
 }
 
-// To nearest, ties to even; NaN stays a (quiet) NaN. The hardware's vcvtneps2bf16 would flush subnormals.
-NNART_HD Raw16 narrow(Type<BFloat16>, Vec<float> x) {
+// The upper half of the result is x as bfloat16: to nearest, ties to even. A NaN that arithmetic made is quiet, so that
+// its upper half is one too and needs only be kept from the rounding. The hardware's vcvtneps2bf16 flushes subnormals.
+NNART_HD RawU32 round_to_bfloat16(Vec<float> x) {
   RawU32 bits = reinterpret_cast<RawU32>(x.v);
   RawU32 rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  RawU32 quiet = bits | 0x400000;
-  return __builtin_convertvector((x.v == x.v ? rounded : quiet) >> 16, Raw16);
+  return x.v == x.v ? rounded : bits;
 }
+
+NNART_HD Raw16 narrow(Type<BFloat16>, Vec<float> x) { return __builtin_convertvector(round_to_bfloat16(x) >> 16, Raw16); }
 
 NNART_HD Vec<float> widen(Type<Float16>, Raw16 h) {
 #if defined(__AVX512F__)
@@ -366,6 +440,22 @@ NNART_HD void store(S* p, Vec<ComputeType<S>> x) {
   }
 }
 
+// Two vectors of bfloat16 at once: the even elements in one, the odd ones in the other. A shift or a mask widens them,
+// where load and store would have to move every lane.
+struct EvenOdd {
+  Vec<float> even, odd;
+};
+NNART_HD EvenOdd load_even_odd(const BFloat16* p) {
+  RawU32 pairs;
+  std::memcpy(&pairs, p, sizeof pairs);
+  return {Vec<float>(reinterpret_cast<RawVec<float>>(pairs << 16)),
+          Vec<float>(reinterpret_cast<RawVec<float>>(pairs & 0xffff0000))};
+}
+NNART_HD void store_even_odd(BFloat16* p, EvenOdd x) {
+  RawU32 pairs = (round_to_bfloat16(x.even) >> 16) | (round_to_bfloat16(x.odd) & 0xffff0000);
+  std::memcpy(p, &pairs, sizeof pairs);
+}
+
 // The first count lanes; the others are zero.
 template <class S>
 NNART_HD Vec<ComputeType<S>> load_partial(const S* p, int64_t count) {
@@ -379,6 +469,29 @@ NNART_HD void store_partial(S* p, Vec<ComputeType<S>> x, int64_t count) {
   S lanes[Vec<ComputeType<S>>::size];
   store(lanes, x);
   std::memcpy(p, lanes, size_t(count) * sizeof(S));
+}
+
+// load and store for data that streams through: with AVX-512 in two halves. 32-byte accesses move data from beyond the
+// second-level cache 10 to 20 % faster than 64-byte ones on AMD's Zen 4; where data is close, load and store are better.
+template <class S>
+NNART_HD Vec<ComputeType<S>> load_streaming(const S* p) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(S) == 4)
+    return Vec<S>(_mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(p)), _mm256_loadu_ps(p + 8), 1));
+#endif
+  return load(p);
+}
+
+template <class S>
+NNART_HD void store_streaming(S* p, Vec<ComputeType<S>> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(S) == 4) {
+    _mm256_storeu_ps(p, _mm512_castps512_ps256(x.v));
+    _mm256_storeu_ps(p + 8, _mm512_extractf32x8_ps(x.v, 1));
+    return;
+  }
+#endif
+  store(p, x);
 }
 
 // All lanes from one element.

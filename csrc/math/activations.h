@@ -22,7 +22,7 @@ namespace math {
 // 1 / (1 + e^-x)
 template <class T>
 NNART_HD T logistic(T x) {
-  return T(1) / (T(1) + exp(-x));
+  return inverse(T(1) + exp(-x));
 }
 
 // max(x, 0); x <= 0 is false for NaN. Saves y: y > 0 exactly where x > 0.
@@ -31,7 +31,7 @@ struct Relu {
   NNART_HD explicit Relu(ActivationParameters = {}) {}
   template <class T>
   NNART_HD T forward(T x) const {
-    return select(x <= T(0), T(0), x);
+    return at_least(x, T(0));
   }
   template <class T>
   NNART_HD T backward(T grad_y, T y) const {
@@ -76,8 +76,7 @@ struct Hardtanh {
   NNART_HD explicit Hardtanh(ActivationParameters p = {}) : low(C(p.a)), high(C(p.b)) {}
   template <class T>
   NNART_HD T forward(T x) const {
-    T raised = select(x < T(low), T(low), x);
-    return select(raised > T(high), T(high), raised);
+    return at_most(at_least(x, T(low)), T(high));
   }
   template <class T>
   NNART_HD T backward(T grad_y, T x) const {
@@ -91,8 +90,7 @@ struct Hardsigmoid {
   NNART_HD explicit Hardsigmoid(ActivationParameters = {}) {}
   template <class T>
   NNART_HD T forward(T x) const {
-    T raised = select(x < T(-3), T(0), x + T(3));
-    return select(x > T(3), T(6), raised) / T(6);
+    return at_most(at_least(x + T(3), T(0)), T(6)) / T(6);
   }
   template <class T>
   NNART_HD T backward(T grad_y, T x) const {
@@ -106,8 +104,7 @@ struct Hardswish {
   NNART_HD explicit Hardswish(ActivationParameters = {}) {}
   template <class T>
   NNART_HD T forward(T x) const {
-    T gate = select(x < T(-3), T(0), select(x > T(3), T(6), x + T(3)));
-    return x * gate / T(6);
+    return x * at_most(at_least(x + T(3), T(0)), T(6)) / T(6);
   }
   template <class T>
   NNART_HD T backward(T grad_y, T x) const {
@@ -183,11 +180,11 @@ struct LogSigmoid {
   NNART_HD explicit LogSigmoid(ActivationParameters = {}) {}
   template <class T>
   NNART_HD T forward(T x) const {
-    return select(x > T(0), T(0), x) - log1p_unit(exp(-abs(x)));
+    return at_most(x, T(0)) - log1p_unit(exp(-abs(x)));
   }
   template <class T>
   NNART_HD T backward(T grad_y, T x) const {
-    return grad_y / (T(1) + exp(x));
+    return grad_y * inverse(T(1) + exp(x));
   }
 };
 
@@ -199,7 +196,7 @@ struct Softplus {
   template <class T>
   NNART_HD T forward(T x) const {
     T v = x * T(beta);
-    T soft = (select(v < T(0), T(0), v) + log1p_unit(exp(-abs(v)))) * T(C(1) / beta);
+    T soft = (at_least(v, T(0)) + log1p_unit(exp(-abs(v)))) * T(C(1) / beta);
     return select(v > T(threshold), x, soft);
   }
   template <class T>
@@ -215,12 +212,12 @@ struct Softsign {
   NNART_HD explicit Softsign(ActivationParameters = {}) {}
   template <class T>
   NNART_HD T forward(T x) const {
-    return x / (T(1) + abs(x));
+    return x * inverse(T(1) + abs(x));
   }
   template <class T>
   NNART_HD T backward(T grad_y, T x) const {
-    T d = T(1) + abs(x);
-    return grad_y / (d * d);
+    T d = inverse(T(1) + abs(x));
+    return grad_y * d * d;
   }
 };
 
@@ -274,7 +271,7 @@ struct GeluTanh {
   NNART_HD explicit GeluTanh(ActivationParameters = {}) {}
   template <class T>
   NNART_HD T forward(T x) const {
-    return x / (T(1) + exp(-twice_u(x, x * x)));
+    return x * inverse(T(1) + exp(-twice_u(x, x * x)));
   }
   template <class T>
   NNART_HD T backward(T grad_y, T x) const {
@@ -282,8 +279,8 @@ struct GeluTanh {
     // keeps it finite where s is close to 0.
     T square = x * x;
     T v = twice_u(x, square);
-    T e = exp(select(v < T(-80), T(80), -v));
-    T s = T(1) / (T(1) + e);
+    T e = exp(at_most(-v, T(80)));
+    T s = inverse(T(1) + e);
     T twice_du = T(kTwiceRoot) + T(3 * kTwiceRoot * kCubic) * square;
     return grad_y * (s + x * (e * s) * s * twice_du);
   }
@@ -303,7 +300,7 @@ struct Silu {
   NNART_HD explicit Silu(ActivationParameters = {}) {}
   template <class T>
   NNART_HD T forward(T x) const {
-    return x / (T(1) + exp(-x));
+    return x * inverse(T(1) + exp(-x));
   }
   template <class T>
   NNART_HD T backward(T grad_y, T x) const {
@@ -321,7 +318,7 @@ struct Mish {
   NNART_HD T forward(T x) const {
     T e = capped_exp(x);
     T n = e * (e + T(2));
-    return x * (n / (n + T(2)));
+    return x * ratio(n, n + T(2));
   }
   template <class T>
   NNART_HD T backward(T grad_y, T x) const {
@@ -329,14 +326,14 @@ struct Mish {
     // n + 1 = (e + 1)^2. So the second term is 4 x e (e + 1) / d^2.
     T e = capped_exp(x);
     T n = e * (e + T(2));
-    T inverse = T(1) / (n + T(2));
-    return grad_y * (n * inverse + x * (T(4) * e * (e + T(1))) * (inverse * inverse));
+    T d = inverse(n + T(2));
+    return grad_y * (n * d + x * (T(4) * e * (e + T(1))) * (d * d));
   }
 
  private:
   template <class T>
   NNART_HD static T capped_exp(T x) {
-    return exp(select(x > T(20), T(20), x));
+    return exp(at_most(x, T(20)));
   }
 };
 

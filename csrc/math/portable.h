@@ -39,6 +39,28 @@ NNART_HD Normal<double> normal(double x) {
   return {0.5 * ::erfc(-0.70710678118654752440 * x), ::exp(-0.5 * x * x)};
 }
 
+// The larger (at_least) or smaller (at_most) of x and bound; NaN for a NaN x.
+template <class T>
+NNART_HD T at_least(T x, T bound) {
+  return x < bound ? bound : x;
+}
+template <class T>
+NNART_HD T at_most(T x, T bound) {
+  return x > bound ? bound : x;
+}
+
+// 1 / x for x >= 1, inf and NaN included: the range in which the vector version need not divide.
+template <class T>
+NNART_HD T inverse(T x) {
+  return T(1) / x;
+}
+
+// a / b for b >= 1: correctly rounded where the result is stored in full.
+template <class T>
+NNART_HD T ratio(T a, T b) {
+  return a / b;
+}
+
 // condition ? a : b, written as a function because a vector has no ternary in every compiler.
 template <class T>
 NNART_HD T select(bool condition, T a, T b) {
