@@ -310,7 +310,7 @@ struct Silu {
 };
 
 // x tanh(log(1 + e^x)) (Misra 2019, arXiv:1908.08681). With e = e^x and n = e^2 + 2e the tanh is n / (n + 2): one
-// exponential, no logarithm, no cancellation. From x = 20 on the ratio is 1 in double too, so x is capped there.
+// exponential, no logarithm, no cancellation. e is capped where the ratio has long been 1, before n overflows a float.
 template <class C>
 struct Mish {
   NNART_HD explicit Mish(ActivationParameters = {}) {}
@@ -327,13 +327,13 @@ struct Mish {
     T e = capped_exp(x);
     T n = e * (e + T(2));
     T d = inverse(n + T(2));
-    return grad_y * (n * d + x * (T(4) * e * (e + T(1))) * (d * d));
+    return grad_y * (n * d + x * (T(4) * e * (e + T(1)) * d) * d);
   }
 
  private:
   template <class T>
   NNART_HD static T capped_exp(T x) {
-    return exp(at_most(x, T(20)));
+    return exp(at_most(x, T(40)));
   }
 };
 

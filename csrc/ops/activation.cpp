@@ -7,11 +7,12 @@
 namespace nnart {
 namespace {
 
-void run_forward(Activation activation, ActivationParameters parameters, const Tensor& x, const Tensor& y) {
+void run_forward(Activation activation, ActivationParameters parameters, DType dtype, const Tensor& x,
+                 const Tensor& y) {
   ActivationArgs args{};
   args.activation = activation;
   args.parameters = parameters;
-  args.dtype = dtype_of(x, "activation", "x");
+  args.dtype = dtype;
   args.n = x.numel();
   args.x = x.data_ptr();
   args.y = y.data_ptr();
@@ -21,16 +22,18 @@ void run_forward(Activation activation, ActivationParameters parameters, const T
 // Parameters is one double for each number in the schema, in its order.
 template <Activation activation, class... Parameters>
 Tensor forward(const Tensor& x, Parameters... parameters) {
+  DType dtype = dtype_of(x, "activation", "x");
   Tensor ordered = dense(x);
   Tensor y = empty_as(ordered);
-  run_forward(activation, {parameters...}, ordered, y);
+  run_forward(activation, {parameters...}, dtype, ordered, y);
   return y;
 }
 
 template <Activation activation, class... Parameters>
 void forward_(const Tensor& x, Parameters... parameters) {
+  DType dtype = dtype_of(x, "activation", "x");
   Tensor ordered = dense(x);
-  run_forward(activation, {parameters...}, ordered, ordered);
+  run_forward(activation, {parameters...}, dtype, ordered, ordered);
   if (ordered.data_ptr() != x.data_ptr()) {
     Tensor target = x;
     torch::stable::copy_(target, ordered);
@@ -41,6 +44,7 @@ template <Activation activation, class... Parameters>
 Tensor backward(const Tensor& grad_y, const Tensor& saved, Parameters... parameters) {
   check_same_sizes(grad_y, "grad_y", saved, "the saved tensor", "activation backward");
   check_same_dtype(grad_y, "grad_y", saved, "the saved tensor", "activation backward");
+  DType dtype = dtype_of(saved, "activation backward", "the saved tensor");
   Tensor ordered = dense(saved);
   Tensor grad_x = empty_as(ordered);
   bool one_value = is_one_value(grad_y);
@@ -48,7 +52,7 @@ Tensor backward(const Tensor& grad_y, const Tensor& saved, Parameters... paramet
   ActivationArgs args{};
   args.activation = activation;
   args.parameters = {parameters...};
-  args.dtype = dtype_of(saved, "activation backward", "the saved tensor");
+  args.dtype = dtype;
   args.n = saved.numel();
   args.x = ordered.data_ptr();
   args.grad_y = grad.data_ptr();

@@ -1,0 +1,135 @@
+"""One row for every schema of the library: how to call it. test_ops.py asserts that rows and schemas are the same set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as native
+from torch import Tensor
+
+import nnart_ops.functional as ours
+
+
+@dataclass(frozen=True)
+class ActivationCase:
+    """An activation: its op, the numbers it takes, and the public function beside torch's.
+
+    ``arguments`` go to both functions, ``parameters`` to the op. ``formula`` stands in for the native function where that
+    is no oracle: torch computes some float64 derivatives with float32 constants, and some have no forward mode.
+    """
+
+    op: str
+    function: str
+    parameters: tuple[float, ...] = ()
+    arguments: dict[str, Any] = field(default_factory=dict)
+    inplace: bool = False
+    formula: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def id(self) -> str:
+        return "-".join([self.function, *(str(value) for value in self.arguments.values())])
+
+    def ours(self, x: Tensor, **more: Any) -> Tensor:
+        return getattr(ours, self.function)(x, **self.arguments, **more)
+
+    def native(self, x: Tensor, **more: Any) -> Tensor:
+        function = getattr(torch if self.function in ("sigmoid", "tanh") else native, self.function)
+        return function(x, **self.arguments, **more)
+
+    def oracle(self, x: Tensor) -> Tensor:
+        return self.formula(x) if self.formula else self.native(x)
+
+
+_SELU = (1.6732632423543772, 1.0507009873554805, 1.0)
+
+ACTIVATIONS = (
+    ActivationCase("relu", "relu", inplace=True),
+    ActivationCase("hardtanh", "relu6", (0.0, 6.0), inplace=True),
+    ActivationCase("leaky_relu", "leaky_relu", (0.1,), {"negative_slope": 0.1}, inplace=True),
+    ActivationCase(
+        "leaky_relu",
+        "rrelu",
+        (0.25,),
+        {"lower": 0.2, "upper": 0.3},
+        inplace=True,
+        formula=lambda x: native.leaky_relu(x, 0.25),
+    ),
+    ActivationCase("threshold", "threshold", (0.1, 20.0), {"threshold": 0.1, "value": 20.0}, inplace=True),
+    ActivationCase("hardtanh", "hardtanh", (-0.5, 1.5), {"min_val": -0.5, "max_val": 1.5}, inplace=True),
+    ActivationCase(
+        "hardsigmoid", "hardsigmoid", inplace=True, formula=lambda x: native.hardtanh(x / 3, -1.0, 1.0) / 2 + 0.5
+    ),
+    ActivationCase("hardswish", "hardswish", inplace=True),
+    ActivationCase("hardshrink", "hardshrink", (0.7,), {"lambd": 0.7}),
+    ActivationCase("softshrink", "softshrink", (0.7,), {"lambd": 0.7}),
+    ActivationCase("elu", "elu", (1.3, 1.0, 1.0), {"alpha": 1.3}, inplace=True),
+    ActivationCase(
+        "elu",
+        "celu",
+        (1.3, 1.0, 1 / 1.3),
+        {"alpha": 1.3},
+        inplace=True,
+        formula=lambda x: torch.where(x > 0, x, 1.3 * torch.expm1(x.clamp(max=0) / 1.3)),
+    ),
+    ActivationCase("elu", "selu", _SELU, inplace=True),
+    ActivationCase("sigmoid", "sigmoid"),
+    ActivationCase("logsigmoid", "logsigmoid"),
+    ActivationCase("softplus", "softplus", (1.5, 20.0), {"beta": 1.5}),
+    ActivationCase("softplus", "softplus", (1.0, 2.0), {"threshold": 2.0}),
+    ActivationCase("softsign", "softsign"),
+    ActivationCase("tanh", "tanh"),
+    ActivationCase("tanhshrink", "tanhshrink"),
+    ActivationCase("gelu", "gelu"),
+    ActivationCase("gelu_tanh", "gelu", (), {"approximate": "tanh"}),
+    ActivationCase("silu", "silu", inplace=True),
+    ActivationCase("mish", "mish", inplace=True),
+)
+
+Sample = Callable[[], tuple[Any, ...]]
+
+
+def _tensor(*sizes: int) -> Tensor:
+    return torch.randn(sizes, dtype=torch.float64, requires_grad=True)
+
+
+def _plain(*sizes: int) -> Tensor:
+    return torch.randn(sizes, dtype=torch.float64)
+
+
+def _activation_rows() -> dict[str, Sample]:
+    rows: dict[str, Sample] = {}
+    for case in ACTIVATIONS:
+        rows[case.op] = lambda p=case.parameters: (_tensor(3, 5), *p)
+        rows[case.op + "_"] = lambda p=case.parameters: (_plain(3, 5), *p)
+        rows[case.op + "_backward"] = lambda p=case.parameters: (_tensor(3, 5), _tensor(3, 5), *p)
+    return rows
+
+
+_CONV = ([2, 1], [1, 0, 1, 2], [1, 2], 2)  # stride, padding before and after, dilation, groups
+_POOL = ([2, 3], [2, 1], [1, 1], [1, 1])  # kernel, stride, padding, dilation
+
+
+def _pooled() -> tuple[Tensor, Tensor]:
+    x = _tensor(2, 3, 6, 7)
+    y, indices = torch.ops.nnart_ops.max_pool2d_with_indices(x, *_POOL, False)
+    return torch.randn_like(y).requires_grad_(), indices
+
+
+OPS: dict[str, Sample] = {
+    **_activation_rows(),
+    "prelu": lambda: (_tensor(2, 3, 4), _tensor(3)),
+    "prelu_backward": lambda: (_tensor(2, 3, 4), _tensor(2, 3, 4), _tensor(3)),
+    "conv": lambda: (_tensor(2, 4, 7, 6), _tensor(6, 2, 3, 2), _tensor(6), *_CONV),
+    "conv_dgrad": lambda: (_tensor(2, 6, 4, 6), _tensor(6, 2, 3, 2), [2, 4, 7, 6], *_CONV),
+    "conv_wgrad": lambda: (_tensor(2, 6, 4, 6), _tensor(2, 4, 7, 6), [3, 2], *_CONV),
+    "max_pool2d": lambda: (_tensor(2, 3, 6, 7), *_POOL, False),
+    "max_pool2d_with_indices": lambda: (_tensor(2, 3, 6, 7), *_POOL, True),
+    "max_pool2d_backward": lambda: (*_pooled(), 6, 7, *_POOL),
+    "sgd_": lambda: ([_plain(3), _plain(2, 2)], [_plain(3), _plain(2, 2)], [_plain(3), _plain(2, 2)])
+    + (0.1, 0.9, 0.1, 0.01, False, False),
+    "adamw_": lambda: ([_plain(3)], [_plain(3)], [_plain(3)], [_plain(3).abs()], [], [torch.tensor(1.0)])
+    + (0.1, 0.9, 0.99, 1e-8, 0.01, False),
+}

@@ -1,0 +1,68 @@
+"""What holds for every op of the library, row by row of opcases.py."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from opcases import OPS
+
+LIBRARY = Path(__file__).parent.parent / "csrc" / "library.cpp"
+
+
+def registered() -> set[str]:
+    names = [schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("nnart_ops::")]
+    return {name.split("::")[1] for name in names}
+
+
+def test_every_schema_has_a_row_and_every_row_a_schema() -> None:
+    assert registered() == set(OPS)
+
+
+def test_library_cpp_is_where_the_schemas_are() -> None:
+    assert set(re.findall(r'"([a-z0-9_]+)\(', LIBRARY.read_text())) == registered()
+
+
+@pytest.mark.parametrize("name", sorted(OPS))
+def test_opcheck(name: str) -> None:
+    """torch's own checks: schema, autograd registration, fake kernel, ahead-of-time tracing with dynamic shapes."""
+    torch.library.opcheck(getattr(torch.ops.nnart_ops, name).default, OPS[name]())
+
+
+@pytest.mark.parametrize("name", sorted(name for name in OPS if not name.endswith("_")))
+def test_fake_strides_are_real_strides(name: str) -> None:
+    op = getattr(torch.ops.nnart_ops, name).default
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        args = [
+            arg.detach().contiguous(memory_format=memory_format)
+            if isinstance(arg, torch.Tensor) and (arg.dim() == 4 or memory_format == torch.contiguous_format)
+            else arg
+            for arg in OPS[name]()
+        ]
+        real = op(*args)
+        with torch._subclasses.FakeTensorMode() as mode:
+            fake = op(*(mode.from_tensor(arg) if isinstance(arg, torch.Tensor) else arg for arg in args))
+        for a, b in zip(real if isinstance(real, tuple) else [real], fake if isinstance(fake, tuple) else [fake]):
+            assert (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in OPS if not name.endswith("_")))
+def test_gradients_of_the_op_itself(name: str) -> None:
+    """torch.ops.nnart_ops.x(...) is differentiable, twice, without the Python functions around it."""
+    op = getattr(torch.ops.nnart_ops, name).default
+    args = OPS[name]()
+    tensors = [i for i, arg in enumerate(args) if isinstance(arg, torch.Tensor) and arg.requires_grad]
+
+    def call(*inputs: torch.Tensor) -> list[torch.Tensor]:
+        full = list(args)
+        for i, value in zip(tensors, inputs):
+            full[i] = value
+        result = op(*full)
+        outputs = result if isinstance(result, tuple) else (result,)
+        return [output for output in outputs if output.is_floating_point()]
+
+    inputs = [args[i] for i in tensors]
+    assert torch.autograd.gradcheck(call, inputs)
+    assert torch.autograd.gradgradcheck(call, inputs)

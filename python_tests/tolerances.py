@@ -1,0 +1,47 @@
+"""Every number that decides whether a result is right.
+
+The oracle is native PyTorch in float64. A result passes when its largest error is at most twice that of the native
+operation in the same dtype, plus a constant for the cases in which native happens to be exact.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ATOL = {
+    torch.float64: 1e-14,
+    torch.float32: 2e-7,
+    torch.bfloat16: 1e-3,
+    torch.float16: 2e-4,
+}
+DTYPES = tuple(ATOL)
+TWICE_NATIVE = 2.0
+
+
+def largest_error(result: Tensor, oracle: Tensor) -> float:
+    """The largest absolute difference where both are finite; inf where one is not and the other differs.
+
+    A finite oracle beyond the dtype's range rounds to infinity, so it is rounded to the result's dtype before the
+    non-finite elements are compared.
+    """
+    assert result.shape == oracle.shape, f"shape {tuple(result.shape)} instead of {tuple(oracle.shape)}"
+    rounded = oracle.to(result.dtype)
+    special = ~torch.isfinite(rounded) | ~torch.isfinite(result)
+    same = (rounded == result) | (torch.isnan(rounded) & torch.isnan(result))
+    if bool((special & ~same).any()):
+        return float("inf")
+    difference = (result.double() - oracle.double()).abs()[~special]
+    return difference.max().item() if difference.numel() else 0.0
+
+
+def assert_close(ours: Tensor, native: Tensor, oracle: Tensor, what: str = "result") -> None:
+    """Fails unless ``ours`` is as near to the float64 ``oracle`` as twice ``native``'s distance plus ATOL.
+
+    All three have the same shape; ``ours`` and ``native`` the same dtype.
+    """
+    assert ours.dtype == native.dtype, f"{what}: dtype {ours.dtype} instead of {native.dtype}"
+    error, allowed = largest_error(ours, oracle), largest_error(native, oracle)
+    scale = max(1.0, oracle.double().abs().nan_to_num(0, 0, 0).max().item()) if oracle.numel() else 1.0
+    limit = TWICE_NATIVE * allowed + ATOL[ours.dtype] * scale
+    assert error <= limit, f"{what}: error {error:.3e}, allowed {limit:.3e} (native has {allowed:.3e})"
