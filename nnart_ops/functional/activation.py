@@ -79,10 +79,10 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     >>> nnart_ops.functional.prelu(torch.tensor([[-1.0, -1.0]]), torch.tensor([0.1, 0.5]))
     tensor([[-0.1000, -0.5000]])
     """
-    if not _all_taken(input, weight) or weight.dim() > 1:
+    if not _all_taken(input, weight) or weight.dim() > 1 or input.dim() == 0:
         return native.prelu(input, weight)
     channels = input.size(1) if input.dim() > 1 else 1
-    if weight.numel() not in (1, channels) or (weight.numel() != 1 and input.dim() == 0):
+    if weight.numel() not in (1, channels):
         raise RuntimeError(
             f"prelu: weight must have 1 element or one for each of the input's {channels} channels, "
             f"but it has shape {list(weight.shape)} (input: {list(input.shape)}). "
@@ -187,15 +187,18 @@ def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     Shape: any; the output has the input's.
 
     Raises:
-        RuntimeError: if ``lambd`` is negative.
+        RuntimeError: if ``lambd`` is negative or beyond the input's dtype.
 
     >>> nnart_ops.functional.softshrink(torch.tensor([-1.0, 0.2]))
     tensor([-0.5000,  0.0000])
     """
-    if lambd < 0:
-        raise RuntimeError(f"softshrink: lambda must be greater or equal to 0, but found to be {lambd}.")
     if not _takes(input):
         return native.softshrink(input, lambd)
+    largest = torch.finfo(input.dtype).max
+    if not 0 <= lambd <= largest:
+        raise RuntimeError(
+            f"softshrink: lambda must be in range [0, {largest:g}] for input dtype {input.dtype}, but found {lambd}"
+        )
     return _activation.softshrink.apply(input, lambd)
 
 

@@ -1,0 +1,1 @@
+"""Ours against the strongest native PyTorch: ``python -m benchmarks.run --help``."""

@@ -1,0 +1,207 @@
+"""What is compared: each case gives ours and the peer as functions of the round, and what the call must move or compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as native
+from torch import Tensor
+
+import nnart_ops
+import nnart_ops.functional as ours
+
+COPIES = 3  # of each input; a call in between has pushed the others out of the second-level cache
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison. ``ours(i)`` and ``peer(i)`` run on input ``i % COPIES`` and return tensors to compare.
+
+    ``bytes`` is the least that must cross memory, ``flops`` the arithmetic, where it bounds the call; ``inner`` is how
+    many calls are timed at once, for calls too short to time alone.
+    """
+
+    family: str
+    name: str
+    dtype: str
+    ours: Callable[[int], Any]
+    peer: Callable[[int], Any]
+    bytes: int = 0
+    flops: int = 0
+    inner: int = 1
+    tolerance: float = 1e-4
+
+
+ACTIVATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    *((name, {}) for name in ("relu", "leaky_relu", "hardtanh", "hardsigmoid", "hardswish", "hardshrink")),
+    *((name, {}) for name in ("softshrink", "elu", "selu", "celu", "gelu")),
+    ("gelu", {"approximate": "tanh"}),
+    *((name, {}) for name in ("silu", "mish", "softplus", "softsign", "sigmoid", "logsigmoid", "tanh", "tanhshrink")),
+    ("relu6", {}),
+    ("threshold", {"threshold": 0.1, "value": 0.2}),
+)
+
+
+def _torch_function(name: str) -> Callable[..., Tensor]:
+    return getattr(torch if name in ("sigmoid", "tanh") else native, name)
+
+
+def activations(dtype: str) -> Iterator[Case]:
+    """16x64x56x56, forward and backward."""
+    xs = [torch.randn(16, 64, 56, 56).to(DTYPES[dtype]) for _ in range(COPIES)]
+    grad_y = torch.randn(16, 64, 56, 56).to(DTYPES[dtype])
+    size = xs[0].numel() * xs[0].element_size()
+    tolerance = 1e-5 if dtype == "float32" else 4e-2
+
+    for name, arguments in ACTIVATIONS:
+        label = "-".join([name, *(v for v in arguments.values() if isinstance(v, str))])
+        functions = getattr(ours, name), _torch_function(name)
+
+        def forward(function: Callable[..., Tensor], arguments: dict[str, Any] = arguments) -> Callable[[int], Tensor]:
+            return lambda i: function(xs[i % COPIES], **arguments)
+
+        def backward(function: Callable[..., Tensor], arguments: dict[str, Any] = arguments) -> Callable[[int], Tensor]:
+            leaves = [x.detach().requires_grad_() for x in xs]
+            graphs = [function(leaf, **arguments) for leaf in leaves]
+            return lambda i: torch.autograd.grad(graphs[i % COPIES], leaves[i % COPIES], grad_y, retain_graph=True)[0]
+
+        yield Case(
+            "activation", f"{label} forward", dtype, *map(forward, functions), bytes=2 * size, tolerance=tolerance
+        )
+        yield Case(
+            "activation", f"{label} backward", dtype, *map(backward, functions), bytes=3 * size, tolerance=tolerance
+        )
+
+
+def overhead(dtype: str) -> Iterator[Case]:
+    """64 elements: nothing but the cost of a call."""
+    x = torch.randn(64).to(DTYPES[dtype])
+    leaf = x.clone().requires_grad_()
+    grad_y = torch.ones(64, dtype=DTYPES[dtype])
+
+    def both(function: Callable[[Tensor], Tensor]) -> Callable[[int], None]:
+        return lambda i: function(leaf).backward(grad_y)
+
+    for name in ("relu", "gelu"):
+        pair = getattr(ours, name), getattr(native, name)
+        yield Case("overhead", f"{name} forward", dtype, *(lambda i, f=f: f(x) for f in pair), inner=2000)
+        yield Case("overhead", f"{name} forward+backward", dtype, *map(both, pair), inner=500)
+
+
+CONVOLUTIONS = {  # name: input, weight; the demo network's layers, and one of a larger net
+    "1->32 3x3 @28": ((64, 1, 28, 28), (32, 1, 3, 3)),
+    "32->64 3x3 @13": ((64, 32, 13, 13), (64, 32, 3, 3)),
+    "64->64 3x3 @56": ((4, 64, 56, 56), (64, 64, 3, 3)),
+}
+
+
+def convolutions(dtype: str) -> Iterator[Case]:
+    """The demo network's layers in both layouts: forward and the three gradients together."""
+    for name, (x_size, w_size) in CONVOLUTIONS.items():
+        for layout, memory_format in (("NCHW", torch.contiguous_format), ("NHWC", torch.channels_last)):
+            xs = [torch.randn(x_size).to(DTYPES[dtype]).contiguous(memory_format=memory_format) for _ in range(COPIES)]
+            w = torch.randn(w_size).to(DTYPES[dtype]).contiguous(memory_format=memory_format).requires_grad_()
+            b = torch.randn(w_size[0]).to(DTYPES[dtype]).requires_grad_()
+            y = native.conv2d(xs[0], w, b).detach()
+            flops = 2 * y.numel() * w[0].numel()
+            tolerance = (1e-4 if dtype == "float32" else 5e-2) * w[0].numel() ** 0.5
+
+            def forward(function: Any, xs: Any = xs, w: Any = w, b: Any = b) -> Callable[[int], Tensor]:
+                wd, bd = w.detach(), b.detach()
+                return lambda i: function(xs[i % COPIES], wd, bd)
+
+            def backward(function: Any, xs: Any = xs, w: Any = w, b: Any = b, y: Any = y) -> Callable[[int], Tensor]:
+                leaves = [x.detach().requires_grad_() for x in xs]
+                graphs = [function(leaf, w, b) for leaf in leaves]
+                grad_y = torch.ones_like(y) * 0.01
+
+                def run(i: int) -> Tensor:
+                    inputs = (leaves[i % COPIES], w, b)
+                    return torch.autograd.grad(graphs[i % COPIES], inputs, grad_y, retain_graph=True)[0]
+
+                return run
+
+            pair = (ours.conv2d, native.conv2d)
+            label = f"{name} {layout}"
+            yield Case("conv", f"{label} forward", dtype, *map(forward, pair), flops=flops, tolerance=tolerance)
+            yield Case("conv", f"{label} backward", dtype, *map(backward, pair), flops=2 * flops, tolerance=tolerance)
+
+
+def pooling(dtype: str) -> Iterator[Case]:
+    """The demo network's poolings and a larger one, forward without and with a gradient, in both layouts."""
+    for size in ((64, 32, 26, 26), (64, 64, 11, 11), (16, 64, 56, 56)):
+        for layout, memory_format in (("NCHW", torch.contiguous_format), ("NHWC", torch.channels_last)):
+            xs = [torch.randn(size).to(DTYPES[dtype]).contiguous(memory_format=memory_format) for _ in range(COPIES)]
+            bytes_in = xs[0].numel() * xs[0].element_size()
+
+            def forward(function: Any, xs: Any = xs) -> Callable[[int], Tensor]:
+                return lambda i: function(xs[i % COPIES], 2)
+
+            def training(function: Any, xs: Any = xs) -> Callable[[int], Tensor]:
+                leaves = [x.detach().requires_grad_() for x in xs]
+                grad_y = torch.ones_like(function(leaves[0], 2))
+
+                def run(i: int) -> Tensor:
+                    leaf = leaves[i % COPIES]
+                    return torch.autograd.grad(function(leaf, 2), leaf, grad_y)[0]
+
+                return run
+
+            pair = (ours.max_pool2d, native.max_pool2d)
+            label = f"max_pool2d 2x2 {'x'.join(map(str, size))} {layout}"
+            yield Case("pooling", f"{label} forward", dtype, *map(forward, pair), bytes=bytes_in * 5 // 4)
+            yield Case("pooling", f"{label} forward+backward", dtype, *map(training, pair), bytes=bytes_in * 5 // 2)
+
+
+PARAMETERS = {  # name: sizes of the parameters
+    "demo CNN": [(32, 1, 3, 3), (32,), (64, 32, 3, 3), (64,), (120, 1600), (120,), (84, 120), (84,), (10, 84), (10,)],
+    "25M in 50": [(500_000,)] * 50,
+}
+
+
+def optimizers(dtype: str) -> Iterator[Case]:
+    """One step against torch's fused=True, which is the fastest that torch has."""
+    configurations: dict[str, tuple[str, dict[str, Any]]] = {
+        "SGD momentum": ("SGD", {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}),
+        "AdamW": ("AdamW", {"lr": 1e-3}),
+    }
+    for list_name, sizes in PARAMETERS.items():
+        for name, (cls, arguments) in configurations.items():
+
+            def step(library: Any, extra: dict[str, Any], sizes: Any = sizes, cls: Any = cls, a: Any = arguments) -> Any:
+                torch.manual_seed(0)
+                parameters = [torch.nn.Parameter(torch.randn(size).to(DTYPES[dtype])) for size in sizes]
+                for p in parameters:
+                    p.grad = torch.randn_like(p) * 0.01  # far from denormal, which would slow either side
+                optimizer = getattr(library, cls)(parameters, **a, **extra)
+
+                def run(i: int) -> Tensor:
+                    optimizer.step()
+                    return parameters[0].detach()
+
+                return run
+
+            count = sum(torch.Size(size).numel() for size in sizes)
+            moved = (5 if cls == "SGD" else 7) * count * torch.empty((), dtype=DTYPES[dtype]).element_size()
+            yield Case(
+                "optimizer",
+                f"{name}, {list_name}",
+                dtype,
+                step(nnart_ops.optim, {}),
+                step(torch.optim, {"fused": True}),
+                bytes=moved,
+                inner=50 if count < 1e6 else 1,
+            )
+
+
+FAMILIES = {
+    "activation": activations,
+    "conv": convolutions,
+    "optimizer": optimizers,
+    "overhead": overhead,
+    "pooling": pooling,
+}

@@ -1,0 +1,91 @@
+"""Checks, times and prints every case, losses like wins.
+
+    python -m benchmarks.run --family activation --dtype float32 bfloat16 --json benchmarks/results/NAME.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import timing
+from benchmarks.cases import DTYPES, FAMILIES, Case
+
+
+def check(case: Case) -> None:
+    """Fails if ours and the peer disagree on the case's first input: a wrong kernel has no speed."""
+    a, b = case.ours(0), case.peer(0)
+    if isinstance(a, Tensor):
+        torch.testing.assert_close(a, b, rtol=case.tolerance, atol=case.tolerance, msg=lambda m: f"{case.name}: {m}")
+
+
+def measure(case: Case, rounds: int, bandwidth: dict[int, float], flops: dict[str, float]) -> dict[str, Any]:
+    """One row of the table: times in ms, rates, the share of the roofline, the ratio."""
+    check(case)
+    comparison = timing.compare(case.ours, case.peer, rounds=rounds, inner=case.inner)
+    row: dict[str, Any] = {
+        "family": case.family,
+        "case": case.name,
+        "dtype": case.dtype,
+        "ours_ms": comparison.ours * 1e3,
+        "native_ms": comparison.peer * 1e3,
+        "ratio": comparison.ratio,
+    }
+    if case.flops:
+        if case.dtype not in flops:
+            flops[case.dtype] = timing.peak_flops(DTYPES[case.dtype])
+        row["gflops_per_s"] = case.flops / comparison.ours / 1e9
+        row["roofline"] = case.flops / comparison.ours / flops[case.dtype]
+    elif case.bytes:
+        if case.bytes not in bandwidth:
+            bandwidth.update(timing.copy_bandwidth([case.bytes]))
+        row["gb_per_s"] = case.bytes / comparison.ours / 1e9
+        row["roofline"] = case.bytes / comparison.ours / bandwidth[case.bytes]
+    return row
+
+
+def line(row: dict[str, Any]) -> str:
+    rate = f"{row['gflops_per_s']:8.1f} GFLOP/s" if "gflops_per_s" in row else f"{row.get('gb_per_s', math.nan):8.1f} GB/s   "
+    share = f"{row['roofline']:5.0%}" if "roofline" in row else "     "
+    times = f"{row['ours_ms']:9.4f} {row['native_ms']:9.4f}"
+    return f"{row['case']:52s} {row['dtype']:9s} {times}  {rate} {share}  {row['ratio']:6.2f}x"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", nargs="+", choices=sorted(FAMILIES), default=sorted(FAMILIES))
+    parser.add_argument("--dtype", nargs="+", choices=sorted(DTYPES), default=["float32", "bfloat16"])
+    parser.add_argument("--only", default="", help="run the cases whose name contains this")
+    parser.add_argument("--rounds", type=int, default=21, help="samples of each side (median is reported)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="also write the rows and the environment to this file")
+    arguments = parser.parse_args()
+    timing.set_allocator_thresholds()
+    torch.set_num_threads(arguments.threads)
+
+    environment = timing.environment()
+    versions = environment["versions"]
+    print(f"{environment['machine']['processor']}, {arguments.threads} thread(s), torch {versions['torch']}, ", end="")
+    print(f"{versions['cpu_isa']} kernels; allocator thresholds set for both sides; ratio = native time / our time")
+    print(f"{'case':52s} {'dtype':9s} {'ours ms':>9s} {'native ms':>9s}  {'our rate':>16s} roof    ratio")
+    rows, bandwidth, flops = [], dict[int, float](), dict[str, float]()
+    for family in arguments.family:
+        for dtype in arguments.dtype:
+            for case in FAMILIES[family](dtype):
+                if arguments.only in case.name:
+                    rows.append(measure(case, arguments.rounds, bandwidth, flops))
+                    print(line(rows[-1]), flush=True)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps({**environment, "rows": rows}, indent=1) + "\n")
+        print(f"written to {arguments.json}")
+
+
+if __name__ == "__main__":
+    main()

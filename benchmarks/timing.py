@@ -1,0 +1,118 @@
+"""How a comparison is timed, and what it is measured against.
+
+Ours and the peer run in turn in one process (A B A B ...), so that a change of clock or a busy neighbour hits both; the
+figure is the median. Inputs rotate through copies that together outgrow the second-level cache, unless a case is warm by
+nature. The roofline is measured in the same run.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# With glibc's defaults every fresh output above 32 MB (and, erratically, smaller ones) is given back to the system and
+# faulted in again, page by page, on each call: times grow up to five-fold, for whoever happens to allocate.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+
+
+def set_allocator_thresholds() -> None:
+    """Restarts this process with the thresholds set, for both sides, unless they are; glibc reads them at start only."""
+    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
+        os.environ.update(ALLOCATOR)
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.run", *sys.argv[1:]])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Median seconds of one call, each."""
+
+    ours: float
+    peer: float
+
+    @property
+    def ratio(self) -> float:
+        """The peer's time over ours: above 1, ours is faster."""
+        return self.peer / self.ours
+
+
+def compare(ours: Callable[[int], Any], peer: Callable[[int], Any], *, rounds: int, inner: int = 1) -> Comparison:
+    """Times ``ours(i)`` and ``peer(i)`` in turn, i the number of the round, ``inner`` calls at a time."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for i in range(rounds + 2):  # two rounds to warm up
+        for function, samples in zip((peer, ours), times):
+            start = time.perf_counter()
+            for _ in range(inner):
+                function(i)
+            samples.append((time.perf_counter() - start) / inner)
+    peer_times, our_times = (samples[2:] for samples in times)
+    return Comparison(ours=statistics.median(our_times), peer=statistics.median(peer_times))
+
+
+def copy_bandwidth(sizes: Sequence[int]) -> dict[int, float]:
+    """Bytes per second, read and written, of a copy that moves ``size`` bytes altogether, for each size in bytes."""
+    bandwidth = {}
+    for size in sizes:
+        count = max(1, size // 8)
+        sources = [torch.rand(count) for _ in range(3)]
+        target = torch.empty(count)
+        samples = []
+        for i in range(12):
+            start = time.perf_counter()
+            target.copy_(sources[i % 3])
+            samples.append(time.perf_counter() - start)
+        bandwidth[size] = count * 8 / statistics.median(samples[2:])
+    return bandwidth
+
+
+def peak_flops(dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a large matrix product, what dense arithmetic can reach here."""
+    n = 1024 if dtype != torch.float64 else 512
+    a, b = torch.rand(n, n).to(dtype), torch.rand(n, n).to(dtype)
+    samples = []
+    for _ in range(8):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        samples.append(time.perf_counter() - start)
+    return 2 * n**3 / min(samples)
+
+
+def environment() -> dict[str, Any]:
+    """Machine, versions, commit and date, without which a figure means nothing."""
+    import nnart_ops
+
+    root = Path(__file__).parent.parent
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True).stdout
+    return {
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "system": platform.platform(),
+            "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, **nnart_ops.build_info()},
+        "commit": (commit or "unknown") + (" with changes" if changed.strip() else ""),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "threads": torch.get_num_threads(),
+        "allocator": ALLOCATOR,
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
