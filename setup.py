@@ -31,13 +31,18 @@ def call(*command: object) -> None:
 
 
 class CMakeBuild(build_ext):
-    def build_extension(self, ext: Extension) -> None:
-        output = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
+    """Both shared objects by one CMake project: into the package's sources for -e, into the wheel otherwise."""
+
+    @property
+    def output(self) -> Path:
+        return (ROOT if self.inplace else Path(self.build_lib).resolve()) / "nnart_ops"
+
+    def run(self) -> None:
         build = ROOT / "build" / f"{sys.implementation.cache_tag}-{'inplace' if self.inplace else 'wheel'}"
         settings = {
             "Python_EXECUTABLE": sys.executable,
             "NNART_VERSION": self.distribution.get_version(),
-            "NNART_OUTPUT_DIRECTORY": output,
+            "NNART_OUTPUT_DIRECTORY": self.output,
             "NNART_CUDA": os.environ.get("NNART_CUDA", "auto"),
         }
         if os.environ.get("TORCH_CUDA_ARCH_LIST"):
@@ -48,8 +53,10 @@ class CMakeBuild(build_ext):
         call("cmake", "--build", build, "--parallel", max_jobs())
 
     def get_outputs(self) -> list[str]:
-        package = Path(self.get_ext_fullpath("nnart_ops._C")).parent
-        return [str(path) for path in package.glob("*.so")]
+        return [] if self.inplace else [str(path) for path in self.output.glob("*.so")]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
 
 
 setup(ext_modules=[Extension("nnart_ops._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

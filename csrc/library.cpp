@@ -62,4 +62,40 @@ STABLE_TORCH_LIBRARY(nnart_ops, m) {
   m.def("mish(Tensor x) -> Tensor");
   m.def("mish_(Tensor(a!) x) -> ()");
   m.def("mish_backward(Tensor grad_y, Tensor saved) -> Tensor");
+
+  // y = x where x > 0, else weight x; weight has one element or one for each index of dimension 1.
+  m.def("prelu(Tensor x, Tensor weight) -> Tensor");
+  m.def("prelu_backward(Tensor grad_y, Tensor x, Tensor weight) -> (Tensor, Tensor)");
+
+  // Convolution of (N, C, L), (N, C, H, W) or (N, C, D, H, W). padding has the amount before each axis, then after each;
+  // x_size and kernel_size say what the sizes of grad_y leave open.
+  m.def(
+      "conv(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups) -> Tensor");
+  m.def(
+      "conv_dgrad(Tensor grad_y, Tensor weight, SymInt[] x_size, int[] stride, int[] padding, int[] dilation, int "
+      "groups) -> Tensor");
+  m.def(
+      "conv_wgrad(Tensor grad_y, Tensor x, SymInt[] kernel_size, int[] stride, int[] padding, int[] dilation, int "
+      "groups) -> Tensor");
+
+  // Pooling. x is (N, C, H, W) or (C, H, W); an index is h * W + w of the maximum within its plane.
+  m.def(
+      "max_pool2d(Tensor x, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode) -> "
+      "Tensor");
+  m.def(
+      "max_pool2d_with_indices(Tensor x, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool "
+      "ceil_mode) -> (Tensor, Tensor)");
+  m.def(
+      "max_pool2d_backward(Tensor grad_y, Tensor indices, SymInt in_h, SymInt in_w, int[2] kernel_size, int[2] stride, "
+      "int[2] padding, int[2] dilation) -> Tensor");
+
+  // Optimizers: one step for all tensors of the lists. momentum_buffers and max_exp_avg_sqs may be empty (no momentum, no
+  // AMSGrad); steps are one-element tensors that the op increments.
+  m.def(
+      "sgd_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffers, float lr, float momentum, float "
+      "dampening, float weight_decay, bool nesterov, bool maximize) -> ()");
+  m.def(
+      "adamw_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] "
+      "max_exp_avg_sqs, Tensor(e!)[] steps, float lr, float beta1, float beta2, float eps, float weight_decay, bool "
+      "maximize) -> ()");
 }

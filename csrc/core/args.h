@@ -5,6 +5,8 @@
 
 #include "core/dtype.h"
 #include "math/activations.h"
+#include "math/optimizers.h"
+#include "math/window.h"
 
 namespace nnart {
 
@@ -18,6 +20,97 @@ struct ActivationArgs {
   const void* grad_y;  // null in the forward
   bool grad_y_is_one_value;  // Note [stride-0 gradients]: grad_y points at a single element
   void* y;             // forward: the output, may be x itself; backward: grad_x
+};
+
+// Max pooling over the last two axes. x is batch x channels x in, y and indices are batch x channels x out, either all
+// contiguous or all channels-last. Planes have fewer than 2^31 elements, so that an index fits a float's lane.
+struct MaxPoolArgs {
+  DType dtype;
+  bool channels_last;
+  int64_t batch, channels;
+  math::Axis h, w;
+  const void* x;
+  void* y;
+  int64_t* indices;  // null if only the values are wanted; else in_h_index * in_w + in_w_index of each maximum
+};
+
+struct MaxPoolBackwardArgs {
+  DType dtype;
+  bool channels_last;
+  int64_t batch, channels;
+  math::Axis h, w;
+  const void* grad_y;
+  const int64_t* indices;
+  void* grad_x;
+};
+
+// Where a convolution's operand lies: strides in elements, by number of axes in the order depth, height, width.
+// batch and channel of a weight are its output and its input channels.
+struct ConvOperand {
+  void* data;
+  int64_t batch, channel, space[3];
+};
+
+// y = conv(x, weight) + bias, or one of its gradients. Axes that a 1-D or 2-D convolution lacks have size 1.
+enum class ConvPass : int32_t {
+  Forward,  // reads x, weight and bias, writes y
+  Dgrad,    // reads y (its gradient) and weight, writes x
+  Wgrad,    // reads x and y (its gradient), writes weight
+};
+
+struct ConvArgs {
+  ConvPass pass;
+  DType dtype;
+  int64_t batch, groups, in_channels, out_channels;
+  math::Axis axis[3];
+  ConvOperand x, weight, y;
+  const void* bias;  // contiguous; may be null
+};
+
+// y = x > 0 ? x : w x and its gradients. Element (o channels + c) inner + i of x has the weight c.
+struct PReluArgs {
+  DType dtype;
+  int64_t outer, channels, inner;
+  const void* x;
+  const void* weight;
+  const void* grad_y;    // null in the forward
+  void* y;               // forward: the output; backward: grad_x
+  void* grad_weight;     // backward only, as the next
+  double* partial_sums;  // prelu_tasks() x channels numbers, scratch
+};
+
+// The backward sums grad_weight over fixed pieces of x, then over the pieces in order, so that no result depends on the
+// threads. A piece is short enough for a sum in float.
+constexpr int64_t kPReluRows = 256;
+constexpr int64_t kPReluRun = 1024;
+inline __attribute__((always_inline)) int64_t prelu_tasks(int64_t outer, int64_t inner) {
+  return inner == 1 ? (outer + kPReluRows - 1) / kPReluRows : outer * ((inner + kPReluRun - 1) / kPReluRun);
+}
+
+// What the multi-tensor loop updates: rows of tensors, laid end to end. All operands of a row are dense and share one
+// order of elements.
+constexpr int kMaxOperands = 5;
+struct TensorRow {
+  void* data[kMaxOperands];  // the parameter, its gradient, the optimizer's state
+  int64_t first, n;          // the row holds the elements [first, first + n) of all
+};
+struct TensorTable {
+  const TensorRow* rows;
+  int64_t row_count, n;
+};
+
+struct SgdArgs {
+  DType dtype;
+  SgdParameters parameters;
+  bool has_momentum;
+  TensorTable table;
+};
+
+struct AdamWArgs {
+  DType dtype;
+  const AdamWParameters* parameters;  // one a row
+  bool amsgrad;
+  TensorTable table;
 };
 
 }  // namespace nnart

@@ -67,5 +67,11 @@ const char* name_of(Isa isa) {
 }
 
 void launch(const ActivationArgs& args) { launch_on_chosen(args); }
+void launch(const ConvArgs& args) { launch_on_chosen(args); }
+void launch(const MaxPoolArgs& args) { launch_on_chosen(args); }
+void launch(const MaxPoolBackwardArgs& args) { launch_on_chosen(args); }
+void launch(const PReluArgs& args) { launch_on_chosen(args); }
+void launch(const SgdArgs& args) { launch_on_chosen(args); }
+void launch(const AdamWArgs& args) { launch_on_chosen(args); }
 
 }  // namespace nnart::cpu

@@ -11,6 +11,12 @@ enum class Isa { baseline, avx2, avx512 };
 template <Isa isa>
 struct Kernels {
   static void launch(const ActivationArgs&);
+  static void launch(const ConvArgs&);
+  static void launch(const MaxPoolArgs&);
+  static void launch(const MaxPoolBackwardArgs&);
+  static void launch(const PReluArgs&);
+  static void launch(const SgdArgs&);
+  static void launch(const AdamWArgs&);
 };
 
 // The instruction set in use: the best this CPU has, unless the environment variable NNART_CPU_ISA names a lesser one.
@@ -18,5 +24,11 @@ Isa isa();
 const char* name_of(Isa);
 
 void launch(const ActivationArgs&);
+void launch(const ConvArgs&);
+void launch(const MaxPoolArgs&);
+void launch(const MaxPoolBackwardArgs&);
+void launch(const PReluArgs&);
+void launch(const SgdArgs&);
+void launch(const AdamWArgs&);
 
 }  // namespace nnart::cpu

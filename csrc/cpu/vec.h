@@ -63,7 +63,7 @@ struct Vec {
 
   Vec() = default;
   NNART_HD Vec(Raw raw) : v(raw) {}
-  NNART_HD explicit Vec(double value) : v(Raw{} + T(value)) {}
+  NNART_HD explicit Vec(double value) : v(T(value) - Raw{}) {}  // minus 0, not plus, keeps -0
 
   NNART_HD RawBits bits() const { return reinterpret_cast<RawBits>(v); }
   NNART_HD static Vec from_bits(RawBits bits) { return reinterpret_cast<Raw>(bits); }

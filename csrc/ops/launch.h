@@ -8,5 +8,11 @@
 namespace nnart {
 
 void launch(const ActivationArgs&, const Tensor& on);
+void launch(const ConvArgs&, const Tensor& on);
+void launch(const MaxPoolArgs&, const Tensor& on);
+void launch(const MaxPoolBackwardArgs&, const Tensor& on);
+void launch(const PReluArgs&, const Tensor& on);
+void launch(const SgdArgs&, const Tensor& on);
+void launch(const AdamWArgs&, const Tensor& on);
 
 }  // namespace nnart

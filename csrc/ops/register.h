@@ -9,5 +9,9 @@ namespace nnart {
 using Library = torch::stable::detail::StableLibrary;
 
 void register_activation(Library&);
+void register_conv(Library&);
+void register_optimizers(Library&);
+void register_pooling(Library&);
+void register_prelu(Library&);
 
 }  // namespace nnart

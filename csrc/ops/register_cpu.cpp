@@ -6,7 +6,19 @@
 namespace nnart {
 
 void launch(const ActivationArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const ConvArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const MaxPoolArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const MaxPoolBackwardArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const PReluArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const SgdArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const AdamWArgs& args, const Tensor&) { cpu::launch(args); }
 
-STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, m) { register_activation(m); }
+STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, m) {
+  register_activation(m);
+  register_conv(m);
+  register_optimizers(m);
+  register_pooling(m);
+  register_prelu(m);
+}
 
 }  // namespace nnart

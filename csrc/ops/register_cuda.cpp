@@ -19,9 +19,19 @@ void launch_on(const Args& args, const Tensor& on) {
   check(error == nullptr, "CUDA kernel launch failed: ", error ? error : "");
 }
 
+// The ops of these families are in this object but not in its registry: nothing calls them for a CUDA tensor.
+[[noreturn]] void no_kernel(const char* family) { throw std::logic_error(std::string(family) + " has no CUDA kernel"); }
+
 }  // namespace
 
 void launch(const ActivationArgs& args, const Tensor& on) { launch_on(args, on); }
+
+void launch(const ConvArgs&, const Tensor&) { no_kernel("conv"); }
+void launch(const MaxPoolArgs&, const Tensor&) { no_kernel("max_pool2d"); }
+void launch(const MaxPoolBackwardArgs&, const Tensor&) { no_kernel("max_pool2d_backward"); }
+void launch(const PReluArgs&, const Tensor&) { no_kernel("prelu"); }
+void launch(const SgdArgs&, const Tensor&) { no_kernel("sgd_"); }
+void launch(const AdamWArgs&, const Tensor&) { no_kernel("adamw_"); }
 
 STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CUDA, m) { register_activation(m); }
 

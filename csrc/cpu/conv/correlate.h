@@ -1,0 +1,338 @@
+// Forward and dgrad: each output pixel is a sum over taps and channels of source times weight.
+//
+// Two ways to fill a tile. Across pixels: the vectors run along a line of the output and the rows are output channels; the
+// sources of neighbouring pixels are neighbours in a channels-first copy, and the weight is read where it lies. Across
+// channels: the vectors run along output channels in a packed weight and the rows are pixels.
+#pragma once
+
+#include "core/parallel.h"
+#include "cpu/conv/source.h"
+
+namespace nnart::cpu {
+namespace {
+
+// Length of a sum between two visits of its tile: the operands of 256 steps fit the L1 and L2 caches.
+constexpr int64_t kSumBlock = 256;
+// Rows whose tiles wait together for the next block, 64 x 48 floats of scratch.
+constexpr int64_t kRowChunk = 64;
+// Elements of the copied source of one unit of work (256 KB of float, in the L2 cache), unless one line of output needs more.
+constexpr int64_t kSourceElements = int64_t{1} << 16;
+// Units of work that even a single image is cut into, where it has the pixels or channels for it.
+constexpr int64_t kWantedUnits = 8;
+// Multiply-adds below which a thread does not pay for its wake-up.
+constexpr int64_t kGrainWork = int64_t{1} << 18;
+// Pixels that keep the tiles of one unit busy, if the vectors run along channels.
+constexpr int64_t kWantedPixels = 256;
+
+// The outputs first + step * i of each axis, which share their taps: Note [phases].
+struct OutputPhase {
+  int64_t first[3], count[3], begin, n;  // taps [begin, begin + n) of the tables
+};
+
+template <class T>
+struct OneBias {
+  Vec<T> value;
+  NNART_HD Vec<T> at(int64_t) const { return value; }
+};
+template <class T>
+struct EachBias {
+  const T* values;
+  NNART_HD Vec<T> at(int64_t i) const { return load(values + i); }
+};
+
+template <class S>
+struct Correlation {
+  using T = ComputeType<S>;
+  static constexpr int64_t width = Vec<T>::size;
+
+  const ConvArgs& args;
+  bool transposed, across_pixels;
+  ConvOperand source, target;
+  int64_t sums, outputs;  // channels of a group that are summed over, that are written
+  int64_t weight_output, weight_sum;  // strides of the weight between those
+  Walk walk[3];
+  Bands bands;
+  SourceLayout layout;
+  int64_t output_pieces, phase_count, taps;
+  int64_t panel_vectors, panels;  // across channels: the packed weight's panels
+  OutputPhase* phases;
+  int64_t *source_offset, *weight_offset, *ramp;
+  const T* weight;
+  const T* bias;
+
+  NNART_HD explicit Correlation(const ConvArgs& args) : args(args), transposed(args.pass == ConvPass::Dgrad) {
+    source = transposed ? args.y : args.x;
+    target = transposed ? args.x : args.y;
+    int64_t in = args.in_channels / args.groups, out = args.out_channels / args.groups;
+    sums = transposed ? out : in;
+    outputs = transposed ? in : out;
+    weight_output = transposed ? args.weight.channel : args.weight.batch;
+    weight_sum = transposed ? args.weight.batch : args.weight.channel;
+    for (int a = 0; a < 3; ++a) walk[a] = walk_of(args.axis[a], transposed);
+    taps = sums * args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
+    choose_direction();
+    choose_bands();
+    layout = layout_of(walk, sums, bands, across_pixels || source.channel != 1);
+    int64_t vectors = ceil_div(outputs, width);
+    panels = ceil_div(vectors, kTileVectors);
+    panel_vectors = ceil_div(vectors, panels);
+    phase_count = 1;
+    for (int a = 0; a < 3; ++a) phase_count *= least(walk[a].out_step, extent(a));
+  }
+
+  NNART_HD int64_t extent(int a) const { return transposed ? walk[a].axis.in : walk[a].axis.out; }
+
+  // The output's own order decides, unless it would leave most lanes idle: few channels, or few pixels in a plane.
+  NNART_HD void choose_direction() {
+    int64_t line = walk[2].count + walk[2].spread;
+    int64_t columns = (walk[1].count - 1) * line + walk[2].count, pixels = walk[1].count * walk[2].count;
+    int64_t pixel_lanes = ceil_div(columns, width) * width, channel_lanes = ceil_div(outputs, width) * width;
+    // Lanes for each useful one, as fractions.
+    double across = double(pixel_lanes) / double(pixels), along = double(channel_lanes) / double(outputs);
+    across_pixels = target.channel != 1 || target.space[2] == 1 ? across < 4 * along : 4 * across < along;
+  }
+
+  NNART_HD void choose_bands() {
+    bands = {args.batch, walk[0].count, walk[1].count, 1, walk[0].count, walk[1].count};
+    if (elements_of_image(walk, sums, bands.d_count, bands.h_count) > kSourceElements) {
+      // As many whole slices as fit, else as many lines of one; the lines shared with the next band are copied again.
+      int64_t slice = elements_of_image(walk, sums, 1, walk[1].count);
+      bands.d_count = most(1, least(walk[0].count, kSourceElements / slice));
+      if (bands.d_count == 1) {
+        int64_t base = elements_of_image(walk, sums, 1, 0), line = elements_of_image(walk, sums, 1, 1) - base;
+        bands.h_count = most(1, least(walk[1].count, (kSourceElements - base) / line));
+        bands.h_count = ceil_div(walk[1].count, ceil_div(walk[1].count, bands.h_count));
+      }
+    } else if (!across_pixels) {
+      int64_t pixels = walk[0].count * walk[1].count * walk[2].count;
+      int64_t fitting = kSourceElements / most(1, elements_of_image(walk, sums, bands.d_count, bands.h_count));
+      bands.images = most(1, least(least(args.batch, ceil_div(kWantedPixels, pixels)), fitting));
+    }
+    output_pieces = 1;
+    int64_t units = bands.pieces() * args.groups;
+    if (units < kWantedUnits) {
+      int64_t piece = kTileColumns<T>;
+      output_pieces = most(1, least(ceil_div(kWantedUnits, units), outputs / piece));
+    }
+  }
+
+  // Whether the weight cannot be read where it lies: its taps in order, in the compute type.
+  NNART_HD bool packs() const {
+    return !across_pixels || transposed || sizeof(S) != sizeof(T) || args.weight.space[2] != 1;
+  }
+  NNART_HD int64_t packed_outputs() const { return across_pixels ? outputs : panels * panel_vectors * width; }
+  NNART_HD int64_t table_entries() const {
+    return 3 * taps + phase_count * int64_t(sizeof(OutputPhase) / sizeof(int64_t));
+  }
+
+  NNART_HD void fill_tables(int64_t* table) {
+    source_offset = table;
+    weight_offset = table + taps;
+    ramp = table + 2 * taps;
+    phases = reinterpret_cast<OutputPhase*>(table + 3 * taps);
+    int64_t step = across_pixels ? 1 : panel_vectors * width;
+    for (int64_t k = 0; k < taps; ++k) ramp[k] = k * step;
+    OutputPhase* phase = phases;
+    int64_t begin = 0;
+    for (int64_t d = 0; d < least(walk[0].out_step, extent(0)); ++d)
+      for (int64_t h = 0; h < least(walk[1].out_step, extent(1)); ++h)
+        for (int64_t w = 0; w < least(walk[2].out_step, extent(2)); ++w, ++phase) {
+          *phase = {{d, h, w}, {}, begin, 0};
+          for (int a = 0; a < 3; ++a)
+            phase->count[a] = ceil_div(extent(a) - phase->first[a], walk[a].out_step);
+          phase->n = fill_taps(layout, phase->first, args.weight, weight_sum, source_offset + begin, weight_offset + begin);
+          begin += phase->n;
+        }
+  }
+
+  NNART_HD const S* weight_of(int64_t group) const {
+    return static_cast<const S*>(args.weight.data) + group * (args.out_channels / args.groups) * args.weight.batch;
+  }
+
+  // Across pixels: packed[group][output][tap]. Across channels: packed[group][phase][panel][tap][column].
+  NNART_HD void pack(T* packed) const {
+    int64_t panel_columns = panel_vectors * width;
+    for (int64_t group = 0; group < args.groups; ++group, packed += packed_outputs() * taps) {
+      const S* from = weight_of(group);
+      if (across_pixels) {
+        for (int64_t o = 0; o < outputs; ++o)
+          for (int64_t k = 0; k < taps; ++k)
+            packed[o * taps + k] = widen_one<T>(from + o * weight_output + weight_offset[k]);
+        continue;
+      }
+      for (const OutputPhase* phase = phases; phase < phases + phase_count; ++phase)
+        for (int64_t panel = 0; panel < panels; ++panel) {
+          T* to = packed + phase->begin * packed_outputs() + panel * panel_columns * phase->n;
+          int64_t first = panel * panel_columns, columns = most(0, least(panel_columns, outputs - first));
+          const int64_t* offset = weight_offset + phase->begin;
+          for (int64_t k = 0; k < phase->n; ++k, to += panel_columns) {
+            widen_run(to, from + first * weight_output + offset[k], weight_output, columns);
+            zero_run(to + columns, panel_columns - columns);
+          }
+        }
+    }
+  }
+
+  NNART_HD S* target_of(int64_t image, int64_t group) const {
+    return static_cast<S*>(target.data) + image * target.batch + group * outputs * target.channel;
+  }
+
+  // c holds `rows` output channels of `columns` places along lines of layout.width, from place j on.
+  NNART_HD void store_lines(const T* c, S* to, int64_t rows, int64_t j, int64_t columns, int64_t line, int64_t step_h,
+                            int64_t step_w, const T* row_bias) const {
+    int64_t h = j / layout.width, w = j % layout.width;
+    for (int64_t r = 0; r < rows; ++r, c += kTileColumns<T>, to += target.channel) {
+      OneBias<T> added{Vec<T>(row_bias ? double(row_bias[r]) : 0.0)};
+      int64_t at_h = h, at_w = w;
+      for (int64_t i = 0; i < columns;) {
+        int64_t n = least(columns - i, line - at_w);
+        if (n > 0) narrow_run(to + at_h * step_h + at_w * step_w, step_w, c + i, n, added);
+        i += layout.width - at_w;
+        at_w = 0;
+        ++at_h;
+      }
+    }
+  }
+
+  void run_across_pixels(const Band& band, int64_t group, int64_t output, int64_t output_end, const T* from) const {
+    constexpr int64_t tile_columns = kTileColumns<T>;
+    Scratch<T> tiles(Use::tile, kRowChunk * tile_columns + width);
+    T* c = tiles.data();
+    const T* group_weight = weight + group * outputs * taps;
+    int64_t row_stride = taps;
+    if constexpr (sizeof(S) == sizeof(T))
+      if (!packs()) {
+        group_weight = weight_of(group);
+        row_stride = weight_output;
+      }
+    for (int64_t p = 0; p < phase_count; ++p) {
+      const OutputPhase& phase = phases[p];
+      const int64_t* from_offset = source_offset + phase.begin;
+      const int64_t* by_offset = (packs() ? ramp : weight_offset) + phase.begin;
+      int64_t d_count = least(band.d_count, phase.count[0] - band.d);
+      int64_t h_count = least(band.h_count, phase.count[1] - band.h), line = phase.count[2];
+      if (h_count <= 0) continue;
+      int64_t columns = (h_count - 1) * layout.width + line;
+      int64_t step_h = walk[1].out_step * target.space[1], step_w = walk[2].out_step * target.space[2];
+      for (int64_t d = 0; d < d_count; ++d) {
+        const T* slice = from + d * layout.d_stride;
+        S* to = target_of(band.image, group) + (phase.first[0] + (band.d + d) * walk[0].out_step) * target.space[0] +
+                (phase.first[1] + band.h * walk[1].out_step) * target.space[1] + phase.first[2] * target.space[2];
+        for (int64_t j = 0; j < columns; j += tile_columns) {
+          int64_t wide = least(tile_columns, columns - j), vectors = ceil_div(wide, width);
+          for (int64_t first = output; first < output_end; first += kRowChunk) {
+            int64_t rows = least(kRowChunk, output_end - first);
+            Even cuts(rows, kTileRows);
+            for (int64_t k = 0; k == 0 || k < phase.n; k += kSumBlock)
+              for (int64_t cut = 0; cut < cuts.pieces; ++cut) {
+                int64_t r = cuts.begin(cut), high = cuts.begin(cut + 1) - r;
+                const T* row[kTileRows];
+                for (int64_t i = 0; i < high; ++i) row[i] = group_weight + (first + r + i) * row_stride;
+                tile_function<T>(high, vectors)(row, by_offset + k, slice + j, from_offset + k,
+                                                least(kSumBlock, phase.n - k), c + r * tile_columns, tile_columns, k > 0);
+              }
+            store_lines(c, to + first * target.channel, rows, j, wide, line, step_h, step_w,
+                        bias ? bias + group * outputs + first : nullptr);
+          }
+        }
+      }
+    }
+  }
+
+  // Fills where each pixel of the band starts in the source's copy and in the target; returns how many there are.
+  NNART_HD int64_t fill_pixels_of(const Band& band, const OutputPhase& phase, int64_t* from, int64_t* to) const {
+    int64_t n = 0, d_count = least(band.d_count, phase.count[0] - band.d);
+    int64_t h_count = least(band.h_count, phase.count[1] - band.h);
+    for (int64_t image = 0; image < band.images; ++image)
+      for (int64_t d = 0; d < d_count; ++d)
+        for (int64_t h = 0; h < h_count; ++h)
+          for (int64_t w = 0; w < phase.count[2]; ++w, ++n) {
+            from[n] = image * layout.image_stride + d * layout.d_stride + h * layout.h_stride + w * layout.w_stride;
+            to[n] = image * target.batch + (phase.first[0] + (band.d + d) * walk[0].out_step) * target.space[0] +
+                    (phase.first[1] + (band.h + h) * walk[1].out_step) * target.space[1] +
+                    (phase.first[2] + w * walk[2].out_step) * target.space[2];
+          }
+    return n;
+  }
+
+  void run_across_channels(const Band& band, int64_t group, int64_t panel_begin, int64_t panel_end,
+                           const T* from) const {
+    constexpr int64_t tile_columns = kTileColumns<T>;
+    Scratch<T> tiles(Use::tile, kRowChunk * tile_columns + width);
+    int64_t most_pixels = band.images * band.d_count * band.h_count * walk[2].count;
+    Scratch<int64_t> places(Use::pixels, 2 * most_pixels);
+    T* c = tiles.data();
+    int64_t *from_pixel = places.data(), *to_pixel = from_pixel + most_pixels;
+    int64_t panel_columns = panel_vectors * width;
+    const T* group_weight = weight + group * packed_outputs() * taps;
+    S* to = target_of(band.image, group);
+    for (int64_t p = 0; p < phase_count; ++p) {
+      const OutputPhase& phase = phases[p];
+      const int64_t* from_offset = source_offset + phase.begin;
+      int64_t pixels = fill_pixels_of(band, phase, from_pixel, to_pixel);
+      for (int64_t first = 0; first < pixels; first += kRowChunk) {
+        int64_t rows = least(kRowChunk, pixels - first);
+        Even cuts(rows, kTileRows);
+        for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+          int64_t output = panel * panel_columns, wide = least(panel_columns, outputs - output);
+          int64_t vectors = ceil_div(wide, width);
+          const T* by = group_weight + phase.begin * packed_outputs() + panel * panel_columns * phase.n;
+          for (int64_t k = 0; k == 0 || k < phase.n; k += kSumBlock)
+            for (int64_t cut = 0; cut < cuts.pieces; ++cut) {
+              int64_t r = cuts.begin(cut), high = cuts.begin(cut + 1) - r;
+              const T* row[kTileRows];
+              for (int64_t i = 0; i < high; ++i) row[i] = from + from_pixel[first + r + i];
+              tile_function<T>(high, vectors)(row, from_offset + k, by, ramp + k, least(kSumBlock, phase.n - k),
+                                              c + r * tile_columns, tile_columns, k > 0);
+            }
+          S* columns = to + output * target.channel;
+          for (int64_t r = 0; r < rows; ++r) {
+            S* pixel = columns + to_pixel[first + r];
+            const T* sum = c + r * tile_columns;
+            if (bias)
+              narrow_run(pixel, target.channel, sum, wide, EachBias<T>{bias + group * outputs + output});
+            else
+              narrow_run(pixel, target.channel, sum, wide, OneBias<T>{Vec<T>(0)});
+          }
+        }
+      }
+    }
+  }
+
+  NNART_HD void run() {
+    Scratch<int64_t> table(Use::tables, table_entries());
+    fill_tables(table.data());
+    Scratch<T> packed(Use::weight, packs() ? args.groups * packed_outputs() * taps : 0);
+    if (packs()) pack(packed.data());
+    weight = packed.data();
+    Scratch<T> widened(Use::bias, args.bias ? args.out_channels + kTileColumns<T> : 0);
+    if (args.bias) widen_run(widened.data(), static_cast<const S*>(args.bias), 1, args.out_channels);
+    bias = args.bias ? widened.data() : nullptr;
+
+    int64_t pieces = bands.pieces(), units = pieces * args.groups * output_pieces;
+    int64_t work = args.batch * args.groups * outputs * taps * walk[0].count * walk[1].count * walk[2].count;
+    parallel_for(units, most(1, kGrainWork * units / most(1, work)), [this, pieces](int64_t begin, int64_t end) {
+      Scratch<T> copy(Use::source, bands.images * layout.image_stride + kTileColumns<T>);
+      zero_run(copy.data() + bands.images * layout.image_stride, kTileColumns<T>);
+      int64_t filled = -1;
+      for (int64_t unit = begin; unit < end; ++unit) {
+        int64_t piece = unit % output_pieces, group = unit / output_pieces % args.groups;
+        Band band = bands.at(unit / output_pieces / args.groups);
+        if (unit / output_pieces != filled) {
+          auto* from = static_cast<const S*>(source.data) + group * sums * source.channel;
+          fill_source(layout, source, from, band, copy.data());
+          filled = unit / output_pieces;
+        }
+        if (across_pixels)
+          run_across_pixels(band, group, outputs * piece / output_pieces, outputs * (piece + 1) / output_pieces,
+                            copy.data());
+        else
+          run_across_channels(band, group, panels * piece / output_pieces, panels * (piece + 1) / output_pieces,
+                              copy.data());
+      }
+    });
+  }
+};
+
+}  // namespace
+}  // namespace nnart::cpu

@@ -1,0 +1,213 @@
+// The register tile that every convolution comes down to, and the copies that feed it.
+#pragma once
+
+#include <cstring>
+#include <utility>
+
+#include "cpu/vec.h"
+
+namespace nnart::cpu {
+namespace {
+
+// rows x vectors accumulators, the vectors of one step and a broadcast fill the registers.
+#if defined(__AVX512F__)
+constexpr int kTileRows = 8, kTileVectors = 3;
+#elif defined(__AVX2__)
+constexpr int kTileRows = 6, kTileVectors = 2;
+#elif defined(__aarch64__)
+constexpr int kTileRows = 8, kTileVectors = 3;
+#else
+constexpr int kTileRows = 4, kTileVectors = 2;
+#endif
+
+template <class T>
+constexpr int64_t kTileColumns = kTileVectors * Vec<T>::size;
+
+// c[r][j] (+)= sum over k of row[r][a_offset[k]] * b[b_offset[k] + j]. The offsets say where the operands are, so that
+// neither an image nor its taps are ever laid out as a matrix.
+template <class T>
+using TileFunction = void (*)(const T* const* row, const int64_t* a_offset, const T* b, const int64_t* b_offset,
+                              int64_t n, T* c, int64_t c_stride, bool accumulate);
+
+template <class T, int rows, int vectors>
+void tile(const T* const* row, const int64_t* a_offset, const T* b, const int64_t* b_offset, int64_t n, T* c,
+          int64_t c_stride, bool accumulate) {
+  using V = Vec<T>;
+  V sum[rows][vectors];
+  const T* a[rows];
+  for (int r = 0; r < rows; ++r) {
+    a[r] = row[r];
+    for (int v = 0; v < vectors; ++v) sum[r][v] = V(0);
+  }
+  for (int64_t k = 0; k < n; ++k) {
+    const T* b_k = b + b_offset[k];
+    int64_t a_k = a_offset[k];
+    V right[vectors];
+    for (int v = 0; v < vectors; ++v) right[v] = load(b_k + v * V::size);
+    for (int r = 0; r < rows; ++r) {
+      V left(typename V::Raw(typename V::Raw{} + a[r][a_k]));
+      for (int v = 0; v < vectors; ++v) sum[r][v] = sum[r][v] + left * right[v];
+    }
+  }
+  for (int r = 0; r < rows; ++r)
+    for (int v = 0; v < vectors; ++v) {
+      T* to = c + r * c_stride + v * V::size;
+      // Earlier blocks come in last, so that a long sum rounds like one of its blocks.
+      store(to, accumulate ? load(to) + sum[r][v] : sum[r][v]);
+    }
+}
+
+template <class T>
+struct TileTable {
+  TileFunction<T> functions[kTileRows * kTileVectors];
+};
+
+template <class T, int... i>
+constexpr TileTable<T> tile_table(std::integer_sequence<int, i...>) {
+  return {{&tile<T, i / kTileVectors + 1, i % kTileVectors + 1>...}};
+}
+
+template <class T>
+constexpr TileTable<T> kTiles = tile_table<T>(std::make_integer_sequence<int, kTileRows * kTileVectors>{});
+
+template <class T>
+NNART_HD TileFunction<T> tile_function(int64_t rows, int64_t vectors) {
+  return kTiles<T>.functions[(rows - 1) * kTileVectors + vectors - 1];
+}
+
+NNART_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+NNART_HD int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+NNART_HD int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Cuts n into ceil(n / largest) pieces that differ by at most one: a tile of one row after one of eight would wait on the
+// latency of its few sums.
+struct Even {
+  int64_t n, pieces;
+  NNART_HD Even(int64_t n, int64_t largest) : n(n), pieces(ceil_div(n, largest)) {}
+  NNART_HD int64_t begin(int64_t piece) const { return n * piece / pieces; }
+};
+
+// ---- copies that widen or narrow ------------------------------------------------------------------------------------
+
+template <class T, class S>
+NNART_HD T widen_one(const S* p) {
+  if constexpr (sizeof(S) == sizeof(T))
+    return *p;
+  else
+    return load_broadcast(p).v[0];
+}
+
+// The first count lanes, count below a vector's size; the others are zero.
+template <class S>
+NNART_HD Vec<ComputeType<S>> load_some(const S* p, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(S) == 4)
+    return Vec<float>(_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p));
+  else if constexpr (sizeof(S) == 8)
+    return Vec<double>(_mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), p));
+  else
+    return widen(Type<S>{}, reinterpret_cast<Raw16>(_mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), p)));
+#else
+  S lanes[Vec<ComputeType<S>>::size] = {};
+  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
+  return load(lanes);
+#endif
+}
+
+template <class S>
+NNART_HD void store_some(S* p, Vec<ComputeType<S>> x, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(S) == 4)
+    _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), x.v);
+  else if constexpr (sizeof(S) == 8)
+    _mm512_mask_storeu_pd(p, __mmask8((1u << count) - 1), x.v);
+  else
+    _mm256_mask_storeu_epi16(p, __mmask16((1u << count) - 1), reinterpret_cast<__m256i>(narrow(Type<S>{}, x)));
+#else
+  S lanes[Vec<ComputeType<S>>::size];
+  store(lanes, x);
+  for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
+#endif
+}
+
+// to[i] = from[i * stride]
+template <class S, class T>
+NNART_HD void widen_run(T* to, const S* from, int64_t stride, int64_t n) {
+  constexpr int64_t width = Vec<T>::size;
+  if (stride != 1) {
+    for (int64_t i = 0; i < n; ++i) to[i] = widen_one<T>(from + i * stride);
+    return;
+  }
+  int64_t i = 0;
+  for (; i + width <= n; i += width) store(to + i, load(from + i));
+  if (i < n) store_some(to + i, load_some(from + i, n - i), n - i);
+}
+
+// to[i * stride] = from[i] + bias(i), where bias.at(i) is a vector.
+template <class S, class T, class Bias>
+NNART_HD void narrow_run(S* to, int64_t stride, const T* from, int64_t n, const Bias& bias) {
+  constexpr int64_t width = Vec<T>::size;
+  for (int64_t i = 0; i < n; i += width) {
+    Vec<T> y = load(from + i) + bias.at(i);
+    int64_t count = least(width, n - i);
+    if (stride != 1) {
+      S lanes[width];
+      store(lanes, y);
+      for (int64_t lane = 0; lane < count; ++lane) to[(i + lane) * stride] = lanes[lane];
+    } else if (count == width) {
+      store(to + i, y);
+    } else {
+      store_some(to + i, y, count);
+    }
+  }
+}
+
+// rows[i][j] <-> rows[j][i] within a square of vectors: at each step blocks of twice the size are in place.
+template <class T>
+NNART_HD void transpose(Vec<T>* rows) {
+  constexpr int n = Vec<T>::size;
+  using Index = RawVec<Bits<T>>;
+#pragma GCC unroll 6
+  for (int block = 1; block < n; block *= 2) {
+    Index low, high;
+    for (int lane = 0; lane < n; ++lane) {
+      low[lane] = (lane & block) ? n + lane - block : lane;
+      high[lane] = (lane & block) ? n + lane : lane + block;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) {
+      if (i & block) continue;
+      auto a = rows[i].v, b = rows[i + block].v;
+      rows[i] = __builtin_shuffle(a, b, low);
+      rows[i + block] = __builtin_shuffle(a, b, high);
+    }
+  }
+}
+
+// to[j * to_stride + i] = from[i * from_stride + j] for i < rows, j < columns.
+template <class S, class T>
+void widen_transposed(T* to, int64_t to_stride, const S* from, int64_t from_stride, int64_t rows, int64_t columns) {
+  constexpr int64_t width = Vec<T>::size;
+  for (int64_t j = 0; j < columns; j += width) {
+    int64_t wide = least(width, columns - j);
+    for (int64_t i = 0; i < rows; i += width) {
+      int64_t high = least(width, rows - i);
+      Vec<T> square[width];
+      for (int64_t r = 0; r < width; ++r) {
+        const S* row = from + (i + r) * from_stride + j;
+        square[r] = r >= high ? Vec<T>(0) : wide == width ? load(row) : load_some(row, wide);
+      }
+      transpose(square);
+      for (int64_t r = 0; r < wide; ++r) {
+        T* row = to + (j + r) * to_stride + i;
+        if (high == width)
+          store(row, square[r]);
+        else
+          store_some(row, square[r], high);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nnart::cpu

@@ -1,0 +1,281 @@
+// Convolution: `conv`, `conv_dgrad`, `conv_wgrad`, each the derivative of another, in one to three dimensions. x and grad_y
+// may lack the batch dimension. The kernels read any strides, so that no operand is ever copied here.
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ops/launch.h"
+#include "ops/register.h"
+
+namespace nnart {
+namespace {
+
+using math::Axis;
+using Ints = std::vector<int64_t>;
+
+std::string plural(int64_t n, const std::string& noun) { return std::to_string(n) + " " + noun + (n == 1 ? "" : "s"); }
+
+// 2 x 3 x 3
+std::string product(const Ints& factors) {
+  std::string text;
+  for (int64_t factor : factors) text += (text.empty() ? "" : " x ") + std::to_string(factor);
+  return text;
+}
+
+Ints to_vector(Sizes sizes) { return Ints(sizes.begin(), sizes.end()); }
+
+// torch's own reading of strides (suggest_memory_format): channels-last if they say so, contiguous where both readings fit.
+bool prefers_channels_last(const Tensor& t) {
+  int64_t dims = t.dim();
+  if (dims != 4 && dims != 5) return false;
+  Sizes sizes = t.sizes(), strides = t.strides();
+  if (strides[1] == 0) return false;
+  int64_t least = 0;
+  for (int64_t i = 0; i < dims; ++i) {
+    int64_t d = i == 0 ? 1 : i == dims - 1 ? 0 : dims - i;  // channels, then from the last dimension to the batch
+    if (sizes[d] == 0 || strides[d] < least) return false;
+    if (d == 0 && least == strides[1]) return false;
+    least = sizes[d] > 1 ? strides[d] * sizes[d] : strides[d];
+  }
+  return true;
+}
+
+// With the strides that torch.empty gives.
+Tensor empty_in_layout(const Ints& sizes, bool channels_last, bool batched, const Tensor& like) {
+  int64_t dims = int64_t(sizes.size()), channel = batched ? 1 : 0, stride = 1;
+  Ints strides(sizes.size());
+  auto place = [&](int64_t d) {
+    strides[size_t(d)] = stride;
+    stride *= channels_last ? sizes[size_t(d)] : std::max<int64_t>(sizes[size_t(d)], 1);
+  };
+  if (channels_last) place(channel);
+  for (int64_t d = dims - 1; d >= 0; --d)
+    if (!(channels_last && d == channel)) place(d);
+  int32_t device_type = 0, dtype = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes.data(), strides.data(), dtype, device_type,
+                                                  like.get_device_index(), &handle));
+  return poisoned(Tensor(handle));
+}
+
+// A convolution by its sizes: what the three ops have in common.
+struct Geometry {
+  std::string op;
+  int64_t dims, groups;
+  bool batched;
+  Ints x_size, weight_size, stride, padding, dilation;
+
+  int64_t in_channels() const { return x_size[batched]; }
+  int64_t out_channels() const { return weight_size[0]; }
+  int64_t in(int64_t a) const { return x_size[size_t(a + 1 + batched)]; }
+  int64_t kernel(int64_t a) const { return weight_size[size_t(a + 2)]; }
+  int64_t padded(int64_t a) const { return in(a) + padding[size_t(a)] + padding[size_t(a + dims)]; }
+  int64_t reach(int64_t a) const { return dilation[size_t(a)] * (kernel(a) - 1) + 1; }
+  int64_t out(int64_t a) const { return (padded(a) - reach(a)) / stride[size_t(a)] + 1; }
+
+  Ints y_size() const {
+    Ints sizes;
+    if (batched) sizes.push_back(x_size[0]);
+    sizes.push_back(out_channels());
+    for (int64_t a = 0; a < dims; ++a) sizes.push_back(out(a));
+    return sizes;
+  }
+};
+
+void check_numbers(const Geometry& g) {
+  auto check_each = [&](const Ints& values, const char* name, size_t count, int64_t least, const char* phrase) {
+    check(values.size() == count, g.op, ": ", name, " must have ", count, " elements, but has ", values.size());
+    for (int64_t value : values)
+      check(value >= least, g.op, ": ", phrase, "; every element of ", name, " must be at least ", least, ", but got ",
+            to_string({values.data(), values.size()}));
+  };
+  size_t dims = size_t(g.dims);
+  check_each(g.stride, "stride", dims, 1, "non-positive stride is not supported");
+  check_each(g.padding, "padding", 2 * dims, 0, "negative padding is not supported");
+  check_each(g.dilation, "dilation", dims, 1, "dilation should be greater than zero");
+  check(g.groups > 0, g.op, ": non-positive groups is not supported; groups must be at least 1, but is ", g.groups);
+}
+
+// What to do about a channel count that does not fit.
+std::string channel_advice(const Geometry& g, int64_t expected) {
+  const Ints& x = g.x_size;
+  std::string image = g.dims == 2 ? "images" : "inputs", channels = std::to_string(expected);
+  if (!g.batched && expected == 1)
+    return "; if input is a batch of 1-channel " + image + ", give it as input.unsqueeze(1)";
+  if (x.back() == expected && g.dims > 1) {
+    std::string to = g.batched ? "0, " : "", last = std::to_string(x.size() - 1);
+    for (size_t d = 0; d < x.size() - (g.batched ? 1 : 0); ++d) {
+      size_t from = d == 0 ? x.size() - 1 : d - 1 + (g.batched ? 1 : 0);
+      to += (d ? ", " : "") + std::to_string(from);
+    }
+    return "; the last dimension has " + channels + ": put the channels first with input.permute(" + to + ")";
+  }
+  return "; build the layer with in_channels=" + std::to_string(g.in_channels()) + " or feed " + channels + "-channel " +
+         image;
+}
+
+void check_sizes(const Geometry& g) {
+  const Ints& weight = g.weight_size;
+  Sizes shown(weight.data(), weight.size()), x_shown(g.x_size.data(), g.x_size.size());
+  check(weight[0] >= g.groups, g.op, ": Given groups=", g.groups, ", expected weight to be at least ", g.groups,
+        " at dimension 0, but got weight of size ", to_string(shown));
+  check(weight[0] % g.groups == 0, g.op, ": Given groups=", g.groups, ", expected weight to be divisible by ", g.groups,
+        " at dimension 0, but got weight of size ", to_string(shown), "; out_channels must be a multiple of groups");
+  int64_t expected = weight[1] * g.groups;
+  if (g.in_channels() != expected)
+    check(false, g.op, ": input has ", plural(g.in_channels(), "channel"), ", but weight of shape ", to_string(shown),
+          " expects ", expected, " (weight.shape[1] * groups = ", weight[1], " * ", g.groups, "), and input has shape ",
+          to_string(x_shown), channel_advice(g, expected));
+  Ints padded, kernel, reach;
+  bool fits = true, positive = true;
+  for (int64_t a = 0; a < g.dims; ++a) {
+    padded.push_back(g.padded(a));
+    kernel.push_back(g.kernel(a));
+    reach.push_back(g.reach(a));
+    fits = fits && g.padded(a) >= g.reach(a);
+    positive = positive && g.kernel(a) > 0;
+  }
+  if (!positive)
+    check(false, g.op, ": kernel size should be greater than zero, but weight has shape ", to_string(shown));
+  if (!fits)
+    check(false, g.op, ": Calculated padded input size per channel: (", product(padded), "). Kernel size: (",
+          product(kernel), "), which spans ", product(reach), " with its dilation. Kernel size can't be greater than ",
+          "actual input size; pad more, or take a smaller kernel");
+  for (int64_t a = 0; a < g.dims; ++a)
+    check(g.in(a) > 0 || g.x_size[0] == 0 || g.in_channels() == 0, g.op,
+          ": Only zero batch or zero channel inputs are supported, but got input shape: ", to_string(x_shown));
+}
+
+ConvOperand operand(const Tensor& t, bool batched, int64_t dims) {
+  ConvOperand operand{};
+  Sizes strides = t.strides();
+  operand.data = t.data_ptr();
+  operand.batch = batched ? strides[0] : 0;
+  operand.channel = strides[batched];
+  for (int64_t a = 0; a < dims; ++a) operand.space[3 - dims + a] = strides[size_t(a + 1 + batched)];
+  return operand;
+}
+
+void run(ConvPass pass, const Geometry& g, const Tensor& x, const Tensor& weight, const Tensor& y, const void* bias) {
+  ConvArgs args{};
+  args.pass = pass;
+  args.dtype = dtype_of(y, g.op.c_str(), pass == ConvPass::Forward ? "input" : "grad_y");
+  args.batch = g.batched ? g.x_size[0] : 1;
+  args.groups = g.groups;
+  args.in_channels = g.in_channels();
+  args.out_channels = g.out_channels();
+  for (int64_t a = 0; a < 3; ++a) args.axis[a] = {1, 1, 1, 1, 0, 1};
+  for (int64_t a = 0; a < g.dims; ++a)
+    args.axis[3 - g.dims + a] = {g.in(a), g.out(a), g.kernel(a), g.stride[size_t(a)], g.padding[size_t(a)],
+                                 g.dilation[size_t(a)]};
+  args.x = operand(x, g.batched, g.dims);
+  args.weight = operand(weight, true, g.dims);
+  args.y = operand(y, g.batched, g.dims);
+  args.bias = bias;
+  launch(args, y);
+}
+
+std::string name_of_conv(int64_t dims) { return "conv" + std::to_string(dims) + "d"; }
+
+Tensor conv(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, Ints stride, Ints padding, Ints dilation,
+            int64_t groups) {
+  int64_t dims = int64_t(stride.size());
+  Geometry g{name_of_conv(dims), dims, groups, x.dim() == dims + 2, to_vector(x.sizes()), to_vector(weight.sizes()),
+             stride, padding, dilation};
+  check(dims >= 1 && dims <= 3, "conv: stride must have 1 to 3 elements, but has ", dims);
+  check(weight.dim() >= 3, g.op, ": weight should have at least three dimensions, but has shape ",
+        to_string(weight.sizes()));
+  check_numbers(g);
+  const char* unbatched[] = {"(C, L)", "(C, H, W)", "(C, D, H, W)"};
+  if (x.dim() != dims + 1 && x.dim() != dims + 2)
+    check(false, g.op, ": Expected ", dims + 1, "D (unbatched) or ", dims + 2, "D (batched) input to ", g.op,
+          ", but got input of size: ", to_string(x.sizes()),
+          x.dim() == dims ? "; add the channel dimension with input.unsqueeze(0)" : "", ". Unbatched input is ",
+          unbatched[dims - 1]);
+  check(weight.dim() == dims + 2, g.op, ": Expected ", weight.dim(), "-dimensional input for ", weight.dim(),
+        "-dimensional weight ", to_string(weight.sizes()), ", but got ", dims + 2,
+        "-dimensional input (with its batch dimension) of size ", to_string(x.sizes()), "; ", g.op,
+        " needs a weight with ", dims + 2, " dimensions");
+  check_sizes(g);
+  check_same_dtype(x, "input", weight, "weight", g.op.c_str());
+  if (bias) {
+    check(bias->dim() == 1 && bias->size(0) == g.out_channels(), g.op, ": Given weight of size ",
+          to_string(weight.sizes()), ", expected bias to be 1-dimensional with ", plural(g.out_channels(), "element"),
+          ", but got bias of size ", to_string(bias->sizes()), " instead");
+    check_same_dtype(x, "input", *bias, "bias", g.op.c_str());
+    if (bias->size(0) > 1 && bias->stride(0) != 1) bias = torch::stable::contiguous(*bias);
+  }
+  bool channels_last = x.numel() > 0 && (prefers_channels_last(x) || prefers_channels_last(weight));
+  Tensor y = empty_in_layout(g.y_size(), channels_last, g.batched, x);
+  if (y.numel() == 0) return y;
+  run(ConvPass::Forward, g, x, weight, y, bias ? bias->data_ptr() : nullptr);
+  return y;
+}
+
+// grad_y must be what conv() makes of g.
+void check_gradient(const Geometry& g, const Tensor& grad_y) {
+  check_numbers(g);
+  check_sizes(g);
+  Ints expected = g.y_size();
+  Sizes sizes = grad_y.sizes();
+  bool same = sizes.size() == expected.size() && std::equal(sizes.begin(), sizes.end(), expected.begin());
+  if (!same)
+    check(false, g.op, ": grad_y must have shape ", to_string({expected.data(), expected.size()}), ", but has ",
+          to_string(sizes));
+}
+
+Tensor conv_dgrad(const Tensor& grad_y, const Tensor& weight, Ints x_size, Ints stride, Ints padding, Ints dilation,
+                  int64_t groups) {
+  int64_t dims = int64_t(stride.size());
+  check(dims >= 1 && dims <= 3 && weight.dim() == dims + 2, "conv_dgrad: weight must have 2 dimensions more than stride ",
+        "has elements (1 to 3), but has shape ", to_string(weight.sizes()), " with ", dims);
+  check(int64_t(x_size.size()) == dims + 1 || int64_t(x_size.size()) == dims + 2, "conv_dgrad: x_size must have ",
+        dims + 1, " or ", dims + 2, " elements, but has ", x_size.size());
+  Geometry g{name_of_conv(dims) + " backward", dims, groups, int64_t(x_size.size()) == dims + 2, x_size,
+             to_vector(weight.sizes()), stride, padding, dilation};
+  check_gradient(g, grad_y);
+  check_same_dtype(grad_y, "grad_y", weight, "weight", g.op.c_str());
+  bool channels_last = prefers_channels_last(grad_y) || prefers_channels_last(weight);
+  Tensor grad_x = empty_in_layout(x_size, channels_last, g.batched, grad_y);
+  if (grad_x.numel() == 0) return grad_x;
+  if (grad_y.numel() == 0) return torch::stable::zero_(grad_x);
+  run(ConvPass::Dgrad, g, grad_x, weight, grad_y, nullptr);
+  return grad_x;
+}
+
+// grad_weight is contiguous, as parameters are; autograd brings it into another order where the parameter has one.
+Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints stride, Ints padding, Ints dilation,
+                  int64_t groups) {
+  int64_t dims = int64_t(stride.size());
+  check(dims >= 1 && dims <= 3 && int64_t(kernel_size.size()) == dims,
+        "conv_wgrad: kernel_size and stride must have 1 to 3 elements each, but have ", kernel_size.size(), " and ",
+        dims);
+  bool batched = x.dim() == dims + 2;
+  check((batched || x.dim() == dims + 1) && grad_y.dim() == x.dim(), "conv_wgrad: x and grad_y must have ", dims + 1,
+        " or ", dims + 2, " dimensions, but have shapes ", to_string(x.sizes()), " and ", to_string(grad_y.sizes()));
+  check(groups > 0, "conv_wgrad: groups must be at least 1, but is ", groups);
+  Ints weight_size{grad_y.size(batched), x.size(batched) / groups};
+  weight_size.insert(weight_size.end(), kernel_size.begin(), kernel_size.end());
+  Geometry g{name_of_conv(dims) + " backward", dims, groups, batched, to_vector(x.sizes()), weight_size,
+             stride, padding, dilation};
+  check_gradient(g, grad_y);
+  check_same_dtype(grad_y, "grad_y", x, "x", g.op.c_str());
+  Tensor grad_weight = empty_in_layout(weight_size, false, true, grad_y);
+  if (grad_weight.numel() == 0) return grad_weight;
+  if (grad_y.numel() == 0) return torch::stable::zero_(grad_weight);
+  run(ConvPass::Wgrad, g, x, grad_weight, grad_y, nullptr);
+  return grad_weight;
+}
+
+}  // namespace
+
+void register_conv(Library& m) {
+  m.impl("conv", TORCH_BOX((&conv)));
+  m.impl("conv_dgrad", TORCH_BOX((&conv_dgrad)));
+  m.impl("conv_wgrad", TORCH_BOX((&conv_wgrad)));
+}
+
+}  // namespace nnart

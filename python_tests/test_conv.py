@@ -1,0 +1,439 @@
+"""Convolution and its gradients, in every shape, layout and dtype, against native in float64."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as native
+from tolerances import assert_close
+from torch import Tensor
+from torch.func import grad, jacrev, jvp, vmap
+from torch.testing._internal.common_methods_invocations import op_db
+
+import nnart_ops
+import nnart_ops.functional as F
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+LAYOUTS = ("contiguous", "channels_last")
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def case(x: tuple[int, ...], weight: tuple[int, ...], bias: bool = True, **numbers: Any) -> Any:
+    words = [f"{key}={value}" for key, value in numbers.items()]
+    name = " ".join(["x".join(map(str, x)), "x".join(map(str, weight)), *words])
+    return pytest.param(x, weight, bias, numbers, id=name.replace(", ", ","))
+
+
+CASES = (
+    case((3, 1, 28, 28), (32, 1, 3, 3)),
+    case((3, 32, 13, 13), (64, 32, 3, 3)),
+    case((2, 3, 9, 8), (5, 3, 3, 3), padding=1, bias=False),
+    case((2, 3, 9, 8), (5, 3, 3, 2), stride=2, padding=(2, 1), dilation=(1, 3)),
+    case((2, 3, 9, 8), (5, 3, 2, 2), stride=(3, 4)),
+    case((2, 4, 9, 8), (4, 4, 3, 3), stride=(2, 3), dilation=2, padding=3),
+    case((2, 6, 7, 7), (4, 3, 3, 3), groups=2, padding=1),
+    case((2, 20, 7, 7), (20, 1, 3, 3), groups=20, padding=1),
+    case((2, 5, 7, 7), (10, 1, 3, 3), groups=5, stride=2),
+    case((2, 17, 6, 5), (49, 17, 1, 1)),
+    case((4, 70, 1, 1), (50, 70, 1, 1)),
+    case((3, 40, 5, 5), (70, 40, 5, 5)),
+    case((1, 300, 4, 4), (9, 300, 3, 3), padding=1),
+    case((2, 3, 8, 8), (4, 3, 4, 4), padding="same"),
+    case((2, 3, 8, 9), (4, 3, 2, 3), padding="same", dilation=(3, 2)),
+    case((2, 3, 8, 9), (4, 3, 3, 3), padding="valid"),
+    case((2, 2, 4, 4), (3, 2, 1, 1), stride=5, padding=4),
+    case((1, 2, 3, 200), (3, 2, 3, 3), padding=1),
+    case((2, 8, 300, 60), (4, 8, 3, 3), padding=1),
+    case((3, 9, 9), (5, 3, 3, 3), stride=2),
+    case((0, 3, 9, 9), (5, 3, 3, 3)),
+    case((2, 3, 50), (5, 3, 4), stride=2, padding=3, dilation=2),
+    case((2, 3, 50), (5, 3, 4), padding="same"),
+    case((4, 31), (6, 2, 3), groups=2),
+    case((2, 4, 5, 6, 7), (6, 2, 2, 3, 2), stride=(1, 2, 3), padding=(1, 0, 2), dilation=(2, 1, 1), groups=2),
+    case((2, 3, 6, 5, 4), (4, 3, 2, 2, 3), padding="same", bias=False),
+    case((3, 6, 5, 4), (4, 3, 2, 2, 2)),
+)
+
+
+def laid_out(t: Tensor, layout: str) -> Tensor:
+    return t.contiguous(memory_format=FORMATS[t.dim()]) if layout != "contiguous" and t.dim() in FORMATS else t
+
+
+def operands(x: tuple[int, ...], weight: tuple[int, ...], bias: bool, dtype: torch.dtype, layout: str) -> list[Any]:
+    rows = weight[1]
+    for size in weight[2:]:
+        rows *= size
+    tensors = [laid_out(torch.randn(x).to(dtype), layout), laid_out((torch.randn(weight) / max(rows, 1) ** 0.5).to(dtype), layout)]
+    return [*tensors, torch.randn(weight[0]).to(dtype) if bias else None]
+
+
+def outcome(function: Any, tensors: list[Any], grad_y: Tensor | None, numbers: dict[str, Any]) -> list[Tensor]:
+    leaves = [t.detach().requires_grad_() if t is not None else None for t in tensors]
+    y = function(*leaves, **numbers)
+    wanted = [leaf for leaf in leaves if leaf is not None]
+    grads = torch.autograd.grad(y, wanted, torch.ones_like(y) if grad_y is None else grad_y.to(y.dtype))
+    return [y.detach(), *grads]
+
+
+def functions(weight: tuple[int, ...] | torch.Size) -> tuple[Any, Any]:
+    name = f"conv{len(weight) - 2}d"
+    return getattr(F, name), getattr(native, name)
+
+
+def check(tensors: list[Any], numbers: dict[str, Any], one_value: bool = False, strides: bool = True) -> None:
+    ours, theirs = functions(tensors[1].shape)
+    doubles = [t.double() if t is not None else None for t in tensors]
+    y = theirs(*doubles, **numbers)
+    grad_y = torch.ones((), dtype=tensors[0].dtype).expand(y.shape) if one_value else torch.randn(y.shape).to(tensors[0])
+    results = [outcome(f, t, grad_y, numbers) for f, t in ((ours, tensors), (theirs, tensors), (theirs, doubles))]
+    for name, got, want, truth in zip(("y", "grad_x", "grad_weight", "grad_bias"), *results):
+        if got.dtype == torch.float64:  # where native is the oracle, two orders of one sum
+            torch.testing.assert_close(got, truth, rtol=1e-12, atol=1e-12 * max(1, truth.numel() and truth.abs().max().item()))
+        else:
+            assert_close(got, want, truth, name)
+    if strides:
+        assert results[0][0].stride() == results[1][0].stride()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("x", "weight", "bias", "numbers"), CASES)
+def test_forward_and_gradients(x: Any, weight: Any, bias: bool, numbers: Any, dtype: torch.dtype, layout: str) -> None:
+    # What torch runs without oneDNN in three dimensions leaves channels-last behind; ours keeps it for every dtype.
+    strides = len(weight) < 5 or layout == "contiguous"
+    check(operands(x, weight, bias, dtype, layout), numbers, strides=strides)
+
+
+@pytest.mark.parametrize(("x_layout", "weight_layout"), [(a, b) for a in LAYOUTS for b in LAYOUTS])
+@pytest.mark.parametrize("channels", [(4, 6), (1, 6), (4, 1)], ids=str)
+def test_output_layout(channels: tuple[int, int], x_layout: str, weight_layout: str) -> None:
+    x = laid_out(torch.randn(2, channels[0], 7, 7), x_layout)
+    weight = laid_out(torch.randn(channels[1], channels[0], 3, 3), weight_layout)
+    for image in (x, x[0], x[:1], x[:, :, 1:, ::2], x.transpose(2, 3), x[:0]):
+        assert F.conv2d(image, weight).stride() == native.conv2d(image, weight).stride()
+    x = laid_out(torch.randn(2, channels[0], 7, 7, 7), x_layout)
+    weight = laid_out(torch.randn(channels[1], channels[0], 3, 3, 3), weight_layout)
+    assert F.conv3d(x, weight).stride() == native.conv3d(x, weight).stride()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_strided_views(dtype: torch.dtype) -> None:
+    big, weight = torch.randn(4, 6, 12, 15).to(dtype), (torch.randn(5, 3, 3, 3) / 5).to(dtype)
+    long_bias = torch.randn(10).to(dtype)
+    views = [big[::2, 1:4, 1:-1, ::2], big[:, :1].expand(4, 3, 12, 15), big[:, :3].flip(3), big[:, ::2].transpose(2, 3)]
+    for view in views:
+        check([view, weight.transpose(2, 3), long_bias[::2]], {"padding": 1}, strides=False)
+    check([big[:, :3], weight[:1].expand(5, 3, 3, 3), long_bias[:1].expand(5)], {"stride": 2}, strides=False)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gradient_of_a_sum_is_one_value(dtype: torch.dtype, layout: str) -> None:
+    check(operands((2, 3, 9, 8), (20, 3, 3, 3), True, dtype, layout), {"padding": 1}, one_value=True)
+
+
+@pytest.mark.parametrize("needed", range(1, 8))
+def test_only_the_wanted_gradients(needed: int) -> None:
+    leaves = [t.requires_grad_(bool(needed >> i & 1)) for i, t in enumerate(operands((2, 3, 8, 8), (4, 3, 3, 3), True, torch.float32, ""))]
+    F.conv2d(*leaves).square().sum().backward()
+    assert [leaf.grad is not None for leaf in leaves] == [bool(needed >> i & 1) for i in range(3)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("x", "weight"), [((2, 0, 6, 6), (4, 0, 3, 3)), ((0, 2, 6, 6), (4, 2, 3, 3))], ids=str)
+def test_empty_inputs(x: tuple[int, ...], weight: tuple[int, ...], layout: str) -> None:
+    """Of no channels, the output is the bias in the usual shape; torch's has no channels then."""
+    leaves = [t.requires_grad_() for t in operands(x, weight, True, torch.float32, layout)]
+    y = F.conv2d(*leaves)
+    assert torch.equal(y, leaves[2].view(-1, 1, 1).expand(x[0], 4, 4, 4))
+    y.sum().backward()
+    assert all(t.grad.shape == t.shape and not t.grad.isnan().any() for t in leaves)
+
+
+DERIVED = (
+    case((2, 2, 5, 4), (3, 2, 2, 3), padding=1),
+    case((2, 4, 6, 5), (4, 2, 3, 2), stride=2, padding=(1, 2), dilation=(1, 2), groups=2),
+    case((2, 5, 5), (2, 2, 4, 2), padding="same"),
+    case((2, 2, 9), (2, 2, 3), stride=2),
+    case((1, 2, 4, 3, 3), (2, 2, 2, 2, 2), stride=(2, 1, 1), padding=1),
+)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("x", "weight", "bias", "numbers"), DERIVED)
+def test_gradcheck(x: Any, weight: Any, bias: bool, numbers: Any, layout: str) -> None:
+    leaves = [t.requires_grad_() for t in operands(x, weight, bias, torch.float64, layout)]
+    ours = functions(weight)[0]
+    call = lambda *tensors: ours(*tensors, **numbers)  # noqa: E731
+    assert torch.autograd.gradcheck(call, leaves, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(call, leaves, check_batched_grad=True)
+
+
+def test_third_order() -> None:
+    x, w = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((1, 2, 5, 5), (2, 2, 3, 3)))
+
+    def third(conv: Any) -> Tensor:
+        value = conv(x, w, stride=2, padding=1).pow(4).sum()
+        for leaf in (x, w, x):
+            value = torch.autograd.grad(value, leaf, create_graph=True)[0].pow(2).sum()
+        return value
+
+    torch.testing.assert_close(third(F.conv2d), third(native.conv2d))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_torch_samples(dims: int, dtype: torch.dtype) -> None:
+    info = next(op for op in op_db if op.name == f"nn.functional.conv{dims}d")
+    compared = 0
+    for sample in info.sample_inputs("cpu", dtype):
+        tensors = [sample.input, *(arg for arg in sample.args if isinstance(arg, Tensor))]
+        numbers = dict(sample.kwargs)
+        bias = numbers.pop("bias", None)
+        if len(tensors) + len([a for a in sample.args if not isinstance(a, Tensor)]) != len(sample.args) + 1:
+            continue
+        tensors = [*tensors, bias][:3] if len(tensors) < 3 else tensors
+        tensors += [None] * (3 - len(tensors))
+        if all(a is None or isinstance(a, Tensor) for a in sample.args):
+            check(tensors, numbers, strides=False)
+            compared += 1
+    assert compared > 5
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_what_torch_refuses(dims: int) -> None:
+    info = next(op for op in op_db if op.name == f"nn.functional.conv{dims}d")
+    refused = 0
+    for error in info.error_inputs_func(info, "cpu") if info.error_inputs_func else ():
+        sample = error.sample_input
+        with pytest.raises(error.error_type, match=error.error_regex):
+            getattr(F, f"conv{dims}d")(sample.input, *sample.args, **sample.kwargs)
+        refused += 1
+    assert refused > 5
+
+
+def tensor(*sizes: int) -> Tensor:
+    return torch.ones(sizes)
+
+
+REFUSED = (
+    (
+        (tensor(2, 1, 8, 8), tensor(32, 3, 3, 3)),
+        {},
+        "conv2d: input has 1 channel, but weight of shape [32, 3, 3, 3] expects 3 (weight.shape[1] * groups = 3 * 1), and "
+        "input has shape [2, 1, 8, 8]; build the layer with in_channels=1 or feed 3-channel images",
+    ),
+    ((tensor(2, 8, 8, 3), tensor(4, 3, 3, 3)), {}, "put the channels first with input.permute(0, 3, 1, 2)"),
+    ((tensor(8, 8, 3), tensor(4, 3, 3, 3)), {}, "put the channels first with input.permute(2, 0, 1)"),
+    ((tensor(64, 8, 8), tensor(4, 1, 3, 3)), {}, "give it as input.unsqueeze(1)"),
+    ((tensor(8, 8), tensor(4, 1, 3, 3)), {}, "add the channel dimension with input.unsqueeze(0)"),
+    ((tensor(8,), tensor(4, 1, 3, 3)), {}, "Expected 3D (unbatched) or 4D (batched) input to conv2d"),
+    ((tensor(2, 3, 8, 8), tensor(4, 3, 9, 9)), {}, "padded input size per channel: (8 x 8). Kernel size: (9 x 9)"),
+    ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3), tensor(3)), {}, "expected bias to be 1-dimensional with 4 elements"),
+    ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3).double()), {}, "(torch.float32) and weight type (torch.float64) should be"),
+    ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3)), {"stride": 0}, "non-positive stride is not supported"),
+    ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3)), {"stride": (1, 2, 3)}, "expected stride to be a single integer value or a"),
+    ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3)), {"padding": -1}, "negative padding is not supported"),
+    ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3)), {"padding": "full"}, "Invalid padding string: 'full'"),
+    ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3)), {"padding": "same", "stride": 2}, "not supported for strided convolutions"),
+    ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3)), {"dilation": 0}, "dilation should be greater than zero"),
+    ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3)), {"groups": 0}, "groups must be at least 1, but is 0"),
+    ((tensor(2, 4, 8, 8), tensor(3, 2, 3, 3)), {"groups": 2}, "out_channels must be a multiple of groups"),
+    ((tensor(2, 3, 8, 8), tensor(4, 3, 0, 3)), {}, "kernel size should be greater than zero"),
+    ((tensor(2, 3, 0, 8), tensor(4, 3, 3, 3)), {"padding": 2}, "Only zero batch or zero channel inputs are supported"),
+)
+
+
+@pytest.mark.parametrize(("args", "numbers", "message"), REFUSED, ids=lambda value: value[:40] if isinstance(value, str) else "")
+def test_error_messages(args: Any, numbers: Any, message: str) -> None:
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        F.conv2d(*args, **numbers)
+    with pytest.raises(RuntimeError):
+        native.conv2d(*args, **numbers)
+
+
+def test_wrong_argument_types_raise_what_torch_raises() -> None:
+    x, w = tensor(1, 1, 4, 4), tensor(1, 1, 3, 3)
+    for numbers in ({"stride": 1.0}, {"padding": 0.5}, {"groups": "1"}, {"dilation": [1.5]}):
+        for conv in (F.conv2d, native.conv2d):
+            with pytest.raises(TypeError):
+                conv(x, w, **numbers)
+    with pytest.raises(TypeError):
+        F.conv2d([1.0], w)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64], ids=str)
+def test_other_dtypes_run_natively(dtype: torch.dtype) -> None:
+    x, w = torch.ones(1, 1, 4, 4, dtype=dtype), torch.ones(1, 1, 3, 3, dtype=dtype)
+    assert torch.equal(F.conv2d(x, w), native.conv2d(x, w))
+    assert F.conv2d(x.to("meta"), w.to("meta")).shape == (1, 1, 2, 2)
+
+
+# ---- modules ----------------------------------------------------------------------------------------------------------
+
+MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_modules(dims: int, mode: str) -> None:
+    ours_class, native_class = (getattr(package, f"Conv{dims}d") for package in (nnart_ops, torch.nn))
+    for numbers in ({"padding": 1, "stride": 2}, {"padding": "same", "dilation": 2}, {"groups": 2, "bias": False}):
+        torch.manual_seed(3)
+        ours = ours_class(4, 6, 3, padding_mode=mode, **numbers)
+        torch.manual_seed(3)
+        theirs = native_class(4, 6, 3, padding_mode=mode, **numbers)
+        assert repr(ours) == repr(theirs)
+        assert list(ours.state_dict()) == list(theirs.state_dict())
+        theirs.load_state_dict(ours.state_dict())
+        ours = pickle.loads(pickle.dumps(ours))
+        for x in (torch.randn(2, 4, *(6,) * dims), torch.randn(4, *(6,) * dims)):
+            torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+    for wrong in ({"groups": 3}, {"padding": "full"}, {"padding": "same", "stride": 2}, {"padding_mode": "none"}):
+        with pytest.raises(ValueError) as refused:
+            ours_class(4, 6, 3, **wrong)
+        with pytest.raises(ValueError, match=re.escape(str(refused.value))):
+            native_class(4, 6, 3, **wrong)
+
+
+# ---- transforms, autocast, compile ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_dims", [(0, None, None), (1, 0, 0), (None, 0, None), (None, None, 0), (2, 1, None)], ids=str)
+@pytest.mark.parametrize("batched", [True, False])
+def test_vmap(in_dims: tuple[int | None, ...], batched: bool) -> None:
+    sizes = [(2, 4, 6, 5) if batched else (4, 6, 5), (6, 2, 3, 3), (6,)]
+    tensors = [
+        torch.randn(*size[:dim], 3, *size[dim:], dtype=torch.float64) if dim is not None else torch.randn(size, dtype=torch.float64)
+        for size, dim in zip(sizes, in_dims)
+    ]
+    ours, theirs = (
+        vmap(lambda x, w, b, conv=conv: conv(x, w, b, stride=2, padding=1, groups=2), in_dims)(*tensors)
+        for conv in (F.conv2d, native.conv2d)
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_per_sample_gradients_and_jacobians() -> None:
+    x, w, b = (torch.randn(s, dtype=torch.float64) for s in ((3, 2, 5, 5), (4, 2, 3, 3), (4,)))
+    for unbatched in (True, False):
+
+        def loss(w: Tensor, b: Tensor, image: Tensor, conv: Any, unbatched: bool = unbatched) -> Tensor:
+            return conv(image if unbatched else image.unsqueeze(0), w, b, padding=1).pow(2).sum()
+
+        got, want = (
+            vmap(grad(lambda w, b, image, conv=conv: loss(w, b, image, conv), argnums=(0, 1, 2)), (None, None, 0))(w, b, x)
+            for conv in (F.conv2d, native.conv2d)
+        )
+        for a, c in zip(got, want):
+            torch.testing.assert_close(a, c)
+    for argument in range(3):
+        got, want = (jacrev(conv, argnums=argument)(x[:1], w, b) for conv in (F.conv2d, native.conv2d))
+        torch.testing.assert_close(got, want)
+    got, want = (jvp(conv, (x, w, b), (x + 1, w * 2, b)) for conv in (F.conv2d, native.conv2d))
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast(dtype: torch.dtype) -> None:
+    results = []
+    tensors = operands((2, 3, 8, 8), (4, 3, 3, 3), True, torch.float32, "")
+    op = lambda x, w, b: torch.ops.nnart_ops.conv(x, w, b, [1, 1], [0] * 4, [1, 1], 1)  # noqa: E731
+    for conv in (F.conv2d, native.conv2d, op):
+        leaves = [t.clone().requires_grad_() for t in tensors]
+        with torch.autocast("cpu", dtype):
+            y = conv(*leaves)
+            assert conv(*(t.double() for t in tensors)).dtype == torch.float64
+        y.float().pow(2).sum().backward()
+        results.append([y.detach(), *(leaf.grad for leaf in leaves)])
+    assert [t.dtype for t in results[0]] == [dtype, *(torch.float32,) * 3]
+    for other in results[1:]:
+        for a, b in zip(results[0], other):
+            torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2)
+
+
+def test_compile_with_dynamic_batch() -> None:
+    layer = nnart_ops.Conv2d(3, 4, 3, stride=2, padding=1)
+    compiled = torch.compile(lambda x: layer(x).relu(), fullgraph=True, backend="aot_eager")
+    for batch in (2, 5, 7):
+        x = torch.randn(batch, 3, 9, 9).to(memory_format=torch.channels_last)
+        torch._dynamo.mark_dynamic(x, 0)
+        results = []
+        for function in (compiled, lambda x: layer(x).relu()):
+            leaf = x.clone().requires_grad_()
+            y = function(leaf)
+            grads = torch.autograd.grad(y.pow(2).sum(), (leaf, layer.weight, layer.bias))
+            results.append([y.detach(), *grads])
+            assert y.is_contiguous(memory_format=torch.channels_last)
+        for a, b in zip(*results):
+            assert torch.equal(a, b)
+
+
+# ---- determinism and instruction sets ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("x", "weight", "numbers"),
+    [
+        ((33, 8, 13, 13), (48, 8, 3, 3), {}),
+        ((1, 64, 30, 30), (96, 64, 3, 3), {"padding": 1}),
+        ((5, 16, 20, 20), (32, 8, 3, 3), {"stride": 2, "groups": 2}),
+    ],
+    ids=str,
+)
+def test_bits_do_not_depend_on_threads(x: Any, weight: Any, numbers: Any, layout: str) -> None:
+    tensors = operands(x, weight, True, torch.float32, layout)
+    grad_y = torch.randn(native.conv2d(*tensors, **numbers).shape)
+    results = []
+    for n in (1, 2, 3):
+        with threads(n):
+            results.append(outcome(F.conv2d, tensors, grad_y, numbers)[:3])  # grad_bias is torch's own sum
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set(isa: str) -> None:
+    expression = "forward_and_gradients and (float32 or bfloat16) or strided_views"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", expression, __file__]
+    result = subprocess.run(
+        command, env={**os.environ, "NNART_CPU_ISA": isa}, cwd=Path(__file__).parent.parent, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(300))
+def test_random_geometry(seed: int) -> None:
+    draw = random.Random(seed)
+    dims, groups = draw.choice((1, 2, 2, 3)), draw.choice((1, 1, 2, 3))
+    kernel = [draw.randint(1, 4) for _ in range(dims)]
+    dilation, stride, padding = ([draw.randint(low, 3) for _ in range(dims)] for low in (1, 1, 0))
+    sizes = [d * (k - 1) + 1 + draw.randint(0, 14 // dims) for d, k in zip(dilation, kernel)]
+    x = (draw.choice((1, 2, 5)), groups * draw.choice((1, 2, 3, 17)), *sizes)
+    weight = (groups * draw.choice((1, 2, 5, 33)), x[1] // groups, *kernel)
+    numbers = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    tensors = operands(x, weight, draw.random() < 0.5, draw.choice(DTYPES), draw.choice(LAYOUTS))
+    check(tensors, numbers, strides=dims < 3)
