@@ -31,7 +31,9 @@ class Activation:
         ops = torch.ops.nnart_ops
         saves_output = saves == "y"
         self.backward = differentiable(_backward_function(name, getattr(ops, f"{name}_backward").default, second))
-        self.apply = differentiable(_forward_function(name, getattr(ops, name).default, saves_output, self.backward))
+        forward = _forward_function(name, getattr(ops, name).default, saves_output, self.backward)
+        takes_numbers = len(getattr(ops, name).default._schema.arguments) > 1
+        self.apply = differentiable(forward, None if takes_numbers else _lean(name, saves_output, self.backward))
         inplace_op = getattr(ops, f"{name}_").default
         self._inplace_kernel = inplace_op._op
         self._inplace_function = _inplace_function(name, inplace_op._op, saves_output, self.backward)
@@ -78,6 +80,30 @@ def _forward_function(name: str, operator: Any, saves_output: bool, backward_ent
             return backward_entry(x_tangent, *ctx.saved_tensors, *ctx.parameters)
 
     return _named(Forward, name)
+
+
+def _lean(name: str, saves_output: bool, backward_entry: Any) -> type[torch.autograd.Function]:
+    """The eager Function of an activation without numbers, with nothing in it that a small tensor would notice."""
+    kernel = getattr(torch.ops.nnart_ops, name).default._op
+    backward_kernel = getattr(torch.ops.nnart_ops, f"{name}_backward").default._op
+    is_grad_enabled = torch.is_grad_enabled
+
+    class Lean(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            with below_autograd():
+                y = kernel(x)
+            ctx.save_for_backward(y if saves_output else x)
+            return y
+
+        @staticmethod
+        def backward(ctx: Any, grad_y: Tensor) -> Tensor:
+            if is_grad_enabled():  # a graph of the backward is wanted
+                return backward_entry(grad_y, ctx.saved_tensors[0])
+            with below_autograd():
+                return backward_kernel(grad_y, ctx.saved_tensors[0])
+
+    return _named(Lean, name)
 
 
 def _backward_function(name: str, operator: Any, second: Second) -> type[OpFunction]:

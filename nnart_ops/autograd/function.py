@@ -44,10 +44,13 @@ class OpFunction(torch.autograd.Function):
         raise NotImplementedError
 
 
-def differentiable(function: type[OpFunction]) -> Callable[..., Any]:
+def differentiable(
+    function: type[OpFunction], eager: type[torch.autograd.Function] | None = None
+) -> Callable[..., Any]:
     """Registers ``function``'s formulas on its op and returns the entry to call it by.
 
-    The entry takes the op's arguments, positionally, and returns what the op returns.
+    The entry takes the op's arguments, positionally, and returns what the op returns. ``eager`` may replace the Function
+    that is otherwise derived from ``function`` for eager mode.
     """
     op, prepare = function.op, function.prepare
     kernel = op._op
@@ -70,8 +73,9 @@ def differentiable(function: type[OpFunction]) -> Callable[..., Any]:
         ctx.save_for_backward(*prepare(ctx, args, output))
         return output
 
-    members = {"forward": staticmethod(eager_forward), "backward": staticmethod(function.backward)}
-    eager = type(function.__name__, (torch.autograd.Function,), members)
+    if eager is None:
+        members = {"forward": staticmethod(eager_forward), "backward": staticmethod(function.backward)}
+        eager = type(function.__name__, (torch.autograd.Function,), members)
 
     def op_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*prepare(ctx, inputs, output))

@@ -21,9 +21,9 @@ class Augmentation:
         flip: whether to mirror half of the images left to right; wrong for digits, right for most photographs.
     """
 
-    rotation: float = 10.0
-    scale: float = 0.1
-    shift: float = 0.08
+    rotation: float = 15.0
+    scale: float = 0.15
+    shift: float = 0.1
     flip: bool = False
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:

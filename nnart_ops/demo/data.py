@@ -92,7 +92,7 @@ FLIPPABLE = {"fashion-mnist", "cifar10"}
 def load(name: str, root: Path | None, *, seed: int, drop_corrupt: bool = True) -> Dataset:
     """Reads, cleans, splits and standardises the data set ``name``.
 
-    A source that comes with a test set keeps it; of the others 20 % are held out. 15 % of the rest become the validation
+    A source that comes with a test set keeps it; of the others 20 % are held out. 10 % of the rest become the validation
     split. Every class has its share of each. The mean and standard deviation of each channel come from the training split
     alone: nothing of the others may leak into what the network sees.
 
@@ -114,7 +114,7 @@ def load(name: str, root: Path | None, *, seed: int, drop_corrupt: bool = True) 
         seen = {image.tobytes() for image in images}
         fresh = np.array([image.tobytes() not in seen for image in cleaned[1][0]], dtype=bool)
         test = cleaned[1][0][fresh], cleaned[1][1][fresh]
-    validation_where = stratified(labels, 0.15, generator)
+    validation_where = stratified(labels, 0.1, generator)
 
     train = resize(torch.from_numpy(images[~validation_where]))
     mean, std = train.mean((0, 2, 3), keepdim=True), train.std((0, 2, 3), keepdim=True).clamp(min=1e-6)

@@ -45,8 +45,8 @@ class Settings:
     weight_decay: float = 5e-4  # L2 for SGD, decoupled for AdamW
     dropout: float = 0.25
     batch_size: int = 64
-    epochs: int = 20
-    patience: int = 8  # epochs without a better validation loss before training stops
+    epochs: int = 30
+    patience: int = 10  # epochs without a better validation loss before training stops
     seed: int = 0
     device: str = "cpu"
 

@@ -161,7 +161,7 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     Shape: any; the output has the input's.
 
     >>> nnart_ops.functional.hardswish(torch.tensor([-4.0, 0.0, 4.0]))
-    tensor([-0.,  0.,  4.])
+    tensor([-0., 0., 4.])
     """
     if not _takes(input):
         return native.hardswish(input, inplace)
