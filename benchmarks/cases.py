@@ -1,4 +1,4 @@
-"""What is compared: each case gives ours and the peer as functions of the round, and what the call must move or compute."""
+"""What is compared: each case gives ours and the peer as functions of the round, and the bytes or flops of a call."""
 
 from __future__ import annotations
 
@@ -172,7 +172,9 @@ def optimizers(dtype: str) -> Iterator[Case]:
     for list_name, sizes in PARAMETERS.items():
         for name, (cls, arguments) in configurations.items():
 
-            def step(library: Any, extra: dict[str, Any], sizes: Any = sizes, cls: Any = cls, a: Any = arguments) -> Any:
+            def step(
+                library: Any, extra: dict[str, Any], sizes: Any = sizes, cls: Any = cls, a: Any = arguments
+            ) -> Any:
                 torch.manual_seed(0)
                 parameters = [torch.nn.Parameter(torch.randn(size).to(DTYPES[dtype])) for size in sizes]
                 for p in parameters:

@@ -1,6 +1,6 @@
 """Checks, times and prints every case, losses like wins.
 
-    python -m benchmarks.run --family activation --dtype float32 bfloat16 --json benchmarks/results/NAME.json
+python -m benchmarks.run --family activation --dtype float32 bfloat16 --json benchmarks/results/NAME.json
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ def measure(case: Case, rounds: int, bandwidth: dict[int, float], flops: dict[st
 
 
 def line(row: dict[str, Any]) -> str:
-    rate = f"{row['gflops_per_s']:8.1f} GFLOP/s" if "gflops_per_s" in row else f"{row.get('gb_per_s', math.nan):8.1f} GB/s   "
+    rate = (
+        f"{row['gflops_per_s']:8.1f} GFLOP/s"
+        if "gflops_per_s" in row
+        else f"{row.get('gb_per_s', math.nan):8.1f} GB/s   "
+    )
     share = f"{row['roofline']:5.0%}" if "roofline" in row else "     "
     times = f"{row['ours_ms']:9.4f} {row['native_ms']:9.4f}"
     return f"{row['case']:52s} {row['dtype']:9s} {times}  {rate} {share}  {row['ratio']:6.2f}x"

@@ -1,8 +1,8 @@
 """How a comparison is timed, and what it is measured against.
 
 Ours and the peer run in turn in one process (A B A B ...), so that a change of clock or a busy neighbour hits both; the
-figure is the median. Inputs rotate through copies that together outgrow the second-level cache, unless a case is warm by
-nature. The roofline is measured in the same run.
+figure is the median. Inputs rotate through copies that together outgrow the second-level cache, unless a case is warm
+by nature. The roofline is measured in the same run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "
 
 
 def set_allocator_thresholds() -> None:
-    """Restarts this process with the thresholds set, for both sides, unless they are; glibc reads them at start only."""
+    """Restarts this process with the thresholds set, for both sides, unless they are; glibc reads them once."""
     if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
         os.environ.update(ALLOCATOR)
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.run", *sys.argv[1:]])

@@ -1,5 +1,5 @@
-// Every schema of the library, grouped by family. Kernels are registered in ops/, fake kernels, autograd and autocast in
-// Python (nnart_ops/autograd).
+// Every schema of the library, grouped by family. Kernels are registered in ops/, fake kernels, autograd and autocast
+// in Python (nnart_ops/autograd).
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(nnart_ops, m) {
@@ -67,8 +67,8 @@ STABLE_TORCH_LIBRARY(nnart_ops, m) {
   m.def("prelu(Tensor x, Tensor weight) -> Tensor");
   m.def("prelu_backward(Tensor grad_y, Tensor x, Tensor weight) -> (Tensor, Tensor)");
 
-  // Convolution of (N, C, L), (N, C, H, W) or (N, C, D, H, W). padding has the amount before each axis, then after each;
-  // x_size and kernel_size say what the sizes of grad_y leave open.
+  // Convolution of (N, C, L), (N, C, H, W) or (N, C, D, H, W). padding has the amount before each axis, then after
+  // each; x_size and kernel_size say what the sizes of grad_y leave open.
   m.def(
       "conv(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups) -> Tensor");
   m.def(
@@ -89,8 +89,8 @@ STABLE_TORCH_LIBRARY(nnart_ops, m) {
       "max_pool2d_backward(Tensor grad_y, Tensor indices, SymInt in_h, SymInt in_w, int[2] kernel_size, int[2] stride, "
       "int[2] padding, int[2] dilation) -> Tensor");
 
-  // Optimizers: one step for all tensors of the lists. momentum_buffers and max_exp_avg_sqs may be empty (no momentum, no
-  // AMSGrad); steps are one-element tensors that the op increments.
+  // Optimizers: one step for all tensors of the lists. momentum_buffers and max_exp_avg_sqs may be empty (no momentum,
+  // no AMSGrad); steps are one-element tensors that the op increments.
   m.def(
       "sgd_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffers, float lr, float momentum, float "
       "dampening, float weight_decay, bool nesterov, bool maximize) -> ()");

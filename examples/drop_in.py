@@ -8,7 +8,11 @@ import nnart_ops
 
 def build(layers):
     return nn.Sequential(
-        layers.Conv2d(1, 8, 3, padding="same"), layers.SiLU(), layers.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 14 * 14, 10)
+        layers.Conv2d(1, 8, 3, padding="same"),
+        layers.SiLU(),
+        layers.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(8 * 14 * 14, 10),
     )
 
 

@@ -14,5 +14,5 @@ from nnart_ops._extension import build_info  # noqa: E402
 from nnart_ops.nn import *  # noqa: E402, F403
 from nnart_ops.nn import __all__ as _layers  # noqa: E402
 
-__all__ = ["build_info", "functional", "nn", "optim", *_layers]  # noqa: PLE0604
+__all__ = ["build_info", "functional", "nn", "optim", *_layers]
 __version__ = build_info()["version"]

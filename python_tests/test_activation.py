@@ -20,7 +20,22 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 # 0, 1, around every vector width and the four of the unrolled loop, a prime, several blocks and a remainder.
 SIZES = (0, 1, 3, 4, 5, 8, 15, 16, 17, 63, 64, 65, 127, 129, 4096, 10007)
-SPECIAL = (0.0, -0.0, float("inf"), -float("inf"), float("nan"), 1e-40, -1e-40, 1e-8, 88.0, -88.0, 1e30, -1e30, 3.0, -3.0)
+SPECIAL = (
+    0.0,
+    -0.0,
+    float("inf"),
+    -float("inf"),
+    float("nan"),
+    1e-40,
+    -1e-40,
+    1e-8,
+    88.0,
+    -88.0,
+    1e30,
+    -1e30,
+    3.0,
+    -3.0,
+)
 
 
 def forward_and_gradient(function: object, x: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,7 +224,20 @@ def test_every_instruction_set(isa: str) -> None:
     if isa == nnart_ops.build_info()["cpu_isa"]:
         return
     names = "test_sizes or test_whole_range or test_special_values or test_layouts or test_unaligned"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", names, __file__]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "-k",
+        names,
+        __file__,
+    ]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:]
 

@@ -53,6 +53,7 @@ CASES = (
     case((2, 3, 8, 9), (4, 3, 2, 3), padding="same", dilation=(3, 2)),
     case((2, 3, 8, 9), (4, 3, 3, 3), padding="valid"),
     case((2, 2, 4, 4), (3, 2, 1, 1), stride=5, padding=4),
+    case((2, 3, 2, 1), (4, 3, 4, 5), stride=(3, 4), padding=2),  # some taps meet no input
     case((1, 2, 3, 200), (3, 2, 3, 3), padding=1),
     case((2, 8, 300, 60), (4, 8, 3, 3), padding=1),
     case((3, 9, 9), (5, 3, 3, 3), stride=2),
@@ -74,7 +75,10 @@ def operands(x: tuple[int, ...], weight: tuple[int, ...], bias: bool, dtype: tor
     rows = weight[1]
     for size in weight[2:]:
         rows *= size
-    tensors = [laid_out(torch.randn(x).to(dtype), layout), laid_out((torch.randn(weight) / max(rows, 1) ** 0.5).to(dtype), layout)]
+    tensors = [
+        laid_out(torch.randn(x).to(dtype), layout),
+        laid_out((torch.randn(weight) / max(rows, 1) ** 0.5).to(dtype), layout),
+    ]
     return [*tensors, torch.randn(weight[0]).to(dtype) if bias else None]
 
 
@@ -95,11 +99,15 @@ def check(tensors: list[Any], numbers: dict[str, Any], one_value: bool = False, 
     ours, theirs = functions(tensors[1].shape)
     doubles = [t.double() if t is not None else None for t in tensors]
     y = theirs(*doubles, **numbers)
-    grad_y = torch.ones((), dtype=tensors[0].dtype).expand(y.shape) if one_value else torch.randn(y.shape).to(tensors[0])
+    grad_y = (
+        torch.ones((), dtype=tensors[0].dtype).expand(y.shape) if one_value else torch.randn(y.shape).to(tensors[0])
+    )
     results = [outcome(f, t, grad_y, numbers) for f, t in ((ours, tensors), (theirs, tensors), (theirs, doubles))]
     for name, got, want, truth in zip(("y", "grad_x", "grad_weight", "grad_bias"), *results):
         if got.dtype == torch.float64:  # where native is the oracle, two orders of one sum
-            torch.testing.assert_close(got, truth, rtol=1e-12, atol=1e-12 * max(1, truth.numel() and truth.abs().max().item()))
+            torch.testing.assert_close(
+                got, truth, rtol=1e-12, atol=1e-12 * max(1, truth.numel() and truth.abs().max().item())
+            )
         else:
             assert_close(got, want, truth, name)
     if strides:
@@ -145,7 +153,10 @@ def test_gradient_of_a_sum_is_one_value(dtype: torch.dtype, layout: str) -> None
 
 @pytest.mark.parametrize("needed", range(1, 8))
 def test_only_the_wanted_gradients(needed: int) -> None:
-    leaves = [t.requires_grad_(bool(needed >> i & 1)) for i, t in enumerate(operands((2, 3, 8, 8), (4, 3, 3, 3), True, torch.float32, ""))]
+    leaves = [
+        t.requires_grad_(bool(needed >> i & 1))
+        for i, t in enumerate(operands((2, 3, 8, 8), (4, 3, 3, 3), True, torch.float32, ""))
+    ]
     F.conv2d(*leaves).square().sum().backward()
     assert [leaf.grad is not None for leaf in leaves] == [bool(needed >> i & 1) for i in range(3)]
 
@@ -231,22 +242,43 @@ REFUSED = (
     (
         (tensor(2, 1, 8, 8), tensor(32, 3, 3, 3)),
         {},
-        "conv2d: input has 1 channel, but weight of shape [32, 3, 3, 3] expects 3 (weight.shape[1] * groups = 3 * 1), and "
-        "input has shape [2, 1, 8, 8]; build the layer with in_channels=1 or feed 3-channel images",
+        "conv2d: input has 1 channel, but weight of shape [32, 3, 3, 3] expects 3 (weight.shape[1] * groups = 3 * 1), "
+        "and input has shape [2, 1, 8, 8]; build the layer with in_channels=1 or feed 3-channel images",
     ),
     ((tensor(2, 8, 8, 3), tensor(4, 3, 3, 3)), {}, "put the channels first with input.permute(0, 3, 1, 2)"),
     ((tensor(8, 8, 3), tensor(4, 3, 3, 3)), {}, "put the channels first with input.permute(2, 0, 1)"),
     ((tensor(64, 8, 8), tensor(4, 1, 3, 3)), {}, "give it as input.unsqueeze(1)"),
     ((tensor(8, 8), tensor(4, 1, 3, 3)), {}, "add the channel dimension with input.unsqueeze(0)"),
-    ((tensor(8,), tensor(4, 1, 3, 3)), {}, "Expected 3D (unbatched) or 4D (batched) input to conv2d"),
+    (
+        (
+            tensor(
+                8,
+            ),
+            tensor(4, 1, 3, 3),
+        ),
+        {},
+        "Expected 3D (unbatched) or 4D (batched) input to conv2d",
+    ),
     ((tensor(2, 3, 8, 8), tensor(4, 3, 9, 9)), {}, "padded input size per channel: (8 x 8). Kernel size: (9 x 9)"),
     ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3), tensor(3)), {}, "expected bias to be 1-dimensional with 4 elements"),
-    ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3).double()), {}, "(torch.float32) and weight type (torch.float64) should be"),
+    (
+        (tensor(2, 3, 8, 8), tensor(4, 3, 3, 3).double()),
+        {},
+        "(torch.float32) and weight type (torch.float64) should be",
+    ),
     ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3)), {"stride": 0}, "non-positive stride is not supported"),
-    ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3)), {"stride": (1, 2, 3)}, "expected stride to be a single integer value or a"),
+    (
+        (tensor(2, 3, 8, 8), tensor(4, 3, 3, 3)),
+        {"stride": (1, 2, 3)},
+        "expected stride to be a single integer value or a",
+    ),
     ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3)), {"padding": -1}, "negative padding is not supported"),
     ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3)), {"padding": "full"}, "Invalid padding string: 'full'"),
-    ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3)), {"padding": "same", "stride": 2}, "not supported for strided convolutions"),
+    (
+        (tensor(2, 3, 8, 8), tensor(4, 3, 3, 3)),
+        {"padding": "same", "stride": 2},
+        "not supported for strided convolutions",
+    ),
     ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3)), {"dilation": 0}, "dilation should be greater than zero"),
     ((tensor(2, 3, 8, 8), tensor(4, 3, 3, 3)), {"groups": 0}, "groups must be at least 1, but is 0"),
     ((tensor(2, 4, 8, 8), tensor(3, 2, 3, 3)), {"groups": 2}, "out_channels must be a multiple of groups"),
@@ -255,7 +287,9 @@ REFUSED = (
 )
 
 
-@pytest.mark.parametrize(("args", "numbers", "message"), REFUSED, ids=lambda value: value[:40] if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("args", "numbers", "message"), REFUSED, ids=lambda value: value[:40] if isinstance(value, str) else ""
+)
 def test_error_messages(args: Any, numbers: Any, message: str) -> None:
     with pytest.raises(RuntimeError, match=re.escape(message)):
         F.conv2d(*args, **numbers)
@@ -280,7 +314,7 @@ def test_other_dtypes_run_natively(dtype: torch.dtype) -> None:
     assert F.conv2d(x.to("meta"), w.to("meta")).shape == (1, 1, 2, 2)
 
 
-# ---- modules ----------------------------------------------------------------------------------------------------------
+# ---- modules
 
 MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -307,15 +341,19 @@ def test_modules(dims: int, mode: str) -> None:
             native_class(4, 6, 3, **wrong)
 
 
-# ---- transforms, autocast, compile ------------------------------------------------------------------------------------
+# ---- transforms, autocast, compile
 
 
-@pytest.mark.parametrize("in_dims", [(0, None, None), (1, 0, 0), (None, 0, None), (None, None, 0), (2, 1, None)], ids=str)
+@pytest.mark.parametrize(
+    "in_dims", [(0, None, None), (1, 0, 0), (None, 0, None), (None, None, 0), (2, 1, None)], ids=str
+)
 @pytest.mark.parametrize("batched", [True, False])
 def test_vmap(in_dims: tuple[int | None, ...], batched: bool) -> None:
     sizes = [(2, 4, 6, 5) if batched else (4, 6, 5), (6, 2, 3, 3), (6,)]
     tensors = [
-        torch.randn(*size[:dim], 3, *size[dim:], dtype=torch.float64) if dim is not None else torch.randn(size, dtype=torch.float64)
+        torch.randn(*size[:dim], 3, *size[dim:], dtype=torch.float64)
+        if dim is not None
+        else torch.randn(size, dtype=torch.float64)
         for size, dim in zip(sizes, in_dims)
     ]
     ours, theirs = (
@@ -333,7 +371,9 @@ def test_per_sample_gradients_and_jacobians() -> None:
             return conv(image if unbatched else image.unsqueeze(0), w, b, padding=1).pow(2).sum()
 
         got, want = (
-            vmap(grad(lambda w, b, image, conv=conv: loss(w, b, image, conv), argnums=(0, 1, 2)), (None, None, 0))(w, b, x)
+            vmap(grad(lambda w, b, image, conv=conv: loss(w, b, image, conv), argnums=(0, 1, 2)), (None, None, 0))(
+                w, b, x
+            )
             for conv in (F.conv2d, native.conv2d)
         )
         for a, c in zip(got, want):
@@ -380,7 +420,7 @@ def test_compile_with_dynamic_batch() -> None:
             assert torch.equal(a, b)
 
 
-# ---- determinism and instruction sets ---------------------------------------------------------------------------------
+# ---- determinism and instruction sets
 
 
 @contextmanager
@@ -419,7 +459,11 @@ def test_every_instruction_set(isa: str) -> None:
     expression = "forward_and_gradients and (float32 or bfloat16) or strided_views"
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", expression, __file__]
     result = subprocess.run(
-        command, env={**os.environ, "NNART_CPU_ISA": isa}, cwd=Path(__file__).parent.parent, capture_output=True, text=True
+        command,
+        env={**os.environ, "NNART_CPU_ISA": isa},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stdout[-3000:]
 

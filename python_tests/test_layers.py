@@ -78,14 +78,16 @@ def test_imports(layer: str) -> None:
 
 
 def test_objects_of_an_instruction_set_keep_their_symbols() -> None:
-    """Each exports its launch functions and nothing else: a shared inline function could reach the linker in its AVX-512
-    form and crash an older CPU."""
+    """Each exports its launch functions and nothing else: a shared inline function could reach the linker in its
+    AVX-512 form and crash an older CPU."""
     objects = sorted(ROOT.glob("build/*/CMakeFiles/nnart_cpu_*.dir/csrc/cpu/**/*.o"))
     objects = [path for path in objects if "nnart_cpu_dispatch" not in str(path)]
     if not objects:
         pytest.skip("no build directory: the library was installed from a wheel")
     for path in objects:
-        listing = subprocess.run(["nm", "-C", "--defined-only", path], capture_output=True, text=True, check=True).stdout
+        listing = subprocess.run(
+            ["nm", "-C", "--defined-only", path], capture_output=True, text=True, check=True
+        ).stdout
         exported = [line.split(" ", 2)[2] for line in listing.splitlines() if line.split(" ", 2)[1] in "TWVBDRu"]
         # The second is the compiler's pointer to its exception handler, the same for every instruction set.
         ours = r"nnart::cpu::Kernels<.*>::launch\(|DW\.ref\.__gxx_personality_v0"

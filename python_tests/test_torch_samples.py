@@ -1,4 +1,5 @@
-"""PyTorch's own samples for operators, modules and their errors, run on ours: torch.testing._internal ships in the wheel.
+"""PyTorch's own samples for operators, modules and their errors, run on ours: torch.testing._internal ships in the
+wheel.
 
 Convolution, pooling and optimizers have theirs in test_conv.py, test_pooling.py and test_optim.py.
 """
@@ -36,7 +37,9 @@ def op_info(name: str) -> Any:
 def outcome(function: Callable[..., Tensor], x: Tensor, args: Any, kwargs: Any) -> tuple[Tensor, list[Tensor]]:
     """The result and the gradients of its sum of squares, on fresh leaves."""
     x = x.detach().clone().requires_grad_()
-    args = tuple(a.detach().clone().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
+    args = tuple(
+        a.detach().clone().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args
+    )
     leaves = [x, *(a for a in args if isinstance(a, Tensor))]
     torch.manual_seed(1)
     y = function(x * 1, *args, **kwargs)
@@ -93,7 +96,9 @@ def test_modules(info: Any, training: bool) -> None:
     """ModuleInfo's constructors and inputs: the same repr, state_dict and numbers; checkpoints load both ways."""
     ours_cls = getattr(nnart_ops.nn, info.module_cls.__name__)
     compared = 0
-    for sample in info.module_inputs_func(info, device="cpu", dtype=torch.float64, requires_grad=True, training=training):
+    for sample in info.module_inputs_func(
+        info, device="cpu", dtype=torch.float64, requires_grad=True, training=training
+    ):
         construct, call = sample.constructor_input, sample.forward_input
         if call is None:
             continue
@@ -105,7 +110,9 @@ def test_modules(info: Any, training: bool) -> None:
         native.load_state_dict(ours.state_dict())
         outputs = []
         for module in (ours, native):
-            args = [a.detach().clone().requires_grad_(a.requires_grad) if isinstance(a, Tensor) else a for a in call.args]
+            args = [
+                a.detach().clone().requires_grad_(a.requires_grad) if isinstance(a, Tensor) else a for a in call.args
+            ]
             torch.manual_seed(0)
             y = module(*args, **call.kwargs)
             first = y[0] if isinstance(y, tuple) else y

@@ -13,7 +13,8 @@ import sysconfig
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 VENV_PYTHON = os.path.join(VENV, "bin", "python")
-BUILD = os.path.join(ROOT, "build", "{}-inplace".format(sys.implementation.cache_tag))
+PIP_INSTALL = [VENV_PYTHON, "-m", "pip", "install", "--disable-pip-version-check"]
+BUILD = os.path.join(ROOT, "build", f"{sys.implementation.cache_tag}-inplace")
 MINIMUM_PYTHON = (3, 11)
 MINIMUM_GCC = 10
 MINIMUM_CLANG = 12
@@ -32,9 +33,8 @@ def check_python():
     if sys.version_info < MINIMUM_PYTHON:
         fail(
             "Python 3.11 or newer is needed, but {} is {}.{}. Install one (Debian, Ubuntu: apt install python3.11 "
-            "python3.11-venv python3.11-dev; Fedora: dnf install python3.11-devel) and run make PYTHON=python3.11.".format(
-                sys.executable, *sys.version_info[:2]
-            )
+            "python3.11-venv python3.11-dev; Fedora: dnf install python3.11-devel) and name it: "
+            "make PYTHON=python3.11.".format(sys.executable, *sys.version_info[:2])
         )
     try:
         import ensurepip  # noqa: F401
@@ -54,7 +54,7 @@ def check_compiler():
         fail("no C++ compiler was found; " + advice)
     probe = "#if defined(__clang__)\nclang __clang_major__\n#elif defined(__GNUC__)\ngcc __GNUC__\n#endif\n"
     command = [*compiler.split(), "-E", "-P", "-x", "c++", "-"]
-    run = subprocess.run(command, input=probe, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True)
+    run = subprocess.run(command, input=probe, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     name, _, version = run.stdout.strip().partition(" ")
     minimum = {"gcc": MINIMUM_GCC, "clang": MINIMUM_CLANG}.get(name)
     if run.returncode != 0 or minimum is None or int(version) < minimum:
@@ -114,7 +114,7 @@ def install_dependencies():
         return
     step("installing the pinned dependencies of requirements/dev.txt (a few minutes the first time)")
     run(
-        [VENV_PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "-r", "requirements/dev.txt"],
+        [*PIP_INSTALL, "-r", "requirements/dev.txt"],
         "the dependencies could not be installed; pip's message above says which. Is the network up? Behind a proxy or "
         "with an index of your own set HTTPS_PROXY or PIP_INDEX_URL; a full disk needs about 6 GB.",
     )
@@ -130,7 +130,7 @@ def build_extension():
         binaries = os.path.join(VENV, "bin")
         environ = dict(os.environ, PATH=binaries + os.pathsep + os.environ["PATH"])
         command = [os.path.join(binaries, "ninja"), "-C", BUILD]
-        quiet = subprocess.run([*command, "-n"], env=environ, stdout=subprocess.PIPE, universal_newlines=True)
+        quiet = subprocess.run([*command, "-n"], env=environ, stdout=subprocess.PIPE, text=True)
         if "no work to do" in quiet.stdout:
             return
         step("building what changed")
@@ -139,8 +139,7 @@ def build_extension():
         return
     step("building the extension (one to three minutes)")
     run(
-        [VENV_PYTHON, "-m", "pip", "install", "-v", "--disable-pip-version-check", "--no-build-isolation", "--no-deps"]
-        + ["-e", "."],
+        [*PIP_INSTALL, "-v", "--no-build-isolation", "--no-deps", "-e", "."],
         "the extension could not be built; the first error above says why.",
     )
     stamp("build.stamp", fingerprint)

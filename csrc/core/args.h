@@ -16,10 +16,10 @@ struct ActivationArgs {
   ActivationParameters parameters;
   DType dtype;
   int64_t n;
-  const void* x;       // forward: the input; backward: what the forward saved
-  const void* grad_y;  // null in the forward
+  const void* x;             // forward: the input; backward: what the forward saved
+  const void* grad_y;        // null in the forward
   bool grad_y_is_one_value;  // Note [stride-0 gradients]: grad_y points at a single element
-  void* y;             // forward: the output, may be x itself; backward: grad_x
+  void* y;                   // forward: the output, may be x itself; backward: grad_x
 };
 
 // Max pooling over the last two axes. x is batch x channels x in, y and indices are batch x channels x out, either all

@@ -1,5 +1,5 @@
-// Convolution in one to three dimensions and its gradients: an implicit GEMM that takes every stride, padding, dilation,
-// group count and layout, and whose sums have one order whatever the number of threads.
+// Convolution in one to three dimensions and its gradients: an implicit GEMM that takes every stride, padding,
+// dilation, group count and layout, and whose sums have one order whatever the number of threads.
 #include "cpu/conv/correlate.h"
 #include "cpu/conv/wgrad.h"
 #include "cpu/kernels.h"

@@ -1,5 +1,5 @@
-// What every instruction set offers: one launch a family. A file of csrc/cpu defines Kernels<Isa::NNART_ISA>::launch and
-// is compiled once per instruction set, NNART_ISA naming it; dispatch.cpp picks one set when the library is loaded.
+// What every instruction set offers: one launch a family. A file of csrc/cpu defines Kernels<Isa::NNART_ISA>::launch
+// and is compiled once per instruction set, NNART_ISA naming it; dispatch.cpp picks one set when the library is loaded.
 #pragma once
 
 #include "core/args.h"

@@ -332,8 +332,8 @@ NNART_HD Vec<T, P> tanh(Vec<T, P> x) {
   return copy_sign(select(large, V(1) + ratio, ratio), x);
 }
 
-// The lower tail, cdf(-a) for a >= 0, is e^(-a^2 / 2) t R(t), t = 1 / (1 + c a), with R a minimax polynomial: accurate relative to
-// the tail itself, unlike 1 - erf. Beyond a = 14.4 it is 0 in float.
+// The lower tail, cdf(-a) for a >= 0, is e^(-a^2 / 2) t R(t), t = 1 / (1 + c a), with R a minimax polynomial: accurate
+// relative to the tail itself, unlike 1 - erf. Beyond a = 14.4 it is 0 in float.
 template <Precision P>
 NNART_HD math::Normal<Vec<float, P>> normal(Vec<float, P> x) {
   using V = Vec<float, P>;
@@ -375,7 +375,9 @@ NNART_HD RawU32 round_to_bfloat16(Vec<float> x) {
   return x.v == x.v ? rounded : bits;
 }
 
-NNART_HD Raw16 narrow(Type<BFloat16>, Vec<float> x) { return __builtin_convertvector(round_to_bfloat16(x) >> 16, Raw16); }
+NNART_HD Raw16 narrow(Type<BFloat16>, Vec<float> x) {
+  return __builtin_convertvector(round_to_bfloat16(x) >> 16, Raw16);
+}
 
 NNART_HD Vec<float> widen(Type<Float16>, Raw16 h) {
 #if defined(__AVX512F__)
@@ -472,7 +474,8 @@ NNART_HD void store_partial(S* p, Vec<ComputeType<S>> x, int64_t count) {
 }
 
 // load and store for data that streams through: with AVX-512 in two halves. 32-byte accesses move data from beyond the
-// second-level cache 10 to 20 % faster than 64-byte ones on AMD's Zen 4; where data is close, load and store are better.
+// second-level cache 10 to 20 % faster than 64-byte ones on AMD's Zen 4; where data is close, load and store are
+// better.
 template <class S>
 NNART_HD Vec<ComputeType<S>> load_streaming(const S* p) {
 #if defined(__AVX512F__)

@@ -1,5 +1,5 @@
-// What csrc/cuda offers to ops/register_cuda.cpp: one launch a family. Pointers are device memory; the work is queued on
-// stream. Returns null, or CUDA's text of what went wrong with the launch.
+// What csrc/cuda offers to ops/register_cuda.cpp: one launch a family. Pointers are device memory; the work is queued
+// on stream. Returns null, or CUDA's text of what went wrong with the launch.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -35,9 +35,7 @@ struct Normal {
   T cdf, bell;
 };
 NNART_HD Normal<float> normal(float x) { return {0.5f * ::erfcf(-0.70710678f * x), ::expf(-0.5f * x * x)}; }
-NNART_HD Normal<double> normal(double x) {
-  return {0.5 * ::erfc(-0.70710678118654752440 * x), ::exp(-0.5 * x * x)};
-}
+NNART_HD Normal<double> normal(double x) { return {0.5 * ::erfc(-0.70710678118654752440 * x), ::exp(-0.5 * x * x)}; }
 
 // The larger (at_least) or smaller (at_most) of x and bound; NaN for a NaN x.
 template <class T>

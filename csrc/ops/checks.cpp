@@ -70,8 +70,8 @@ DType dtype_of(const Tensor& t, const char* op, const char* argument) {
 }
 
 void check_same_dtype(const Tensor& a, const char* a_name, const Tensor& b, const char* b_name, const char* op) {
-  check(a.scalar_type() == b.scalar_type(), op, ": ", a_name, " and ", b_name, " must have the same dtype, but ", a_name,
-        " has ", name_of(a.scalar_type()), " and ", b_name, " has ", name_of(b.scalar_type()));
+  check(a.scalar_type() == b.scalar_type(), op, ": ", a_name, " and ", b_name, " must have the same dtype, but ",
+        a_name, " has ", name_of(a.scalar_type()), " and ", b_name, " has ", name_of(b.scalar_type()));
 }
 
 void check_same_sizes(const Tensor& a, const char* a_name, const Tensor& b, const char* b_name, const char* op) {

@@ -48,8 +48,8 @@ bool is_one_value(const Tensor& t);
 // A new tensor with the sizes, strides, dtype and device of t, which is dense.
 Tensor empty_as(const Tensor& t);
 
-// Every fresh output passes through here: with NNART_POISON_OUTPUTS in the environment it is filled with NaN, so that the
-// tests see an element that no kernel wrote.
+// Every fresh output passes through here: with NNART_POISON_OUTPUTS in the environment it is filled with NaN, so that
+// the tests see an element that no kernel wrote.
 Tensor poisoned(Tensor t);
 
 // t itself if dense, else a dense copy.

@@ -1,5 +1,5 @@
-// Convolution: `conv`, `conv_dgrad`, `conv_wgrad`, each the derivative of another, in one to three dimensions. x and grad_y
-// may lack the batch dimension. The kernels read any strides, so that no operand is ever copied here.
+// Convolution: `conv`, `conv_dgrad`, `conv_wgrad`, each the derivative of another, in one to three dimensions. x and
+// grad_y may lack the batch dimension. The kernels read any strides, so that no operand is ever copied here.
 #include <algorithm>
 #include <optional>
 #include <string>
@@ -25,7 +25,8 @@ std::string product(const Ints& factors) {
 
 Ints to_vector(Sizes sizes) { return Ints(sizes.begin(), sizes.end()); }
 
-// torch's own reading of strides (suggest_memory_format): channels-last if they say so, contiguous where both readings fit.
+// torch's own reading of strides (suggest_memory_format): channels-last if they say so, contiguous where both readings
+// fit.
 bool prefers_channels_last(const Tensor& t) {
   int64_t dims = t.dim();
   if (dims != 4 && dims != 5) return false;
@@ -113,8 +114,8 @@ std::string channel_advice(const Geometry& g, int64_t expected) {
     }
     return "; the last dimension has " + channels + ": put the channels first with input.permute(" + to + ")";
   }
-  return "; build the layer with in_channels=" + std::to_string(g.in_channels()) + " or feed " + channels + "-channel " +
-         image;
+  return "; build the layer with in_channels=" + std::to_string(g.in_channels()) + " or feed " + channels +
+         "-channel " + image;
 }
 
 void check_sizes(const Geometry& g) {
@@ -169,8 +170,8 @@ void run(ConvPass pass, const Geometry& g, const Tensor& x, const Tensor& weight
   args.out_channels = g.out_channels();
   for (int64_t a = 0; a < 3; ++a) args.axis[a] = {1, 1, 1, 1, 0, 1};
   for (int64_t a = 0; a < g.dims; ++a)
-    args.axis[3 - g.dims + a] = {g.in(a), g.out(a), g.kernel(a), g.stride[size_t(a)], g.padding[size_t(a)],
-                                 g.dilation[size_t(a)]};
+    args.axis[3 - g.dims + a] = {
+        g.in(a), g.out(a), g.kernel(a), g.stride[size_t(a)], g.padding[size_t(a)], g.dilation[size_t(a)]};
   args.x = operand(x, g.batched, g.dims);
   args.weight = operand(weight, true, g.dims);
   args.y = operand(y, g.batched, g.dims);
@@ -183,8 +184,15 @@ std::string name_of_conv(int64_t dims) { return "conv" + std::to_string(dims) + 
 Tensor conv(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, Ints stride, Ints padding, Ints dilation,
             int64_t groups) {
   int64_t dims = int64_t(stride.size());
-  Geometry g{name_of_conv(dims), dims, groups, x.dim() == dims + 2, to_vector(x.sizes()), to_vector(weight.sizes()),
-             stride, padding, dilation};
+  Geometry g{name_of_conv(dims),
+             dims,
+             groups,
+             x.dim() == dims + 2,
+             to_vector(x.sizes()),
+             to_vector(weight.sizes()),
+             stride,
+             padding,
+             dilation};
   check(dims >= 1 && dims <= 3, "conv: stride must have 1 to 3 elements, but has ", dims);
   check(weight.dim() >= 3, g.op, ": weight should have at least three dimensions, but has shape ",
         to_string(weight.sizes()));
@@ -230,12 +238,20 @@ void check_gradient(const Geometry& g, const Tensor& grad_y) {
 Tensor conv_dgrad(const Tensor& grad_y, const Tensor& weight, Ints x_size, Ints stride, Ints padding, Ints dilation,
                   int64_t groups) {
   int64_t dims = int64_t(stride.size());
-  check(dims >= 1 && dims <= 3 && weight.dim() == dims + 2, "conv_dgrad: weight must have 2 dimensions more than stride ",
-        "has elements (1 to 3), but has shape ", to_string(weight.sizes()), " with ", dims);
+  check(dims >= 1 && dims <= 3 && weight.dim() == dims + 2,
+        "conv_dgrad: weight must have 2 dimensions more than stride ", "has elements (1 to 3), but has shape ",
+        to_string(weight.sizes()), " with ", dims);
   check(int64_t(x_size.size()) == dims + 1 || int64_t(x_size.size()) == dims + 2, "conv_dgrad: x_size must have ",
         dims + 1, " or ", dims + 2, " elements, but has ", x_size.size());
-  Geometry g{name_of_conv(dims) + " backward", dims, groups, int64_t(x_size.size()) == dims + 2, x_size,
-             to_vector(weight.sizes()), stride, padding, dilation};
+  Geometry g{name_of_conv(dims) + " backward",
+             dims,
+             groups,
+             int64_t(x_size.size()) == dims + 2,
+             x_size,
+             to_vector(weight.sizes()),
+             stride,
+             padding,
+             dilation};
   check_gradient(g, grad_y);
   check_same_dtype(grad_y, "grad_y", weight, "weight", g.op.c_str());
   bool channels_last = prefers_channels_last(grad_y) || prefers_channels_last(weight);
@@ -259,8 +275,15 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
   check(groups > 0, "conv_wgrad: groups must be at least 1, but is ", groups);
   Ints weight_size{grad_y.size(batched), x.size(batched) / groups};
   weight_size.insert(weight_size.end(), kernel_size.begin(), kernel_size.end());
-  Geometry g{name_of_conv(dims) + " backward", dims, groups, batched, to_vector(x.sizes()), weight_size,
-             stride, padding, dilation};
+  Geometry g{name_of_conv(dims) + " backward",
+             dims,
+             groups,
+             batched,
+             to_vector(x.sizes()),
+             weight_size,
+             stride,
+             padding,
+             dilation};
   check_gradient(g, grad_y);
   check_same_dtype(grad_y, "grad_y", x, "x", g.op.c_str());
   Tensor grad_weight = empty_in_layout(weight_size, false, true, grad_y);

@@ -1,5 +1,6 @@
-// The door from ops/ to the kernels of one device. Both shared objects link the same ops; register_cpu.cpp defines these
-// functions in _C, register_cuda.cpp in _cuda. `on` is a tensor of the call: its device and current stream are used.
+// The door from ops/ to the kernels of one device. Both shared objects link the same ops; register_cpu.cpp defines
+// these functions in _C, register_cuda.cpp in _cuda. `on` is a tensor of the call: its device and current stream are
+// used.
 #pragma once
 
 #include "core/args.h"

@@ -1,1 +1,1 @@
-"""The differentiable operators: one ``torch.autograd.Function`` each, and what torch needs to know about the op beside it."""
+"""The differentiable operators: one ``torch.autograd.Function`` each, and what torch needs to know about its op."""

@@ -1,8 +1,8 @@
 """Element-wise activations: ``grad_x = grad_y * d(s)``, s the tensor that the forward saves.
 
 Each is made from its op's name and d'(s), the second derivative with respect to what is saved, which double backward
-needs and which is written in differentiable torch operations, so that every higher order works. ``None`` says that it is
-zero almost everywhere.
+needs and which is written in differentiable torch operations, so that every higher order works. ``None`` says that it
+is zero almost everywhere.
 """
 
 from __future__ import annotations

@@ -42,14 +42,18 @@ class Conv(OpFunction):
         dims = len(stride)
         torch._check(
             x.dim() in (dims + 1, dims + 2),
-            lambda: f"conv{dims}d: Expected {dims + 1}D (unbatched) or {dims + 2}D (batched) input to conv{dims}d, "
-            f"but got input of size: {list(x.shape)}",
+            lambda: (
+                f"conv{dims}d: Expected {dims + 1}D (unbatched) or {dims + 2}D (batched) input to conv{dims}d, "
+                f"but got input of size: {list(x.shape)}"
+            ),
         )
         channels = x.shape[-dims - 1]
         torch._check(
             channels == weight.shape[1] * groups,
-            lambda: f"conv{dims}d: input has {channels} channels, but weight of shape {list(weight.shape)} expects "
-            f"{weight.shape[1] * groups} (weight.shape[1] * groups)",
+            lambda: (
+                f"conv{dims}d: input has {channels} channels, but weight of shape {list(weight.shape)} expects "
+                f"{weight.shape[1] * groups} (weight.shape[1] * groups)"
+            ),
         )
         places = []
         for a in range(dims):
@@ -57,8 +61,10 @@ class Conv(OpFunction):
             reach = dilation[a] * (weight.shape[a + 2] - 1) + 1
             torch._check(
                 padded >= reach,
-                lambda: f"conv{dims}d: Kernel size can't be greater than actual input size, but input has shape "
-                f"{list(x.shape)} and weight {list(weight.shape)}",
+                lambda: (
+                    f"conv{dims}d: Kernel size can't be greater than actual input size, but input has shape "
+                    f"{list(x.shape)} and weight {list(weight.shape)}"
+                ),
             )
             places.append((padded - reach) // stride[a] + 1)
         sizes = (*x.shape[: -dims - 1], weight.shape[0], *places)
@@ -222,7 +228,7 @@ def _empty(sizes: Sequence[int], batched: bool, *operands: Tensor) -> Tensor:
             break
     else:
         return operands[0].new_empty(sizes)
-    like = {"dtype": operands[0].dtype, "device": operands[0].device, "memory_format": memory_format}
+    like: dict[str, Any] = {"dtype": operands[0].dtype, "device": operands[0].device, "memory_format": memory_format}
     if batched:
         return torch.empty(sizes, **like)
     return torch.empty((1, *sizes), **like).squeeze(0)
@@ -232,7 +238,8 @@ def _sum(a: Tensor | None, b: Tensor) -> Tensor:
     return b if a is None else a + b
 
 
-# ---- the mapped dimension: images where the weight is shared, groups where each image set has its own ------------------
+# ---- the mapped dimension: images where the weight is shared, groups where each image set has its own
+# ------------------
 
 
 def _is_batched(x: Tensor, in_dim: int | None, geometry: Sequence[Any]) -> bool:

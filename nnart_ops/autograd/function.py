@@ -2,9 +2,9 @@
 
 An operator's formulas stand once, in a subclass of :class:`OpFunction`. :func:`differentiable` makes from it
 
-- the entry that ``nnart_ops.functional`` calls, which picks the cheapest way that is right for the call: the bare op when
-  no gradient is needed, a Function with ``forward(ctx, ...)`` in eager mode (5 instead of 15 microseconds a call), the
-  op itself under ``torch.compile``, and the full Function under ``torch.func`` transforms and forward-mode autograd;
+- the entry that ``nnart_ops.functional`` calls, which picks the cheapest way that is right for the call: the bare op
+  when no gradient is needed, a Function with ``forward(ctx, ...)`` in eager mode (5 instead of 15 microseconds a
+  call), the op itself under ``torch.compile``, and the full Function under ``torch.func`` transforms and forward-mode autograd;
 - ``register_autograd``, ``register_fake`` and ``register_vmap`` on the op, so that ``torch.ops.nnart_ops.x`` is
   differentiable, traceable and batchable too.
 """
@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 # Without these keys, a call inside our own forward reaches the kernel directly (2 instead of 5 microseconds), while
 # dispatch modes such as fake tensors still see it.
 below_autograd = torch._C._AutoDispatchBelowAutograd
+
 
 def transforms_active() -> bool:
     """Whether a ``torch.func`` transform or a forward-mode level is active, which need the full Function."""
@@ -49,8 +50,8 @@ def differentiable(
 ) -> Callable[..., Any]:
     """Registers ``function``'s formulas on its op and returns the entry to call it by.
 
-    The entry takes the op's arguments, positionally, and returns what the op returns. ``eager`` may replace the Function
-    that is otherwise derived from ``function`` for eager mode.
+    The entry takes the op's arguments, positionally, and returns what the op returns. ``eager`` may replace the
+    Function that is otherwise derived from ``function`` for eager mode.
     """
     op, prepare = function.op, function.prepare
     kernel = op._op
@@ -64,8 +65,8 @@ def differentiable(
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 
-    function.forward = staticmethod(forward)
-    function.setup_context = staticmethod(setup_context)
+    function.forward = staticmethod(forward)  # type: ignore[method-assign]
+    function.setup_context = staticmethod(setup_context)  # type: ignore[method-assign]
 
     def eager_forward(ctx: Any, *args: Any) -> Any:
         with below_autograd():

@@ -23,7 +23,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     defaults = train.Settings()
     parser = argparse.ArgumentParser(
         prog="python -m nnart_ops.demo",
-        description="Train the textbook CNN with torch.nn and with nnart_ops from the same initial weights, side by side.",
+        description="Train the textbook CNN with torch.nn and with nnart_ops from the same initial weights.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("job", nargs="?", choices=["images", "linear-regression"], default="images", help="what to run")
@@ -34,7 +34,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--optimizer", choices=list(LEARNING_RATE), default=defaults.optimizer, help="update rule")
     parser.add_argument("--lr", type=float, help="peak learning rate; 0.05 for sgd and 0.002 for adamw if not given")
     parser.add_argument("--weight-decay", type=float, default=defaults.weight_decay, help="L2; decoupled with adamw")
-    parser.add_argument("--dropout", type=float, default=defaults.dropout, help="share left out before the linear layers")
+    parser.add_argument(
+        "--dropout", type=float, default=defaults.dropout, help="share left out before the linear layers"
+    )
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size, help="images a step")
     parser.add_argument("--epochs", type=int, default=defaults.epochs, help="at most")
     parser.add_argument("--patience", type=int, default=defaults.patience, help="epochs without improvement")
@@ -69,7 +71,9 @@ def run_images(options: argparse.Namespace) -> None:
     )
     data = datasets.load(options.data, options.root, seed=options.seed, drop_corrupt=options.corrupt == "drop")
     print(f"{data.name}: {data.summary}")
-    print(f"training {len(data.train)}, validation {len(data.validation)}, held out for the test {len(data.test)} images")
+    print(
+        f"training {len(data.train)}, validation {len(data.validation)}, held out for the test {len(data.test)} images"
+    )
 
     libraries = [train.TORCH, train.OURS]
     histories = {}
@@ -114,7 +118,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
-        print(f"nnart_ops.demo: {error.name} is missing; install it with: pip install 'nnart_ops[demo]'", file=sys.stderr)
+        print(
+            f"nnart_ops.demo: {error.name} is missing; install it with: pip install 'nnart_ops[demo]'", file=sys.stderr
+        )
         return 2
     return 0
 

@@ -27,8 +27,8 @@ class Report:
 
 
 def clean(
-    images: NDArray[np.floating], labels: NDArray[np.integer], *, drop_corrupt: bool = True
-) -> tuple[NDArray[np.floating], NDArray[np.integer], Report]:
+    images: NDArray[np.float32], labels: NDArray[np.int64], *, drop_corrupt: bool = True
+) -> tuple[NDArray[np.float32], NDArray[np.int64], Report]:
     """Removes what should not be learned from.
 
     Corrupt samples (a pixel that is NaN or infinite, one outside [0, 1], an image of one colour) are dropped, or only

@@ -76,7 +76,8 @@ def load_cifar10(root: Path | None) -> tuple[Pixels, Classes, int]:
 
 
 def _joined(parts: list[tuple[readers.Images, readers.Labels]]) -> tuple[Pixels, Classes]:
-    images = np.concatenate([images for images, _ in parts]).astype(np.float32) / 255
+    images = np.concatenate([images for images, _ in parts]).astype(np.float32)
+    images /= 255
     return images, np.concatenate([labels for _, labels in parts]).astype(np.int64)
 
 
@@ -92,9 +93,9 @@ FLIPPABLE = {"fashion-mnist", "cifar10"}
 def load(name: str, root: Path | None, *, seed: int, drop_corrupt: bool = True) -> Dataset:
     """Reads, cleans, splits and standardises the data set ``name``.
 
-    A source that comes with a test set keeps it; of the others 20 % are held out. 10 % of the rest become the validation
-    split. Every class has its share of each. The mean and standard deviation of each channel come from the training split
-    alone: nothing of the others may leak into what the network sees.
+    A source that comes with a test set keeps it; of the others 20 % are held out. 10 % of the rest become the
+    validation split. Every class has its share of each. The mean and standard deviation of each channel come from the
+    training split alone: nothing of the others may leak into what the network sees.
 
     Raises:
         readers.DataFileError: if a file is missing or not what it should be.
@@ -143,8 +144,8 @@ def resize(images: Tensor) -> Tensor:
     return F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
 
 
-def stratified(labels: NDArray[np.integer], share: float, generator: np.random.Generator) -> NDArray[np.bool_]:
-    """A random choice of ``share`` of each class: a mask of shape (N,), at least one sample a class where it has two."""
+def stratified(labels: Classes, share: float, generator: np.random.Generator) -> NDArray[np.bool_]:
+    """A random choice of ``share`` of each class as a mask of shape (N,); at least one sample of two or more."""
     chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))

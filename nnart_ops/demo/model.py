@@ -16,8 +16,8 @@ def build(layers: ModuleType, channels: int, dropout: float) -> nn.Sequential:
     An image (N, channels, 28, 28) becomes 26, pooled 13, then 11, pooled 5: 64 x 5 x 5 = 1600 numbers, and 10 scores.
 
     Args:
-        layers: ``torch.nn`` or ``nnart_ops``: where Conv2d, ReLU and MaxPool2d come from. Both give the same state_dict.
-        channels: 1 for grey images, 3 for colour.
+        layers: ``torch.nn`` or ``nnart_ops``: where Conv2d, ReLU and MaxPool2d come from. Both give the same
+        state_dict. channels: 1 for grey images, 3 for colour.
         dropout: the share of the 1600 numbers that training leaves out at random.
     """
     return nn.Sequential(

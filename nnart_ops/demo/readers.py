@@ -43,8 +43,8 @@ def read_cifar_batch(path: Path) -> tuple[Images, Labels]:
     if not content or len(content) % _CIFAR_RECORD:
         start = len(content) // _CIFAR_RECORD * _CIFAR_RECORD
         raise DataFileError(
-            f"{path}: truncated: the record that starts at byte {start} has {len(content) - start} bytes, but a record of "
-            f"CIFAR-10's binary version has {_CIFAR_RECORD} (one label, 3 x 32 x 32 pixels)"
+            f"{path}: truncated: the record that starts at byte {start} has {len(content) - start} bytes, but a "
+            f"record of CIFAR-10's binary version has {_CIFAR_RECORD} (one label, 3 x 32 x 32 pixels)"
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, _CIFAR_RECORD)
     labels = records[:, 0].copy()
@@ -101,8 +101,8 @@ def _read_idx(path: Path, dimensions: int) -> tuple[NDArray[np.uint8], tuple[int
     if len(content) != expected:
         what = "truncated" if len(content) < expected else "too long"
         raise DataFileError(
-            f"{path}: {what} at byte {min(len(content), expected)}: the header promises {sizes}, which is {expected} bytes "
-            f"in all, but the file has {len(content)}"
+            f"{path}: {what} at byte {min(len(content), expected)}: the header promises {sizes}, which is {expected} "
+            f"bytes in all, but the file has {len(content)}"
         )
     return np.frombuffer(content, np.uint8, offset=header).copy(), sizes
 

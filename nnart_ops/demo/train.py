@@ -115,7 +115,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tenso
     loss = F.cross_entropy(model(images), labels)
     loss.backward()
     optimizer.step()
-    return loss.item()
+    return float(loss.item())
 
 
 @torch.no_grad()
@@ -145,8 +145,8 @@ def train(
 ) -> tuple[nn.Module, History]:
     """Trains a fresh model and returns it, with the weights of its best epoch, and its history.
 
-    Everything random (weights, order, augmentation, dropout) follows from ``settings.seed``, so two libraries see the same
-    batches. ``on_epoch`` is called after every epoch.
+    Everything random (weights, order, augmentation, dropout) follows from ``settings.seed``, so two libraries see the
+    same batches. ``on_epoch`` is called after every epoch.
     """
     model = fresh_model(library, data.train.images.size(1), settings)
     optimizer = make_optimizer(library, model, settings)
@@ -160,7 +160,7 @@ def train(
 
     for epoch in range(settings.epochs):
         model.train()
-        losses = []
+        losses: list[float] = []
         for images, labels in batches(data.train, settings.batch_size, generator):
             images = augment(images, generator)
             losses.append(train_step(model, optimizer, images.to(settings.device), labels.to(settings.device)))
@@ -169,7 +169,7 @@ def train(
         history.train_loss.append(statistics.fmean(losses))
         history.validation_loss.append(validation_loss)
         history.validation_accuracy.append(accuracy(confusion))
-        history.learning_rate.append(schedule.get_last_lr()[0])
+        history.learning_rate.append(float(schedule.get_last_lr()[0]))
         if on_epoch:
             on_epoch(epoch, history)
         if stopping.should_stop(epoch, validation_loss):
@@ -205,8 +205,8 @@ def time_steps(libraries: list[Library], data: Dataset, settings: Settings, roun
 def peak_memory(library: Library, data: Dataset, settings: Settings) -> int:
     """The most bytes of tensors that one training step holds beyond what it began with.
 
-    On a CPU it adds up the allocations and releases that torch's profiler sees during a step (with the optimizer's state
-    in place); on a GPU it asks the caching allocator.
+    On a CPU it adds up the allocations and releases that torch's profiler sees during a step (with the optimizer's
+    state in place); on a GPU it asks the caching allocator.
     """
     images = data.train.images[: settings.batch_size].to(settings.device)
     labels = data.train.labels[: settings.batch_size].to(settings.device)

@@ -19,7 +19,7 @@ def kernel_takes(*tensors: Tensor) -> bool:
 
 
 def elementwise_kernel_takes(tensor: Tensor) -> bool:
-    """:func:`kernel_takes` for the families that have CUDA kernels too; a CUDA tensor exists only under a CUDA torch."""
+    """:func:`kernel_takes` for the families that have CUDA kernels too."""
     return (
         type(tensor) in _TYPES
         and tensor.dtype in _DTYPES

@@ -55,16 +55,17 @@ def conv2d(
     """``y[n, o, i, j] = b[o] + sum over c, k, l of w[o, c, k, l] * x[n, c, s i - p + d k, s j - p + d l]``.
 
     x is 0 outside the image. With groups, output channel o sums over its own group's input channels alone. float32,
-    float64, bfloat16 and float16 on the CPU run on our kernels, which add in float32 (float64 for float64) and in an order
-    that does not depend on the number of threads; the rest runs the native operation. Under ``torch.autocast`` the
-    operands are lowered as torch lowers them. Every order of derivative exists.
+    float64, bfloat16 and float16 on the CPU run on our kernels, which add in float32 (float64 for float64) and in an
+    order that does not depend on the number of threads; the rest runs the native operation. Under ``torch.autocast``
+    the operands are lowered as torch lowers them. Every order of derivative exists.
 
     Args:
         input: the images. The output is channels-last if input or weight is.
         weight: the filters.
         bias: added to each output channel, or ``None``.
         stride: steps between outputs, one number or one for each dimension.
-        padding: zeros on each side, one number or one for each dimension; ``'valid'`` for none; ``'same'`` for as many as
+        padding: zeros on each side, one number or one for each dimension; ``'valid'`` for none; ``'same'`` for as many
+        as
             keep the size, the odd one at the end (stride 1 only).
         dilation: steps between the elements of a filter.
         groups: how many independent convolutions the channels are divided into.
@@ -116,7 +117,7 @@ _NATIVE = {1: native.conv1d, 2: native.conv2d, 3: native.conv3d}
 def _convolve(
     dims: int, input: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any
 ) -> Tensor:
-    operands = (input, weight) if bias is None else (input, weight, bias)
+    operands: tuple[Tensor, ...] = (input, weight) if bias is None else (input, weight, bias)
     if not all(isinstance(operand, Tensor) for operand in operands):
         return _NATIVE[dims](input, weight, bias, stride, padding, dilation, groups)
     if torch.is_autocast_enabled("cpu") and input.is_cpu:
@@ -174,4 +175,6 @@ def _dtype_message(dims: int, input: Tensor, weight: Tensor, bias: Tensor | None
     text = f"conv{dims}d: Input type ({input.dtype}) and weight type ({weight.dtype})"
     if bias is not None:
         text += f" and bias type ({bias.dtype})"
-    return f"{text} should be the same; convert input with input.to({weight.dtype}) or the layer with .to({input.dtype})"
+    return (
+        f"{text} should be the same; convert input with input.to({weight.dtype}) or the layer with .to({input.dtype})"
+    )

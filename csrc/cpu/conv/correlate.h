@@ -1,8 +1,8 @@
 // Forward and dgrad: each output pixel is a sum over taps and channels of source times weight.
 //
-// Two ways to fill a tile. Across pixels: the vectors run along a line of the output and the rows are output channels; the
-// sources of neighbouring pixels are neighbours in a channels-first copy, and the weight is read where it lies. Across
-// channels: the vectors run along output channels in a packed weight and the rows are pixels.
+// Two ways to fill a tile. Across pixels: the vectors run along a line of the output and the rows are output channels;
+// the sources of neighbouring pixels are neighbours in a channels-first copy, and the weight is read where it lies.
+// Across channels: the vectors run along output channels in a packed weight and the rows are pixels.
 #pragma once
 
 #include "core/parallel.h"
@@ -15,7 +15,8 @@ namespace {
 constexpr int64_t kSumBlock = 256;
 // Rows whose tiles wait together for the next block, 64 x 48 floats of scratch.
 constexpr int64_t kRowChunk = 64;
-// Elements of the copied source of one unit of work (256 KB of float, in the L2 cache), unless one line of output needs more.
+// Elements of the copied source of one unit of work (256 KB of float, in the L2 cache), unless one line of output needs
+// more.
 constexpr int64_t kSourceElements = int64_t{1} << 16;
 // Units of work that even a single image is cut into, where it has the pixels or channels for it.
 constexpr int64_t kWantedUnits = 8;
@@ -48,12 +49,13 @@ struct Correlation {
   const ConvArgs& args;
   bool transposed, across_pixels;
   ConvOperand source, target;
-  int64_t sums, outputs;  // channels of a group that are summed over, that are written
+  int64_t sums, outputs;              // channels of a group that are summed over, that are written
   int64_t weight_output, weight_sum;  // strides of the weight between those
   Walk walk[3];
   Bands bands;
   SourceLayout layout;
-  int64_t output_pieces, phase_count, taps;
+  int64_t output_pieces, phase_count;
+  int64_t taps, taps_in_use;      // of all phases; an input smaller than the stride leaves some out
   int64_t panel_vectors, panels;  // across channels: the packed weight's panels
   OutputPhase* phases;
   int64_t *source_offset, *weight_offset, *ramp;
@@ -138,11 +140,12 @@ struct Correlation {
       for (int64_t h = 0; h < least(walk[1].out_step, extent(1)); ++h)
         for (int64_t w = 0; w < least(walk[2].out_step, extent(2)); ++w, ++phase) {
           *phase = {{d, h, w}, {}, begin, 0};
-          for (int a = 0; a < 3; ++a)
-            phase->count[a] = ceil_div(extent(a) - phase->first[a], walk[a].out_step);
-          phase->n = fill_taps(layout, phase->first, args.weight, weight_sum, source_offset + begin, weight_offset + begin);
+          for (int a = 0; a < 3; ++a) phase->count[a] = ceil_div(extent(a) - phase->first[a], walk[a].out_step);
+          phase->n =
+              fill_taps(layout, phase->first, args.weight, weight_sum, source_offset + begin, weight_offset + begin);
           begin += phase->n;
         }
+    taps_in_use = begin;
   }
 
   NNART_HD const S* weight_of(int64_t group) const {
@@ -156,7 +159,7 @@ struct Correlation {
       const S* from = weight_of(group);
       if (across_pixels) {
         for (int64_t o = 0; o < outputs; ++o)
-          for (int64_t k = 0; k < taps; ++k)
+          for (int64_t k = 0; k < taps_in_use; ++k)
             packed[o * taps + k] = widen_one<T>(from + o * weight_output + weight_offset[k]);
         continue;
       }
@@ -229,7 +232,8 @@ struct Correlation {
                 const T* row[kTileRows];
                 for (int64_t i = 0; i < high; ++i) row[i] = group_weight + (first + r + i) * row_stride;
                 tile_function<T>(high, vectors)(row, by_offset + k, slice + j, from_offset + k,
-                                                least(kSumBlock, phase.n - k), c + r * tile_columns, tile_columns, k > 0);
+                                                least(kSumBlock, phase.n - k), c + r * tile_columns, tile_columns,
+                                                k > 0);
               }
             store_lines(c, to + first * target.channel, rows, j, wide, line, step_h, step_w,
                         bias ? bias + group * outputs + first : nullptr);

@@ -1,5 +1,5 @@
-// Working memory of a kernel: one buffer for each use and thread, kept between calls because fresh pages cost more than the
-// copies made in them. A request above kKeptBytes is allocated for the call and freed after it.
+// Working memory of a kernel: one buffer for each use and thread, kept between calls because fresh pages cost more than
+// the copies made in them. A request above kKeptBytes is allocated for the call and freed after it.
 #pragma once
 
 #include <cstddef>

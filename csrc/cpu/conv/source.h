@@ -1,8 +1,8 @@
 // The image that tiles read: a padded copy of one band of one group, in the compute type.
 //
-// Note [phases]: a convolution with stride s reads, for one tap, every s-th pixel. The copy sorts the pixels of an axis by
-// their place modulo s, so that each tap reads neighbours whatever the stride: tap k of output i is element
-// i + shift(k) of phase(k). The gradient of a strided convolution is the mirror image: outputs i, i + s, i + 2s, ... share
+// Note [phases]: a convolution with stride s reads, for one tap, every s-th pixel. The copy sorts the pixels of an axis
+// by their place modulo s, so that each tap reads neighbours whatever the stride: tap k of output i is element i +
+// shift(k) of phase(k). The gradient of a strided convolution is the mirror image: outputs i, i + s, i + 2s, ... share
 // their taps, so each of those phases is a convolution of stride 1 of its own, with a subset of the taps.
 #pragma once
 
@@ -21,10 +21,10 @@ NNART_HD int64_t modulo(int64_t a, int64_t b) { return a - div_floor(a, b) * b; 
 struct Walk {
   math::Axis axis;
   bool transposed;
-  int64_t extent;   // of the source
-  int64_t step;     // source index = origin(phase) + step * element
-  int64_t phases;   // of the source
-  int64_t lowest, spread;  // shifts are in [lowest, lowest + spread]
+  int64_t extent;           // of the source
+  int64_t step;             // source index = origin(phase) + step * element
+  int64_t phases;           // of the source
+  int64_t lowest, spread;   // shifts are in [lowest, lowest + spread]
   int64_t out_step, count;  // outputs are first + out_step * i, i < count
 
   NNART_HD int64_t origin(int64_t phase) const { return modulo(phase * axis.dilation - axis.pad, step); }
@@ -80,7 +80,7 @@ struct Band {
 
 // Bands of equal size that cover a problem.
 struct Bands {
-  int64_t batch, d, h;              // what there is
+  int64_t batch, d, h;               // what there is
   int64_t images, d_count, h_count;  // of one band
   NNART_HD int64_t pieces() const { return ceil_div(batch, images) * ceil_div(d, d_count) * ceil_div(h, h_count); }
   NNART_HD Band at(int64_t piece) const {
@@ -102,7 +102,8 @@ struct SourceLayout {
   int64_t channels;
   bool channels_first;
   int64_t depth, height, width;  // lines of one phase of depth and height, elements of a line
-  int64_t image_stride, channel_stride, phase_stride, d_stride, h_stride, w_stride;  // phase_stride: between those of width
+  int64_t image_stride, channel_stride, phase_stride, d_stride, h_stride,
+      w_stride;  // phase_stride: between those of width
 
   NNART_HD int64_t tap_offset(Tap d, Tap h, Tap w) const {
     return (d.phase * depth + d.shift - walk[0].lowest) * d_stride +
@@ -181,7 +182,8 @@ NNART_HD void fill_image(const SourceLayout& layout, int64_t channels, const Con
         for (int64_t j = 0; j < band.h_count + h.spread; ++j) {
           int64_t in_h = h.origin(h_phase) + h.step * (band.h + h.lowest + j);
           if (in_h < 0 || in_h >= h.extent) continue;
-          T* line = to + (d_phase * layout.depth + i) * layout.d_stride + (h_phase * layout.height + j) * layout.h_stride;
+          T* line =
+              to + (d_phase * layout.depth + i) * layout.d_stride + (h_phase * layout.height + j) * layout.h_stride;
           const S* from_line = from + in_d * source.space[0] + in_h * source.space[1];
           for (int64_t phase = 0; phase < w.phases; ++phase, line += layout.phase_stride) {
             // The elements [begin, end) of the line lie in the source.
@@ -210,8 +212,8 @@ void fill_source(const SourceLayout& layout, const ConvOperand& source, const S*
                  to + image * layout.image_stride + c * layout.channel_stride);
 }
 
-// Where tap (channel, k) of a K-long sum lies in the source and in the weight, for the outputs that start at `first`. Writes
-// at most channels * kernel volume entries and returns how many.
+// Where tap (channel, k) of a K-long sum lies in the source and in the weight, for the outputs that start at `first`.
+// Writes at most channels * kernel volume entries and returns how many.
 NNART_HD int64_t fill_taps(const SourceLayout& layout, const int64_t* first, const ConvOperand& weight,
                            int64_t weight_channel, int64_t* source_offset, int64_t* weight_offset) {
   const Walk* walk = layout.walk;

@@ -79,8 +79,8 @@ NNART_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 NNART_HD int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 NNART_HD int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Cuts n into ceil(n / largest) pieces that differ by at most one: a tile of one row after one of eight would wait on the
-// latency of its few sums.
+// Cuts n into ceil(n / largest) pieces that differ by at most one: a tile of one row after one of eight would wait on
+// the latency of its few sums.
 struct Even {
   int64_t n, pieces;
   NNART_HD Even(int64_t n, int64_t largest) : n(n), pieces(ceil_div(n, largest)) {}

@@ -1,5 +1,5 @@
-// The gradient of the weight: for each tap and channel, the sum over all images and pixels of x times grad_y. Rows of a tile
-// are taps, its vectors run along output channels, and the sum along pixels.
+// The gradient of the weight: for each tap and channel, the sum over all images and pixels of x times grad_y. Rows of a
+// tile are taps, its vectors run along output channels, and the sum along pixels.
 #pragma once
 
 #include "cpu/conv/correlate.h"
@@ -7,8 +7,8 @@
 namespace nnart::cpu {
 namespace {
 
-// The sum over images is cut into this many parts, fewer where their partial sums would be more than kPartialElements (or
-// one part is): never by the number of threads, so that the result does not depend on it.
+// The sum over images is cut into this many parts, fewer where their partial sums would be more than kPartialElements
+// (or one part is): never by the number of threads, so that the result does not depend on it.
 constexpr int64_t kParts = 16;
 constexpr int64_t kPartialElements = int64_t{1} << 22;
 
@@ -72,8 +72,7 @@ struct WeightGradient {
           if (y.channel != 1 && y.space[2] == 1)
             widen_transposed(to + n * columns, columns, row, y.channel, out, line);
           else
-            for (int64_t w = 0; w < line; ++w)
-              widen_run(to + (n + w) * columns, row + w * y.space[2], y.channel, out);
+            for (int64_t w = 0; w < line; ++w) widen_run(to + (n + w) * columns, row + w * y.space[2], y.channel, out);
           if (out < columns)
             for (int64_t w = 0; w < line; ++w)
               for (int64_t o = out; o < columns; ++o) to[(n + w) * columns + o] = T(0);
