@@ -4,7 +4,8 @@ An operator's formulas stand once, in a subclass of :class:`OpFunction`. :func:`
 
 - the entry that ``nnart_ops.functional`` calls, which picks the cheapest way that is right for the call: the bare op
   when no gradient is needed, a Function with ``forward(ctx, ...)`` in eager mode (5 instead of 15 microseconds a
-  call), the op itself under ``torch.compile``, and the full Function under ``torch.func`` transforms and forward-mode autograd;
+  call), the op itself under ``torch.compile``, and the full Function under ``torch.func`` transforms and in forward
+  mode;
 - ``register_autograd``, ``register_fake`` and ``register_vmap`` on the op, so that ``torch.ops.nnart_ops.x`` is
   differentiable, traceable and batchable too.
 """
