@@ -26,7 +26,9 @@ def max_jobs() -> int:
 
 
 def call(*command: object) -> None:
-    if subprocess.run([str(part) for part in command]).returncode != 0:
+    # The cmake and ninja installed beside this Python, active environment or not, before those of the system.
+    path = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")
+    if subprocess.run([str(part) for part in command], env={**os.environ, "PATH": path}).returncode != 0:
         sys.exit("nnart_ops: the build failed; the first error above says why.")
 
 

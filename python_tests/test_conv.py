@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as native
-from tolerances import assert_close
+from tolerances import SAME_BFLOAT16, SAME_FLOAT32, SAME_FLOAT64, assert_close
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vmap
 from torch.testing._internal.common_methods_invocations import op_db
@@ -106,7 +106,10 @@ def check(tensors: list[Any], numbers: dict[str, Any], one_value: bool = False, 
     for name, got, want, truth in zip(("y", "grad_x", "grad_weight", "grad_bias"), *results):
         if got.dtype == torch.float64:  # where native is the oracle, two orders of one sum
             torch.testing.assert_close(
-                got, truth, rtol=1e-12, atol=1e-12 * max(1, truth.numel() and truth.abs().max().item())
+                got,
+                truth,
+                rtol=SAME_FLOAT64["rtol"],
+                atol=SAME_FLOAT64["atol"] * max(1, truth.numel() and truth.abs().max().item()),
             )
         else:
             assert_close(got, want, truth, name)
@@ -333,7 +336,7 @@ def test_modules(dims: int, mode: str) -> None:
         theirs.load_state_dict(ours.state_dict())
         ours = pickle.loads(pickle.dumps(ours))
         for x in (torch.randn(2, 4, *(6,) * dims), torch.randn(4, *(6,) * dims)):
-            torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(ours(x), theirs(x), **SAME_FLOAT32)
     for wrong in ({"groups": 3}, {"padding": "full"}, {"padding": "same", "stride": 2}, {"padding_mode": "none"}):
         with pytest.raises(ValueError) as refused:
             ours_class(4, 6, 3, **wrong)
@@ -400,7 +403,7 @@ def test_autocast(dtype: torch.dtype) -> None:
     assert [t.dtype for t in results[0]] == [dtype, *(torch.float32,) * 3]
     for other in results[1:]:
         for a, b in zip(results[0], other):
-            torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2)
+            torch.testing.assert_close(a, b, **SAME_BFLOAT16)
 
 
 def test_compile_with_dynamic_batch() -> None:

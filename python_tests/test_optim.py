@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from tolerances import SAME_FLOAT32, SAME_FLOAT64, TWICE_NATIVE, updates_limit
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
 
 import nnart_ops
@@ -91,11 +92,11 @@ def test_200_steps_in_float64(cls: type, options: dict, calls: dict) -> None:
     expected, peer = train(PEERS[cls], torch.float64, 200, **native_only(**options))
     assert calls["native"] == 0
     for a, b in zip(ours, expected):
-        assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+        assert torch.allclose(a, b, **SAME_FLOAT64)
         assert optimizer.state[a].keys() == peer.state[b].keys()
         for key, value in optimizer.state[a].items():
             assert value.dtype == peer.state[b][key].dtype
-            assert torch.allclose(value, peer.state[b][key], rtol=1e-12, atol=1e-12)
+            assert torch.allclose(value, peer.state[b][key], **SAME_FLOAT64)
     assert all(a._version > 0 for a in ours)
 
 
@@ -108,8 +109,8 @@ def check_against_float64(cls: type, options: dict, dtype: torch.dtype) -> None:
     )
     # Where half precision flushes eps or a moment to 0, the native loop divides by 0; no error of its own counts then.
     native_error = (theirs - exact).abs().nan_to_num(nan=0.0, posinf=0.0).max()
-    roundings = 20 if dtype is torch.float64 else 1  # in float64 the oracle itself rounds in every step
-    assert (mine - exact).abs().max() <= 2 * native_error + roundings * torch.finfo(dtype).eps * exact.abs().max()
+    limit = TWICE_NATIVE * native_error + updates_limit(dtype, 20, exact.abs().max().item())
+    assert (mine - exact).abs().max() <= limit
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -152,7 +153,7 @@ def test_checkpoints_both_ways_mid_run(cls: type, options: dict, variant: dict, 
         give_gradients(params, step)
         resumed.step()
     for a, b in zip(params, expected):
-        assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+        assert torch.allclose(a, b, **SAME_FLOAT64)
     assert resumed.state_dict()["param_groups"][0].keys() == optimizer.state_dict()["param_groups"][0].keys()
 
 
@@ -168,7 +169,7 @@ def test_optimizer_info_inputs(name: str) -> None:
             a, _ = train(ours, torch.float32, 10, **options)
             b, _ = train(info.optim_cls, torch.float32, 10, **options)
             for x, y in zip(a, b):
-                assert torch.allclose(x, y, rtol=1e-5, atol=1e-6), given.desc
+                assert torch.allclose(x, y, **SAME_FLOAT32), given.desc
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
@@ -231,7 +232,7 @@ def test_layouts_of_parameters_and_gradients(cls: type, calls: dict) -> None:
             optimizer.step()
             peer.step()
             assert a.stride() == strides
-            assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+            assert torch.allclose(a, b, **SAME_FLOAT64)
     assert calls["native"] == 0
 
 
@@ -261,7 +262,7 @@ def test_several_groups_and_dtypes_in_few_calls(monkeypatch: pytest.MonkeyPatch)
     assert batches == [3] * 5
     for a, b in zip(mine, theirs):
         for x, y in zip(a["params"], b["params"]):
-            assert torch.allclose(x, y, rtol=1e-5 if x.dtype == torch.float32 else 1e-12, atol=1e-6)
+            assert torch.allclose(x, y, **(SAME_FLOAT32 if x.dtype == torch.float32 else SAME_FLOAT64))
 
 
 def _sparse(cls: type, **options: Any) -> None:
@@ -338,7 +339,7 @@ def test_hooks_schedulers_closures_and_pickling(cls: type) -> None:
             assert kind.step(lambda: torch.tensor(3.0)) == 3.0
             scheduler.step()
     for a, b in zip(params, peers):
-        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+        assert torch.allclose(a, b, **SAME_FLOAT32)
     clone = pickle.loads(pickle.dumps(optimizer))
     assert type(clone) is cls
     assert repr(optimizer) == repr(peer)
@@ -378,7 +379,7 @@ def test_grad_scaler(cls: type, fused: bool) -> None:
             scaler.update()
         results.append([p.detach().clone() for p in params])
     for a, b in zip(*results):
-        assert torch.allclose(a, b, rtol=1e-6, atol=1e-6)
+        assert torch.allclose(a, b, **SAME_FLOAT32)
 
 
 @pytest.mark.parametrize("cls", [SGD, AdamW])
@@ -402,7 +403,7 @@ def test_nan_and_infinite_gradients() -> None:
                 p.grad = special.clone()
                 optimizer.step()
             results.append(p.detach())
-        assert torch.allclose(*results, rtol=1e-5, atol=1e-6, equal_nan=True)
+        assert torch.allclose(*results, **SAME_FLOAT32, equal_nan=True)
 
 
 @pytest.mark.parametrize("momentum", [False, True])

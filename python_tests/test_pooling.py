@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as native
+from tolerances import compute_eps, storage_rounding
 from torch.testing._internal.common_methods_invocations import op_db
 
 import nnart_ops
@@ -73,8 +74,7 @@ def check_window(x: torch.Tensor, window: tuple) -> None:
     (grad_x,) = torch.autograd.grad(max_pool2d(leaf, *window), leaf, grad)
     (expected,) = torch.autograd.grad(native.max_pool2d(peer, *window), peer, grad.double())
     # Summed in the compute type (at most sixteen gradients of about one), rounded to the storage type once.
-    compute = torch.finfo(torch.float64 if x.dtype is torch.float64 else torch.float32).eps
-    limit = torch.finfo(x.dtype).eps / 2 * expected.abs() + 16 * compute
+    limit = storage_rounding(x.dtype) * expected.abs() + 16 * compute_eps(x.dtype)
     assert ((grad_x.double() - expected).abs() <= limit).all()
     assert grad_x.stride() == expected.stride()
 

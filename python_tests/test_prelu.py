@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as native
+from tolerances import SAME_FLOAT32, TWICE_NATIVE, storage_rounding, sum_limit
 from torch.testing._internal.common_methods_invocations import op_db
 
 from nnart_ops.autograd.prelu import prelu
@@ -50,14 +51,8 @@ def gradients(function, x: torch.Tensor, weight: torch.Tensor, grad_y: torch.Ten
 
 
 def limits(dtype: torch.dtype, terms: float) -> tuple[float, float, float]:
-    """What y, grad_x and grad_weight may be off by beyond native's own error.
-
-    The sum that is grad_weight is taken in the compute type, with an error relative to the sum of its terms' magnitudes
-    (at most 0.47 of eps times that over 200 seeds, native 0.30), and is rounded to the storage type once.
-    """
-    storage = torch.finfo(dtype).eps
-    compute = torch.finfo(torch.float64 if dtype is torch.float64 else torch.float32).eps
-    return storage, storage, storage + compute * terms
+    """What y, grad_x and grad_weight, a sum over x, may be off by beyond native's own error."""
+    return sum_limit(dtype, 0), sum_limit(dtype, 0), sum_limit(dtype, terms)
 
 
 def check(shape: tuple[int, ...], dtype: torch.dtype, per_channel: bool, layout: torch.memory_format) -> None:
@@ -71,8 +66,8 @@ def check(shape: tuple[int, ...], dtype: torch.dtype, per_channel: bool, layout:
         assert a.shape == b.shape
         if exact.numel():
             native_error = (b.double() - exact).abs().max()
-            rounding = torch.finfo(dtype).eps / 2 * exact.abs().max()  # of the result itself
-            assert (a.double() - exact).abs().max() <= 2 * native_error + rounding + limit
+            rounding = storage_rounding(dtype) * exact.abs().max()  # of the result itself
+            assert (a.double() - exact).abs().max() <= TWICE_NATIVE * native_error + rounding + limit
     assert ours[0].stride() == peer[0].stride()
 
 
@@ -81,7 +76,7 @@ def test_the_limits_notice_one_missing_element(dtype: torch.dtype) -> None:
     x, weight, grad_y = tensors((2, 2, 80, 81), dtype, False, torch.contiguous_format)
     exact = gradients(native.prelu, x.double(), weight.double(), grad_y.double())[2]
     terms = x.double() * grad_y.double() * (x <= 0)
-    limit = limits(dtype, float(terms.abs().sum()))[2] + torch.finfo(dtype).eps / 2 * float(exact.abs())
+    limit = limits(dtype, float(terms.abs().sum()))[2] + storage_rounding(dtype) * float(exact.abs())
     assert terms.abs().max() > limit
 
 
@@ -143,7 +138,7 @@ def test_strides(weights: int) -> None:
     ):
         grad_y = torch.randn(x.shape)
         for a, b in zip(gradients(prelu, x, weight, grad_y), gradients(native.prelu, x, weight, grad_y)):
-            assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+            assert torch.allclose(a, b, **SAME_FLOAT32)
     leaf = base[:, :3].clone().requires_grad_()
     (ours,) = torch.autograd.grad(prelu(leaf, weight).sum(), leaf)
     assert torch.equal(ours, torch.autograd.grad(native.prelu(leaf, weight).sum(), leaf)[0])
@@ -180,7 +175,7 @@ def test_compile() -> None:
     ours = torch.autograd.grad(compiled(x, weight).sin().sum(), (x, weight))
     expected = torch.autograd.grad((native.prelu(x, weight) * 2).sin().sum(), (x, weight))
     for a, b in zip(ours, expected):
-        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+        assert torch.allclose(a, b, **SAME_FLOAT32)
 
 
 @pytest.mark.parametrize("weights", [1, 24])

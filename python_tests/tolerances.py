@@ -45,3 +45,33 @@ def assert_close(ours: Tensor, native: Tensor, oracle: Tensor, what: str = "resu
     scale = max(1.0, oracle.double().abs().nan_to_num(0, 0, 0).max().item()) if oracle.numel() else 1.0
     limit = TWICE_NATIVE * allowed + ATOL[ours.dtype] * scale
     assert error <= limit, f"{what}: error {error:.3e}, allowed {limit:.3e} (native has {allowed:.3e})"
+
+
+# Two float64, float32 or bfloat16 computations of the same formula that round in another order.
+SAME_FLOAT64 = {"rtol": 1e-12, "atol": 1e-12}
+SAME_FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}
+SAME_BFLOAT16 = {"rtol": 2e-2, "atol": 2e-2}
+
+
+def storage_rounding(dtype: torch.dtype) -> float:
+    """Half a unit in the last place, relative: what one rounding to ``dtype`` may cost."""
+    return torch.finfo(dtype).eps / 2
+
+
+def compute_eps(dtype: torch.dtype) -> float:
+    """eps of the type that elements of ``dtype`` are computed in."""
+    return torch.finfo(torch.float64 if dtype is torch.float64 else torch.float32).eps
+
+
+def sum_limit(dtype: torch.dtype, magnitudes: float) -> float:
+    """What a sum over a whole tensor may be off by: its error grows with the sum of its terms' magnitudes.
+
+    Our fixed-order sums came to at most 0.47 of compute_eps times that over 200 seeds, native's to 0.30.
+    """
+    return torch.finfo(dtype).eps + compute_eps(dtype) * magnitudes
+
+
+def updates_limit(dtype: torch.dtype, steps: int, largest: float) -> float:
+    """What ``steps`` updates of a parameter may be off by beyond native's own error: in float64, where native is the
+    oracle and itself rounds in every step, one rounding a step; otherwise one in all."""
+    return (steps if dtype is torch.float64 else 1) * torch.finfo(dtype).eps * largest

@@ -1,7 +1,7 @@
 // Forward and dgrad: each output pixel is a sum over taps and channels of source times weight.
 //
 // Two ways to fill a tile. Across pixels: the vectors run along a line of the output and the rows are output channels;
-// the sources of neighbouring pixels are neighbours in a channels-first copy, and the weight is read where it lies.
+// the sources of neighbouring pixels are neighbours in a channels-first copy, and most weights are read where they lie.
 // Across channels: the vectors run along output channels in a packed weight and the rows are pixels.
 #pragma once
 
