@@ -42,11 +42,11 @@ class Settings:
 
     optimizer: str = "sgd"
     learning_rate: float = 0.05
-    weight_decay: float = 5e-4  # L2 for SGD, decoupled for AdamW
-    dropout: float = 0.25
+    weight_decay: float = 1e-3  # L2 for SGD, decoupled for AdamW
+    dropout: float = 0.4
     batch_size: int = 64
-    epochs: int = 30
-    patience: int = 10  # epochs without a better validation loss before training stops
+    epochs: int = 40
+    patience: int = 15  # epochs without a better validation loss before training stops
     seed: int = 0
     device: str = "cpu"
 
