@@ -47,7 +47,7 @@ class Settings:
     batch_size: int = 64
     epochs: int = 40
     patience: int = 15  # epochs without a better validation loss before training stops
-    seed: int = 0
+    seed: int = 1
     device: str = "cpu"
 
 

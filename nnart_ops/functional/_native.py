@@ -24,7 +24,8 @@ def elementwise_kernel_takes(tensor: Tensor) -> bool:
         type(tensor) in _TYPES
         and tensor.dtype in _DTYPES
         and (tensor.is_cpu or (tensor.is_cuda and _cuda_loaded()))
-        and _is_plain(tensor)
+        and tensor.layout is torch.strided
+        and not tensor.is_nested
     )
 
 
