@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +25,11 @@ class Report:
         if self.conflicting:
             text += f" (and {len(self.conflicting)} equal images with different labels)"
         return text + f"; dropped {self.dropped}"
+
+
+def fingerprint(image: NDArray[np.float32]) -> bytes:
+    """16 bytes that only equal images share; the images themselves would be gigabytes of dictionary keys."""
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def clean(
@@ -52,14 +58,16 @@ def clean(
     keep = ~(not_finite | out_of_range | blank) if drop_corrupt else np.ones(len(images), bool)
 
     first: dict[bytes, int] = {}
-    for i in np.flatnonzero(keep):
-        twin = first.setdefault(flat[i].tobytes(), int(i))
+    conflicting: set[int] = set()
+    for i in np.flatnonzero(keep).tolist():
+        twin = first.setdefault(fingerprint(images[i]), i)
         if twin == i:
             continue
         if labels[twin] == labels[i]:
-            report.duplicates.append(int(i))
+            report.duplicates.append(i)
         else:
-            report.conflicting += [twin, int(i)]
+            conflicting |= {twin, i}
+    report.conflicting = sorted(conflicting)
     keep[report.duplicates] = False
     keep[report.conflicting] = False
     report.dropped = int((~keep).sum())
