@@ -1,7 +1,7 @@
 """How a comparison is timed, and what it is measured against.
 
-Ours and the peer run in turn in one process (A B A B ...), so that a change of clock or a busy neighbour hits both; the
-figure is the median. Inputs rotate through copies that together outgrow the second-level cache, unless a case is warm
+Ours and the peer run in turn in one process (A B B A ...), so that a change of clock or a busy neighbour hits both and
+neither always finds the caches as the other left them; the figure is the median. Inputs rotate through copies that together outgrow the second-level cache, unless a case is warm
 by nature. The roofline is measured in the same run.
 """
 
@@ -50,7 +50,8 @@ def compare(ours: Callable[[int], Any], peer: Callable[[int], Any], *, rounds: i
     """Times ``ours(i)`` and ``peer(i)`` in turn, i the number of the round, ``inner`` calls at a time."""
     times: tuple[list[float], list[float]] = ([], [])
     for i in range(rounds + 2):  # two rounds to warm up
-        for function, samples in zip((peer, ours), times):
+        turns = list(zip((peer, ours), times))
+        for function, samples in turns if i % 2 else reversed(turns):
             start = time.perf_counter()
             for _ in range(inner):
                 function(i)
@@ -60,7 +61,11 @@ def compare(ours: Callable[[int], Any], peer: Callable[[int], Any], *, rounds: i
 
 
 def copy_bandwidth(sizes: Sequence[int]) -> dict[int, float]:
-    """Bytes per second, read and written, of a copy that moves ``size`` bytes altogether, for each size in bytes."""
+    """Bytes per second, read and written, of a copy that moves ``size`` bytes altogether, for each size in bytes.
+
+    torch's copy reads the lines of its target before it overwrites them; a kernel that stores past the caches does not,
+    and may exceed 100 % of this.
+    """
     bandwidth = {}
     for size in sizes:
         count = max(1, size // 8)

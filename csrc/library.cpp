@@ -1,8 +1,24 @@
 // Every schema of the library, grouped by family. Kernels are registered in ops/, fake kernels, autograd and autocast
 // in Python (nnart_ops/autograd).
-#include <torch/csrc/stable/library.h>
+#include <string>
 
-STABLE_TORCH_LIBRARY(nnart_ops, m) {
+#include "ops/register.h"
+
+namespace {
+
+// Defines each schema twice (Note [two overloads] in ops/register.h).
+struct Schemas {
+  nnart::StableLibrary& library;
+  void def(const std::string& schema) {
+    library.def(schema.c_str());
+    library.def(std::string(schema).insert(schema.find('('), nnart::kKernelOverload).c_str());
+  }
+};
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(nnart_ops, library) {
+  Schemas m{library};
   // Element-wise activations. x and y have the same sizes; `saved` is what the formula's derivative reads: the input x,
   // but the output y for relu, sigmoid and tanh.
   m.def("relu(Tensor x) -> Tensor");

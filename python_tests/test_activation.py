@@ -213,6 +213,22 @@ def test_same_result_for_any_thread_count() -> None:
         assert torch.equal(grad_x, results[0][1])
 
 
+@dtypes
+@pytest.mark.parametrize("name", ["relu", "silu"])
+def test_large_results_equal_their_parts(name: str, dtype: torch.dtype) -> None:
+    """A large result is stored past the caches, a small one is not: the numbers are the same."""
+    n = 2**22 // dtype.itemsize + 37
+    x, grad_y = torch.randn(n).to(dtype), torch.randn(n).to(dtype)
+    activation, derivative = getattr(F, name), getattr(torch.ops.nnart_ops, f"{name}_backward")
+    y, grad_x = activation(x), derivative(grad_y, x)
+    assert torch.equal(y, torch.cat([activation(part) for part in x.split(100_003)]))
+    parts = zip(grad_y.split(100_003), x.split(100_003))
+    assert torch.equal(grad_x, torch.cat([derivative(*part) for part in parts]))
+    shifted = torch.cat([x[:1], x])[1:]  # not aligned to a vector
+    assert torch.equal(activation(shifted, inplace=True), y)
+    assert torch.equal(shifted, y)
+
+
 @pytest.mark.parametrize("isa", nnart_ops.build_info()["cpu_isa_variants"].split())
 def test_every_instruction_set(isa: str) -> None:
     """The tests above on each path that this CPU can run, in a process of its own since the choice is made at load."""
@@ -223,7 +239,7 @@ def test_every_instruction_set(isa: str) -> None:
         pytest.skip(f"this CPU has no {isa}")
     if isa == nnart_ops.build_info()["cpu_isa"]:
         return
-    names = "test_sizes or test_whole_range or test_special_values or test_layouts or test_unaligned"
+    names = "test_sizes or test_whole_range or test_special_values or test_layouts or test_unaligned or test_large"
     command = [
         sys.executable,
         "-m",

@@ -21,7 +21,7 @@ ALLOWED = {
     "cpu": [STANDARD, r"immintrin\.h", r"core/.*", r"math/.*", r"cpu/.*"],
     "cuda": [STANDARD, r"cuda_.*", r"core/.*", r"math/.*", r"cuda/.*"],
     "ops": [r"[a-z_]+", TORCH, r"core/.*", r"math/.*", r"ops/.*", r"cpu/kernels\.h", r"cuda/kernels\.h"],
-    ".": [r"pybind11/.*", TORCH, r"build_facts\.h", r"cpu/kernels\.h"],
+    ".": [r"string", r"pybind11/.*", TORCH, r"build_facts\.h", r"cpu/kernels\.h", r"ops/register\.h"],
 }
 SOURCES = sorted(path for pattern in ("*.h", "*.cpp", "*.cu", "*.cuh") for path in CSRC.rglob(pattern))
 

@@ -453,9 +453,8 @@ NNART_HD EvenOdd load_even_odd(const BFloat16* p) {
   return {Vec<float>(reinterpret_cast<RawVec<float>>(pairs << 16)),
           Vec<float>(reinterpret_cast<RawVec<float>>(pairs & 0xffff0000))};
 }
-NNART_HD void store_even_odd(BFloat16* p, EvenOdd x) {
-  RawU32 pairs = (round_to_bfloat16(x.even) >> 16) | (round_to_bfloat16(x.odd) & 0xffff0000);
-  std::memcpy(p, &pairs, sizeof pairs);
+NNART_HD RawU32 join_even_odd(EvenOdd x) {
+  return (round_to_bfloat16(x.even) >> 16) | (round_to_bfloat16(x.odd) & 0xffff0000);
 }
 
 // The first count lanes; the others are zero.
@@ -495,6 +494,36 @@ NNART_HD void store_streaming(S* p, Vec<ComputeType<S>> x) {
   }
 #endif
   store(p, x);
+}
+
+// Stores that go past the caches to memory: a line need not be read before it is overwritten, and nothing is evicted for
+// it. p must be aligned to the vector's bytes; finish_stores() makes them visible to other threads.
+template <class Raw>
+NNART_HD void store_past_caches(void* p, Raw raw) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof raw == 64) return _mm512_stream_si512(static_cast<__m512i*>(p), reinterpret_cast<__m512i>(raw));
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof raw == 32) return _mm256_stream_si256(static_cast<__m256i*>(p), reinterpret_cast<__m256i>(raw));
+#endif
+#if defined(__x86_64__)
+  if constexpr (sizeof raw == 16) return _mm_stream_si128(static_cast<__m128i*>(p), reinterpret_cast<__m128i>(raw));
+#endif
+  std::memcpy(p, &raw, sizeof raw);
+}
+
+template <class S>
+NNART_HD void store_past_caches(S* p, Vec<ComputeType<S>> x) {
+  if constexpr (sizeof(S) == 2)
+    store_past_caches(static_cast<void*>(p), narrow(Type<S>{}, x));
+  else
+    store_past_caches(static_cast<void*>(p), x.v);
+}
+
+NNART_HD void finish_stores() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
 }
 
 // All lanes from one element.

@@ -64,9 +64,9 @@ Tensor backward(const Tensor& grad_y, const Tensor& saved, Parameters... paramet
 
 template <Activation activation, class... Parameters>
 void add(Library& m, const std::string& name) {
-  m.impl(name.c_str(), TORCH_BOX((&forward<activation, Parameters...>)));
-  m.impl((name + "_").c_str(), TORCH_BOX((&forward_<activation, Parameters...>)));
-  m.impl((name + "_backward").c_str(), TORCH_BOX((&backward<activation, Parameters...>)));
+  m.impl(name, TORCH_BOX((&forward<activation, Parameters...>)));
+  m.impl(name + "_", TORCH_BOX((&forward_<activation, Parameters...>)));
+  m.impl(name + "_backward", TORCH_BOX((&backward<activation, Parameters...>)));
 }
 
 }  // namespace

@@ -4,9 +4,30 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <string>
+
 namespace nnart {
 
-using Library = torch::stable::detail::StableLibrary;
+// Note [two overloads]
+// Every op is there twice, with one kernel. `nnart_ops::x` is what users, torch.compile and torch.export call: it has
+// autograd and autocast. `nnart_ops::x.kernel` has neither, so that our own autograd Functions reach the kernel without
+// a guard that excludes those keys for the call, which costs a small tensor 0.5 us each time.
+constexpr const char* kKernelOverload = ".kernel";
+
+using StableLibrary = torch::stable::detail::StableLibrary;
+
+class Library {
+ public:
+  explicit Library(StableLibrary& library) : library_(library) {}
+  template <class Function>
+  void impl(const std::string& name, Function function) {
+    library_.impl(name.c_str(), function);
+    library_.impl((name + kKernelOverload).c_str(), function);
+  }
+
+ private:
+  StableLibrary& library_;
+};
 
 void register_activation(Library&);
 void register_conv(Library&);

@@ -13,7 +13,8 @@ void launch(const PReluArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const SgdArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const AdamWArgs& args, const Tensor&) { cpu::launch(args); }
 
-STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, library) {
+  Library m(library);
   register_activation(m);
   register_conv(m);
   register_optimizers(m);

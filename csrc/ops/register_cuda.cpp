@@ -33,6 +33,9 @@ void launch(const PReluArgs&, const Tensor&) { no_kernel("prelu"); }
 void launch(const SgdArgs&, const Tensor&) { no_kernel("sgd_"); }
 void launch(const AdamWArgs&, const Tensor&) { no_kernel("adamw_"); }
 
-STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CUDA, m) { register_activation(m); }
+STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CUDA, library) {
+  Library m(library);
+  register_activation(m);
+}
 
 }  // namespace nnart

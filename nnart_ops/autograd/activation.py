@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnart_ops.autograd.function import OpFunction, batch_first, below_autograd, differentiable, transforms_active
+from nnart_ops.autograd.function import OpFunction, batch_first, differentiable, register_fake, transforms_active
 
 Second = Callable[..., Tensor] | None
 
@@ -30,14 +30,13 @@ class Activation:
     def __init__(self, name: str, second: Second, *, saves: str = "x") -> None:
         ops = torch.ops.nnart_ops
         saves_output = saves == "y"
-        self.backward = differentiable(_backward_function(name, getattr(ops, f"{name}_backward").default, second))
+        backward = _backward_function(name, getattr(ops, f"{name}_backward").default, second)
+        self.backward = differentiable(backward)
         forward = _forward_function(name, getattr(ops, name).default, saves_output, self.backward)
-        takes_numbers = len(getattr(ops, name).default._schema.arguments) > 1
-        self.apply = differentiable(forward, None if takes_numbers else _lean(name, saves_output, self.backward))
-        inplace_op = getattr(ops, f"{name}_").default
-        self._inplace_kernel = inplace_op._op
-        self._inplace_function = _inplace_function(name, inplace_op._op, saves_output, self.backward)
-        torch.library.register_fake(inplace_op, lambda x, *parameters: None)
+        takes_numbers = len(forward.op._schema.arguments) > 1
+        self.apply = differentiable(forward, None if takes_numbers else _lean(saves_output, backward))
+        self._inplace_kernel = register_fake(getattr(ops, f"{name}_").default, lambda x, *parameters: None)
+        self._inplace_function = _inplace_function(name, self._inplace_kernel, saves_output, self.backward)
 
     def inplace(self, x: Tensor, *parameters: float) -> Tensor:
         """Overwrites ``x`` with its activation and returns it."""
@@ -47,8 +46,7 @@ class Activation:
             if x.is_leaf:
                 raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
             return self._inplace_function.apply(x, *parameters)
-        with below_autograd():
-            self._inplace_kernel(x, *parameters)
+        self._inplace_kernel(x, *parameters)
         torch.autograd.graph.increment_version(x)
         return x
 
@@ -82,28 +80,30 @@ def _forward_function(name: str, operator: Any, saves_output: bool, backward_ent
     return _named(Forward, name)
 
 
-def _lean(name: str, saves_output: bool, backward_entry: Any) -> type[torch.autograd.Function]:
+def _lean(saves_output: bool, backward_function: type[OpFunction]) -> Callable[[type[OpFunction]], Any]:
     """The eager Function of an activation without numbers, with nothing in it that a small tensor would notice."""
-    kernel = getattr(torch.ops.nnart_ops, name).default._op
-    backward_kernel = getattr(torch.ops.nnart_ops, f"{name}_backward").default._op
+    backward_kernel, backward_entry = backward_function.kernel, backward_function.entry
     is_grad_enabled = torch.is_grad_enabled
 
-    class Lean(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            with below_autograd():
-                y = kernel(x)
-            ctx.save_for_backward(y if saves_output else x)
-            return y
+    def make(function: type[OpFunction]) -> Any:
+        kernel = function.kernel
 
-        @staticmethod
-        def backward(ctx: Any, grad_y: Tensor) -> Tensor:
-            if is_grad_enabled():  # a graph of the backward is wanted
-                return backward_entry(grad_y, ctx.saved_tensors[0])
-            with below_autograd():
+        class Lean(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Tensor) -> Tensor:
+                y = kernel(x)
+                ctx.save_for_backward(y if saves_output else x)
+                return y
+
+            @staticmethod
+            def backward(ctx: Any, grad_y: Tensor) -> Tensor:
+                if is_grad_enabled():  # a graph of the backward is wanted
+                    return backward_entry(grad_y, ctx.saved_tensors[0])
                 return backward_kernel(grad_y, ctx.saved_tensors[0])
 
-    return _named(Lean, name)
+        return _named(Lean, function.__name__)
+
+    return make
 
 
 def _backward_function(name: str, operator: Any, second: Second) -> type[OpFunction]:
@@ -152,8 +152,7 @@ def _inplace_function(name: str, kernel: Any, saves_output: bool, backward_entry
         @staticmethod
         def forward(ctx: Any, x: Tensor, *parameters: float) -> Tensor:
             original = None if saves_output else x.clone()
-            with below_autograd():
-                kernel(x, *parameters)
+            kernel(x, *parameters)
             ctx.mark_dirty(x)
             ctx.parameters = parameters
             ctx.save_for_backward(x if saves_output else original)

@@ -19,9 +19,19 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-# Without these keys, a call inside our own forward reaches the kernel directly (2 instead of 5 microseconds), while
-# dispatch modes such as fake tensors still see it.
-below_autograd = torch._C._AutoDispatchBelowAutograd
+_library = torch.library.Library("nnart_ops", "IMPL")
+
+
+def register_fake(op: Any, fake: Callable[..., Any]) -> Callable[..., Any]:
+    """Registers the fake kernel of both overloads of ``op`` and returns the ``kernel`` overload as a fast callable.
+
+    That overload is the same kernel without autograd and autocast; dispatch modes such as fake tensors still see it.
+    """
+    kernel = op._overloadpacket.kernel
+    _library.impl(kernel, torch.library.fallthrough_kernel, "Autograd")
+    for overload in (op, kernel):
+        torch.library.register_fake(overload, fake)
+    return kernel._op
 
 
 def transforms_active() -> bool:
@@ -33,7 +43,8 @@ class OpFunction(torch.autograd.Function):
     """An op with its formulas. Subclasses define ``op``, ``fake``, ``prepare``, ``backward``, ``vmap`` and ``jvp``."""
 
     op: ClassVar[Any]
-    entry: ClassVar[Callable[..., Any]]  # set by differentiable()
+    kernel: ClassVar[Callable[..., Any]]  # set by differentiable(), as is entry
+    entry: ClassVar[Callable[..., Any]]
 
     @staticmethod
     def fake(*args: Any) -> Any:
@@ -47,19 +58,18 @@ class OpFunction(torch.autograd.Function):
 
 
 def differentiable(
-    function: type[OpFunction], eager: type[torch.autograd.Function] | None = None
+    function: type[OpFunction], make_eager: Callable[[type[OpFunction]], type[torch.autograd.Function]] | None = None
 ) -> Callable[..., Any]:
     """Registers ``function``'s formulas on its op and returns the entry to call it by.
 
-    The entry takes the op's arguments, positionally, and returns what the op returns. ``eager`` may replace the
-    Function that is otherwise derived from ``function`` for eager mode.
+    The entry takes the op's arguments, positionally, and returns what the op returns. ``make_eager`` may
+    make the Function for eager mode, which is otherwise derived from ``function``.
     """
     op, prepare = function.op, function.prepare
-    kernel = op._op
+    kernel = function.kernel = register_fake(op, function.fake)
 
     def forward(*args: Any) -> Any:
-        with below_autograd():
-            return kernel(*args)
+        return kernel(*args)
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         saved = prepare(ctx, inputs, output)
@@ -70,19 +80,19 @@ def differentiable(
     function.setup_context = staticmethod(setup_context)  # type: ignore[method-assign]
 
     def eager_forward(ctx: Any, *args: Any) -> Any:
-        with below_autograd():
-            output = kernel(*args)
+        output = kernel(*args)
         ctx.save_for_backward(*prepare(ctx, args, output))
         return output
 
-    if eager is None:
+    if make_eager is not None:
+        eager = make_eager(function)
+    else:
         members = {"forward": staticmethod(eager_forward), "backward": staticmethod(function.backward)}
         eager = type(function.__name__, (torch.autograd.Function,), members)
 
     def op_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*prepare(ctx, inputs, output))
 
-    torch.library.register_fake(op, function.fake)
     torch.library.register_autograd(op, function.backward, setup_context=op_setup_context)
     torch.library.register_vmap(op, function.vmap)
 
@@ -100,8 +110,7 @@ def differentiable(
             for arg in args:
                 if isinstance(arg, Tensor) and arg.requires_grad:
                     return apply_eager(*args)
-        with below_autograd():
-            return kernel(*args)
+        return kernel(*args)
 
     def unary_entry(x: Tensor) -> Any:  # the same for an op of one tensor, where every test is felt
         if is_compiling():
@@ -110,8 +119,7 @@ def differentiable(
             return apply_full(x)
         if x.requires_grad and is_grad_enabled():
             return apply_eager(x)
-        with below_autograd():
-            return kernel(x)
+        return kernel(x)
 
     function.entry = staticmethod(unary_entry if len(op._schema.arguments) == 1 else entry)
     return function.entry

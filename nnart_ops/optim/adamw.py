@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nnart_ops.autograd.function import below_autograd
+from nnart_ops.autograd.function import register_fake
 from nnart_ops.functional._native import kernel_takes
 from nnart_ops.optim._step import all_different, evaluate, native_step, number, step_can_be_ours
 
-_op = torch.ops.nnart_ops.adamw_.default
-torch.library.register_fake(_op, lambda *arguments: None)
+_kernel = register_fake(torch.ops.nnart_ops.adamw_.default, lambda *arguments: None)
 
 
 class _Rule(NamedTuple):
@@ -79,8 +78,7 @@ class AdamW(torch.optim.AdamW):
                 native_step(torch.optim.AdamW, self)
                 return loss
             for rule, batch in batches.items():
-                with below_autograd():
-                    _op._op(*batch, *rule[1])
+                _kernel(*batch, *rule[1])
                 torch.autograd.graph.increment_version(
                     batch.params + batch.exp_avgs + batch.exp_avg_sqs + batch.max_exp_avg_sqs + batch.steps
                 )
