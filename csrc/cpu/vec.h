@@ -496,8 +496,8 @@ NNART_HD void store_streaming(S* p, Vec<ComputeType<S>> x) {
   store(p, x);
 }
 
-// Stores that go past the caches to memory: a line need not be read before it is overwritten, and nothing is evicted for
-// it. p must be aligned to the vector's bytes; finish_stores() makes them visible to other threads.
+// Stores that go past the caches to memory: a line need not be read before it is overwritten, and nothing is evicted
+// for it. p must be aligned to the vector's bytes; finish_stores() makes them visible to other threads.
 template <class Raw>
 NNART_HD void store_past_caches(void* p, Raw raw) {
 #if defined(__AVX512F__)
