@@ -1,8 +1,8 @@
 """How a comparison is timed, and what it is measured against.
 
 Ours and the peer run in turn in one process (A B B A ...), so that a change of clock or a busy neighbour hits both and
-neither always finds the caches as the other left them; the figure is the median. Inputs rotate through copies that together outgrow the second-level cache, unless a case is warm
-by nature. The roofline is measured in the same run.
+neither always finds the caches as the other left them; the figure is the median. Inputs rotate through copies that
+together outgrow the second-level cache, unless a case is warm by nature. The roofline is measured in the same run.
 """
 
 from __future__ import annotations
