@@ -58,8 +58,16 @@ enum class ConvPass : int32_t {
   Wgrad,    // reads x and y (its gradient), writes weight
 };
 
+// How it is computed. ops/conv_plan.cpp chooses, csrc/cpu/conv has a file for each of our own.
+enum class ConvStrategy : int32_t {
+  Gemm,       // takes everything
+  Depthwise,  // one input channel and one output channel a group
+  Native,     // torch's own convolution; never reaches a kernel of ours
+};
+
 struct ConvArgs {
   ConvPass pass;
+  ConvStrategy strategy;
   DType dtype;
   int64_t batch, groups, in_channels, out_channels;
   math::Axis axis[3];

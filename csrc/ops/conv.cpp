@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "ops/conv_native.h"
+#include "ops/conv_plan.h"
 #include "ops/launch.h"
 #include "ops/register.h"
 
@@ -160,10 +162,11 @@ ConvOperand operand(const Tensor& t, bool batched, int64_t dims) {
   return operand;
 }
 
-void run(ConvPass pass, const Geometry& g, const Tensor& x, const Tensor& weight, const Tensor& y, const void* bias) {
+// All of the arguments but the operands.
+ConvArgs problem(ConvPass pass, const Geometry& g, const Tensor& like) {
   ConvArgs args{};
   args.pass = pass;
-  args.dtype = dtype_of(y, g.op.c_str(), pass == ConvPass::Forward ? "input" : "grad_y");
+  args.dtype = dtype_of(like, g.op.c_str(), pass == ConvPass::Forward ? "input" : "grad_y");
   args.batch = g.batched ? g.x_size[0] : 1;
   args.groups = g.groups;
   args.in_channels = g.in_channels();
@@ -172,6 +175,16 @@ void run(ConvPass pass, const Geometry& g, const Tensor& x, const Tensor& weight
   for (int64_t a = 0; a < g.dims; ++a)
     args.axis[3 - g.dims + a] = {
         g.in(a), g.out(a), g.kernel(a), g.stride[size_t(a)], g.padding[size_t(a)], g.dilation[size_t(a)]};
+  bool one_padding = std::equal(g.padding.begin(), g.padding.begin() + g.dims, g.padding.begin() + g.dims);
+  args.strategy = plan_of(args, g.batched && one_padding && native_conv_is_fast(args.dtype)).strategy;
+  return args;
+}
+
+NativeGeometry native_geometry(const Geometry& g) {
+  return {g.stride, Ints(g.padding.begin(), g.padding.begin() + g.dims), g.dilation, g.groups};
+}
+
+void run(ConvArgs& args, const Geometry& g, const Tensor& x, const Tensor& weight, const Tensor& y, const void* bias) {
   args.x = operand(x, g.batched, g.dims);
   args.weight = operand(weight, true, g.dims);
   args.y = operand(y, g.batched, g.dims);
@@ -217,9 +230,11 @@ Tensor conv(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, I
     if (bias->size(0) > 1 && bias->stride(0) != 1) bias = torch::stable::contiguous(*bias);
   }
   bool channels_last = x.numel() > 0 && (prefers_channels_last(x) || prefers_channels_last(weight));
+  ConvArgs args = problem(ConvPass::Forward, g, x);
+  if (args.strategy == ConvStrategy::Native) return native_conv(x, weight, bias, native_geometry(g));
   Tensor y = empty_in_layout(g.y_size(), channels_last, g.batched, x);
   if (y.numel() == 0) return y;
-  run(ConvPass::Forward, g, x, weight, y, bias ? bias->data_ptr() : nullptr);
+  run(args, g, x, weight, y, bias ? bias->data_ptr() : nullptr);
   return y;
 }
 
@@ -258,7 +273,10 @@ Tensor conv_dgrad(const Tensor& grad_y, const Tensor& weight, Ints x_size, Ints 
   Tensor grad_x = empty_in_layout(x_size, channels_last, g.batched, grad_y);
   if (grad_x.numel() == 0) return grad_x;
   if (grad_y.numel() == 0) return torch::stable::zero_(grad_x);
-  run(ConvPass::Dgrad, g, grad_x, weight, grad_y, nullptr);
+  ConvArgs args = problem(ConvPass::Dgrad, g, grad_y);
+  if (args.strategy == ConvStrategy::Native)
+    return native_conv_backward(NativeGradient::X, grad_y, grad_x, weight, native_geometry(g));
+  run(args, g, grad_x, weight, grad_y, nullptr);
   return grad_x;
 }
 
@@ -289,7 +307,11 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
   Tensor grad_weight = empty_in_layout(weight_size, false, true, grad_y);
   if (grad_weight.numel() == 0) return grad_weight;
   if (grad_y.numel() == 0) return torch::stable::zero_(grad_weight);
-  run(ConvPass::Wgrad, g, x, grad_weight, grad_y, nullptr);
+  ConvArgs args = problem(ConvPass::Wgrad, g, grad_y);
+  if (args.strategy == ConvStrategy::Native)
+    return torch::stable::contiguous(
+        native_conv_backward(NativeGradient::Weight, grad_y, x, grad_weight, native_geometry(g)));
+  run(args, g, x, grad_weight, grad_y, nullptr);
   return grad_weight;
 }
 

@@ -8,6 +8,10 @@
 
 namespace nnart {
 
+// Whether torch's own convolution of this dtype is vectorized on this machine: where it is not, it is slower by orders
+// of magnitude.
+bool native_conv_is_fast(DType dtype);
+
 void launch(const ActivationArgs&, const Tensor& on);
 void launch(const ConvArgs&, const Tensor& on);
 void launch(const MaxPoolArgs&, const Tensor& on);

@@ -5,6 +5,11 @@
 
 namespace nnart {
 
+// oneDNN has bfloat16 kernels from AVX-512 on, float16 ones only where the CPU computes in float16, float64 ones never.
+bool native_conv_is_fast(DType dtype) {
+  return dtype == DType::Float32 || (dtype == DType::BFloat16 && cpu::isa() == cpu::Isa::avx512);
+}
+
 void launch(const ActivationArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const ConvArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const MaxPoolArgs& args, const Tensor&) { cpu::launch(args); }

@@ -1,0 +1,77 @@
+#include "ops/conv_plan.h"
+
+#include <atomic>
+#include <cstdlib>
+
+namespace nnart {
+namespace {
+
+constexpr ConvStrategy kStrategies[] = {ConvStrategy::Gemm, ConvStrategy::Depthwise, ConvStrategy::Native};
+constexpr int kAuto = -1;
+
+int number_of(const std::string& name) {
+  for (ConvStrategy strategy : kStrategies)
+    if (name == name_of(strategy)) return int(strategy);
+  return kAuto;
+}
+
+// The environment variable NNART_CONV_STRATEGY, read once; nnart_ops.config reports a name that does not exist.
+std::atomic<int>& forced() {
+  static std::atomic<int> value = [] {
+    const char* name = std::getenv("NNART_CONV_STRATEGY");
+    return name ? number_of(name) : kAuto;
+  }();
+  return value;
+}
+
+bool takes(ConvStrategy strategy, const ConvArgs& args, bool native_takes_it) {
+  switch (strategy) {
+    case ConvStrategy::Gemm:
+      return true;
+    case ConvStrategy::Depthwise:
+      return false;
+    case ConvStrategy::Native:
+      return native_takes_it;
+  }
+  return false;
+}
+
+}  // namespace
+
+ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
+  int wanted = forced();
+  if (wanted != kAuto && takes(ConvStrategy(wanted), args, native_takes_it))
+    return {ConvStrategy(wanted), "forced by nnart_ops.config or NNART_CONV_STRATEGY"};
+  if (takes(ConvStrategy::Depthwise, args, native_takes_it))
+    return {ConvStrategy::Depthwise, "one input and one output channel a group: no sum over channels to block"};
+  int64_t in = args.in_channels / args.groups, out = args.out_channels / args.groups;
+  if (native_takes_it && in >= 16 && out >= 16)
+    return {ConvStrategy::Native, "dense with 16 channels and more: oneDNN inside torch is at the limit"};
+  return {ConvStrategy::Gemm, "the general implicit GEMM"};
+}
+
+const char* name_of(ConvStrategy strategy) {
+  switch (strategy) {
+    case ConvStrategy::Gemm:
+      return "gemm";
+    case ConvStrategy::Depthwise:
+      return "depthwise";
+    case ConvStrategy::Native:
+      return "native";
+  }
+  return "";
+}
+
+bool force_conv_strategy(const std::string& name) {
+  int number = number_of(name);
+  if (number == kAuto && name != "auto") return false;
+  forced() = number;
+  return true;
+}
+
+const char* forced_conv_strategy() {
+  int wanted = forced();
+  return wanted == kAuto ? "auto" : name_of(ConvStrategy(wanted));
+}
+
+}  // namespace nnart
