@@ -13,10 +13,6 @@ constexpr int64_t kMapBlock = 4096;
 // Below this many blocks a thread does not pay for its wake-up (about 5 us).
 constexpr int64_t kMapGrainBlocks = 8;
 
-// Results of this many bytes a thread and more are stored past the caches, from which they would be gone before anyone
-// read them: on Zen 4 (1 MB of L2) this is faster from 2 MB on, for the next reader too, and by a half at 12 MB.
-constexpr int64_t kPastCachesBytes = 2 << 20;
-
 // The vector that elements of type S are computed in.
 template <class S>
 using Working = Vec<ComputeType<S>, sizeof(S) == 2 ? Precision::brief : Precision::full>;

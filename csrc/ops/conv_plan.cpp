@@ -29,7 +29,7 @@ bool takes(ConvStrategy strategy, const ConvArgs& args, bool native_takes_it) {
     case ConvStrategy::Gemm:
       return true;
     case ConvStrategy::Depthwise:
-      return false;
+      return args.in_channels == args.groups && args.out_channels == args.groups && args.groups > 1;
     case ConvStrategy::Native:
       return native_takes_it;
   }

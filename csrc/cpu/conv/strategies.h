@@ -1,0 +1,13 @@
+// The convolution strategies that are compiled on their own; conv.cpp calls the one that the plan names.
+#pragma once
+
+#include "cpu/kernels.h"
+
+namespace nnart::cpu {
+
+template <Isa isa>
+struct ConvStrategies {
+  static void depthwise(const ConvArgs&);
+};
+
+}  // namespace nnart::cpu
