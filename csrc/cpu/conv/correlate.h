@@ -30,17 +30,6 @@ struct OutputPhase {
   int64_t first[3], count[3], begin, n;  // taps [begin, begin + n) of the tables
 };
 
-template <class T>
-struct OneBias {
-  Vec<T> value;
-  NNART_HD Vec<T> at(int64_t) const { return value; }
-};
-template <class T>
-struct EachBias {
-  const T* values;
-  NNART_HD Vec<T> at(int64_t i) const { return load(values + i); }
-};
-
 template <class S>
 struct Correlation {
   using T = ComputeType<S>;

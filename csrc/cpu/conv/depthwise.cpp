@@ -1,8 +1,8 @@
-// Depthwise convolution: one filter a channel, so that nothing is summed over channels and the work is bound by how
-// often the tensors are read. Channels-last tensors are read where they lie, vectors along channels; all others go
-// through a padded copy of one plane at a time, vectors along its lines.
-#include "cpu/conv/depthwise_channels.h"
-#include "cpu/conv/depthwise_planes.h"
+// Depthwise convolution: one filter a channel. Nothing is summed over channels, so the vectors run along them and the
+// work is bound by how often the tensors are read. Channels-last tensors are read where they lie; tensors of another
+// layout are copied, a block of channels at a time, in the L2 cache.
+#include "cpu/conv/depthwise_lines.h"
+#include "cpu/conv/depthwise_wgrad.h"
 #include "cpu/conv/strategies.h"
 
 namespace nnart::cpu {
@@ -11,17 +11,10 @@ template <>
 void ConvStrategies<Isa::NNART_ISA>::depthwise(const ConvArgs& args) {
   with_dtype(args.dtype, [&](auto type) {
     using S = typename decltype(type)::type;
-    bool channels_last = args.x.channel == 1 && args.y.channel == 1 && args.groups >= Block<S>::channels;
-    if (args.pass == ConvPass::Wgrad) {
-      if (channels_last)
-        DepthwiseChannelsWgrad<S>(args).run();
-      else
-        DepthwisePlanesWgrad<S>(args).run();
-    } else if (channels_last) {
-      DepthwiseChannels<S>(args).run();
-    } else {
-      DepthwisePlanes<S>(args).run();
-    }
+    if (args.pass == ConvPass::Wgrad)
+      DepthwiseWgrad<S>(args).run();
+    else
+      DepthwiseCorrelation<S>(args).run();
   });
 }
 

@@ -143,6 +143,17 @@ NNART_HD void widen_run(T* to, const S* from, int64_t stride, int64_t n) {
   if (i < n) store_some(to + i, load_some(from + i, n - i), n - i);
 }
 
+template <class T>
+struct OneBias {
+  Vec<T> value;
+  NNART_HD Vec<T> at(int64_t) const { return value; }
+};
+template <class T>
+struct EachBias {
+  const T* values;
+  NNART_HD Vec<T> at(int64_t i) const { return load(values + i); }
+};
+
 // to[i * stride] = from[i] + bias(i), where bias.at(i) is a vector.
 template <class S, class T, class Bias>
 NNART_HD void narrow_run(S* to, int64_t stride, const T* from, int64_t n, const Bias& bias) {
@@ -162,32 +173,66 @@ NNART_HD void narrow_run(S* to, int64_t stride, const T* from, int64_t n, const 
   }
 }
 
-// rows[i][j] <-> rows[j][i] within a square of vectors: at each step blocks of twice the size are in place.
-template <class T>
-NNART_HD void transpose(Vec<T>* rows) {
+// Half of a step of transpose, as a shuffle whose pattern the compiler knows: blocks of `block` lanes of a and b in turn.
+template <class T, int block, bool high, int... lane>
+NNART_HD Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
   constexpr int n = Vec<T>::size;
-  using Index = RawVec<Bits<T>>;
-#pragma GCC unroll 6
-  for (int block = 1; block < n; block *= 2) {
-    Index low, high;
-    for (int lane = 0; lane < n; ++lane) {
-      low[lane] = (lane & block) ? n + lane - block : lane;
-      high[lane] = (lane & block) ? n + lane : lane + block;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < n; ++i) {
-      if (i & block) continue;
-      auto a = rows[i].v, b = rows[i + block].v;
-      rows[i] = __builtin_shuffle(a, b, low);
-      rows[i + block] = __builtin_shuffle(a, b, high);
-    }
-  }
+  constexpr auto source = [](int i) {
+    return high ? ((i & block) ? n + i : i + block) : ((i & block) ? n + i - block : i);
+  };
+  return Vec<T>(__builtin_shuffle(a.v, b.v, RawVec<Bits<T>>{source(lane)...}));
 }
 
-// to[j * to_stride + i] = from[i * from_stride + j] for i < rows, j < columns.
+// rows[i][j] <-> rows[j][i] within a square of vectors: after each step blocks of twice the size are in place.
+template <class T, int block = 1>
+NNART_HD void transpose(Vec<T>* rows) {
+  constexpr int n = Vec<T>::size;
+  constexpr auto lanes = std::make_integer_sequence<int, n>{};
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) {
+    if (i & block) continue;
+    Vec<T> a = rows[i], b = rows[i + block];
+    rows[i] = interleave<T, block, false>(a, b, lanes);
+    rows[i + block] = interleave<T, block, true>(a, b, lanes);
+  }
+  if constexpr (2 * block < n) transpose<T, 2 * block>(rows);
+}
+
+// One square of vectors: to[j * to_stride + i] = from[i * from_stride + j].
+template <class S, class T>
+NNART_HD void widen_square(T* to, int64_t to_stride, const S* from, int64_t from_stride) {
+  constexpr int width = Vec<T>::size;
+  Vec<T> square[width];
+#pragma GCC unroll 16
+  for (int r = 0; r < width; ++r) square[r] = load(from + r * from_stride);
+  transpose(square);
+#pragma GCC unroll 16
+  for (int r = 0; r < width; ++r) store(to + r * to_stride, square[r]);
+}
+template <class S, class T>
+NNART_HD void narrow_square(S* to, int64_t to_stride, const T* from, int64_t from_stride) {
+  constexpr int width = Vec<T>::size;
+  Vec<T> square[width];
+#pragma GCC unroll 16
+  for (int r = 0; r < width; ++r) square[r] = load(from + r * from_stride);
+  transpose(square);
+#pragma GCC unroll 16
+  for (int r = 0; r < width; ++r) store(to + r * to_stride, square[r]);
+}
+
+// to[j * to_stride + i] = from[i * from_stride + j] for i < rows, j < columns. The last square of a side that does not
+// divide evenly overlaps its neighbour.
 template <class S, class T>
 void widen_transposed(T* to, int64_t to_stride, const S* from, int64_t from_stride, int64_t rows, int64_t columns) {
   constexpr int64_t width = Vec<T>::size;
+  if (rows >= width && columns >= width) {
+    for (int64_t j = 0; j < columns; j += width)
+      for (int64_t i = 0; i < rows; i += width) {
+        int64_t at_j = least(j, columns - width), at_i = least(i, rows - width);
+        widen_square(to + at_j * to_stride + at_i, to_stride, from + at_i * from_stride + at_j, from_stride);
+      }
+    return;
+  }
   for (int64_t j = 0; j < columns; j += width) {
     int64_t wide = least(width, columns - j);
     for (int64_t i = 0; i < rows; i += width) {
@@ -205,6 +250,32 @@ void widen_transposed(T* to, int64_t to_stride, const S* from, int64_t from_stri
         else
           store_some(row, square[r], high);
       }
+    }
+  }
+}
+
+// The same, narrowing, where a row of `from` has a whole vector and columns are no more than that.
+template <class S, class T>
+void narrow_transposed(S* to, int64_t to_stride, const T* from, int64_t from_stride, int64_t rows, int64_t columns) {
+  constexpr int64_t width = Vec<T>::size;
+  if (rows >= width && columns == width) {
+    for (int64_t i = 0; i < rows; i += width) {
+      int64_t at = least(i, rows - width);
+      narrow_square(to + at, to_stride, from + at * from_stride, from_stride);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < rows; i += width) {
+    int64_t high = least(width, rows - i);
+    Vec<T> square[width];
+    for (int64_t r = 0; r < width; ++r) square[r] = r < high ? load(from + (i + r) * from_stride) : Vec<T>(0);
+    transpose(square);
+    for (int64_t j = 0; j < columns; ++j) {
+      S* row = to + j * to_stride + i;
+      if (high == width)
+        store(row, square[j]);
+      else
+        store_some(row, square[j], high);
     }
   }
 }

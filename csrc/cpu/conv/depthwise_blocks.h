@@ -1,0 +1,177 @@
+// What the depthwise passes are made of: blocks of channels beside each other, which fill the vectors; the taps of an
+// axis; and the copies that bring tensors of another layout into blocks.
+#pragma once
+
+#include <type_traits>
+
+#include "cpu/conv/source.h"
+
+namespace nnart::cpu {
+namespace {
+
+// As many channels as one load brings, in the compute type. bfloat16 comes as even and odd channels, which a shift and
+// a mask widen; weights and sums are kept in the same order.
+template <class S>
+struct Block {
+  using T = ComputeType<S>;
+  static constexpr int vectors = 1;
+  static constexpr int64_t channels = Vec<T>::size;
+  Vec<T> v[1];
+  NNART_HD static Block from(const S* p) { return {{load(p)}}; }
+  NNART_HD void to(S* p) const { store(p, v[0]); }
+  NNART_HD void past_caches(S* p) const { store_past_caches(p, v[0]); }
+};
+template <>
+struct Block<BFloat16> {
+  using T = float;
+  static constexpr int vectors = 2;
+  static constexpr int64_t channels = 2 * Vec<float>::size;
+  Vec<float> v[2];
+  NNART_HD static Block from(const BFloat16* p) {
+    EvenOdd x = load_even_odd(p);
+    return {{x.even, x.odd}};
+  }
+  NNART_HD void to(BFloat16* p) const {
+    RawU32 joined = join_even_odd({v[0], v[1]});
+    std::memcpy(p, &joined, sizeof joined);
+  }
+  NNART_HD void past_caches(BFloat16* p) const { store_past_caches(static_cast<void*>(p), join_even_odd({v[0], v[1]})); }
+};
+
+template <class S>
+NNART_HD Block<S> zero_block() {
+  Block<S> zero;
+  for (auto& v : zero.v) v = Vec<ComputeType<S>>(0);
+  return zero;
+}
+template <class S>
+NNART_HD void add_product(Block<S>& sum, const Block<S>& a, const Block<S>& b) {
+  for (int i = 0; i < Block<S>::vectors; ++i) sum.v[i] = sum.v[i] + a.v[i] * b.v[i];
+}
+template <class S>
+NNART_HD void add(Block<S>& sum, const Block<S>& a) {
+  for (int i = 0; i < Block<S>::vectors; ++i) sum.v[i] = sum.v[i] + a.v[i];
+}
+
+// The channels in whole blocks. Where they do not divide evenly the last block overlaps its neighbour, unless there are
+// fewer than one block has.
+template <class S>
+struct Blocks {
+  int64_t channels, count;
+  NNART_HD explicit Blocks(int64_t channels) : channels(channels), count(ceil_div(channels, Block<S>::channels)) {}
+  NNART_HD int64_t start(int64_t block) const {
+    return most(0, least(block * Block<S>::channels, channels - Block<S>::channels));
+  }
+  NNART_HD int64_t padded() const { return count * Block<S>::channels; }
+};
+
+// to[lane] = from[(first + lane) * stride], zero for channels that do not exist.
+template <class S, class P>
+NNART_HD void pack_channels(const S* from, int64_t stride, int64_t first, int64_t channels, P* to) {
+  for (int64_t lane = 0; lane < Block<P>::channels; ++lane) {
+    const S* p = from + least(first + lane, channels - 1) * stride;
+    if constexpr (std::is_same_v<S, P>)
+      to[lane] = *p;
+    else
+      to[lane] = widen_one<P>(p);
+    if (first + lane >= channels) std::memset(to + lane, 0, sizeof(P));
+  }
+}
+
+// Outputs first + step * i of an axis, which share their taps: output i reads source_step * i + shift[j] with weight
+// tap[j], j < n. A forward axis has one phase; the gradient of one with stride s has s.
+struct TapPhase {
+  int64_t first, step, count, source_step, n, lowest, highest;
+  const int64_t *tap, *shift;
+};
+
+struct TapAxis {
+  int64_t phase_count, outputs, sources;
+  TapPhase* phases;
+  NNART_HD const TapPhase& phase_of(int64_t output) const { return phases[output % phase_count]; }
+  NNART_HD int64_t index_of(int64_t output) const { return output / phase_count; }
+};
+
+constexpr int64_t kTapPhaseWords = sizeof(TapPhase) / sizeof(int64_t);
+NNART_HD int64_t tap_axis_words(const math::Axis& axis) { return 2 * axis.kernel + axis.stride * kTapPhaseWords; }
+
+// Fills tap_axis_words(axis) words from `table` on.
+NNART_HD TapAxis tap_axis(const math::Axis& axis, bool transposed, int64_t* table) {
+  TapAxis result{};
+  result.outputs = transposed ? axis.in : axis.out;
+  result.sources = transposed ? axis.out : axis.in;
+  result.phase_count = transposed ? axis.stride : 1;
+  result.phases = reinterpret_cast<TapPhase*>(table);
+  int64_t *tap = table + axis.stride * kTapPhaseWords, *shift = tap + axis.kernel;
+  for (int64_t p = 0; p < result.phase_count; ++p) {
+    TapPhase& phase = result.phases[p];
+    int64_t count = ceil_div(most(0, result.outputs - p), result.phase_count);
+    phase = {p, result.phase_count, count, transposed ? 1 : axis.stride, 0, 0, 0, tap, shift};
+    for (int64_t i = 0; i < axis.kernel; ++i) {
+      int64_t k = transposed ? axis.kernel - 1 - i : i;  // ascending shifts
+      int64_t distance = transposed ? p + axis.pad - k * axis.dilation : k * axis.dilation - axis.pad;
+      if (transposed && modulo(distance, axis.stride) != 0) continue;
+      int64_t by = transposed ? div_floor(distance, axis.stride) : distance;
+      if (phase.n == 0) phase.lowest = by;
+      phase.highest = by;
+      *tap++ = k;
+      *shift++ = by;
+      ++phase.n;
+    }
+  }
+  return result;
+}
+
+// packed[tap * tap_step + block * block_step + lane], zeros for channels that do not exist.
+template <class S, class P>
+void pack_filters(const ConvArgs& args, const Blocks<P>& blocks, int64_t tap_step, int64_t block_step, P* packed) {
+  const ConvOperand& weight = args.weight;
+  for (int64_t i = 0; i < args.axis[0].kernel; ++i)
+    for (int64_t j = 0; j < args.axis[1].kernel; ++j)
+      for (int64_t k = 0; k < args.axis[2].kernel; ++k, packed += tap_step) {
+        const S* from = static_cast<const S*>(weight.data) + i * weight.space[0] + j * weight.space[1] +
+                        k * weight.space[2];
+        for (int64_t block = 0; block < blocks.count; ++block)
+          pack_channels(from, weight.batch, blocks.start(block), args.groups, packed + block * block_step);
+      }
+}
+
+// A block of lines of one image, n_d by n_h lines of `width` pixels from line (d, h) on, as [d][h][pixel][lane] in the
+// compute type. Lanes without a channel are left as they are.
+template <class S, class T>
+void gather_block(const ConvOperand& source, const S* from, int64_t channels, int64_t d, int64_t n_d, int64_t h,
+                  int64_t n_h, int64_t width, T* to) {
+  constexpr int64_t lanes = Vec<T>::size;
+  for (int64_t i = 0; i < n_d; ++i) {
+    const S* lines = from + (d + i) * source.space[0] + h * source.space[1];
+    bool one_run = source.space[2] == 1 && source.space[1] == width;
+    int64_t runs = one_run ? 1 : n_h, pixels = one_run ? n_h * width : width;
+    for (int64_t j = 0; j < runs; ++j, to += pixels * lanes) {
+      const S* line = lines + j * source.space[1];
+      if (source.space[2] == 1)
+        widen_transposed(to, lanes, line, source.channel, channels, pixels);
+      else
+        for (int64_t w = 0; w < pixels; ++w)
+          widen_run(to + w * lanes, line + w * source.space[2], source.channel, channels);
+    }
+  }
+}
+
+// The way back, for n_h lines of one depth.
+template <class S, class T>
+void scatter_block(const ConvOperand& target, S* to, int64_t channels, int64_t n_h, int64_t width, const T* from) {
+  constexpr int64_t lanes = Vec<T>::size;
+  bool one_run = target.space[2] == 1 && target.space[1] == width;
+  int64_t runs = one_run ? 1 : n_h, pixels = one_run ? n_h * width : width;
+  for (int64_t j = 0; j < runs; ++j, from += pixels * lanes) {
+    S* line = to + j * target.space[1];
+    if (target.space[2] == 1)
+      narrow_transposed(line, target.channel, from, lanes, pixels, channels);
+    else
+      for (int64_t w = 0; w < pixels; ++w)
+        narrow_run(line + w * target.space[2], target.channel, from + w * lanes, channels, OneBias<T>{Vec<T>(0)});
+  }
+}
+
+}  // namespace
+}  // namespace nnart::cpu

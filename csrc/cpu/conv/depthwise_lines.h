@@ -1,0 +1,324 @@
+// Depthwise forward and dgrad. A unit of work is one line of the output; a tile is some of its pixels times one block of
+// channels, held in registers while the taps pass.
+#pragma once
+
+#include "core/parallel.h"
+#include "cpu/conv/depthwise_blocks.h"
+
+namespace nnart::cpu {
+namespace {
+
+// Pixels of a tile: beside their sums, the registers hold a line of the filter.
+#if defined(__AVX512F__) || defined(__aarch64__)
+template <class S>
+constexpr int kTilePixels = Block<S>::vectors == 1 ? 8 : 6;
+#else
+template <class S>
+constexpr int kTilePixels = Block<S>::vectors == 1 ? 6 : 3;
+#endif
+
+// Lines of a tensor whose channels lie beside each other, stored as S.
+template <class S>
+struct DepthwiseLines {
+  static constexpr int tile = kTilePixels<S>;
+  static constexpr bool has_past_caches = Block<S>::channels * sizeof(S) == 64;
+
+  // A line of the source that a line of the output reads, and the weights it meets there.
+  struct SourceLine {
+    const S *pixels, *weights;
+  };
+
+  TapAxis axis[3];
+  int64_t kernel_h, kernel_w;
+  int64_t source_space[3], target_space[3];
+  Blocks<S> blocks;
+  int64_t tap_step;                  // of the packed filters; blocks are Block<S>::channels apart
+  const S *packed, *bias, *zeros;    // bias may be null; zeros is a block
+  bool past_caches;
+
+  // The lines that line (d, h) of the output reads.
+  NNART_HD int64_t fill_lines(const S* from, int64_t d, int64_t h, SourceLine* lines) const {
+    const TapPhase& depth = axis[0].phase_of(d);
+    const TapPhase& height = axis[1].phase_of(h);
+    int64_t n = 0;
+    for (int64_t i = 0; i < depth.n; ++i) {
+      int64_t in_d = axis[0].index_of(d) * depth.source_step + depth.shift[i];
+      if (in_d < 0 || in_d >= axis[0].sources) continue;
+      for (int64_t j = 0; j < height.n; ++j) {
+        int64_t in_h = axis[1].index_of(h) * height.source_step + height.shift[j];
+        if (in_h < 0 || in_h >= axis[1].sources) continue;
+        lines[n++] = {from + in_d * source_space[0] + in_h * source_space[1],
+                      packed + (depth.tap[i] * kernel_h + height.tap[j]) * kernel_w * tap_step};
+      }
+    }
+    return n;
+  }
+
+  template <bool border>
+  NNART_HD void store_tile(const Block<S>* sum, int64_t n, S* pixels, int64_t step) const {
+#pragma GCC unroll 8
+    for (int t = 0; t < tile; ++t) {
+      if (border && t >= n) break;
+      if (has_past_caches && past_caches)
+        sum[t].past_caches(pixels + t * step);
+      else
+        sum[t].to(pixels + t * step);
+    }
+  }
+
+  // The outputs [begin, begin + n) of a phase of one line, n <= tile. With taps == 0 any taps; else so many that stand
+  // beside each other, so that a pixel is loaded once for all of them. A tile at the border reads places that do not
+  // exist.
+  template <int taps, int step, bool border>
+  void run_tile(const SourceLine* lines, int64_t line_count, const TapPhase& phase, int64_t begin, int64_t n,
+                S* to) const {
+    int64_t pixel = source_space[2], to_step = phase.step * target_space[2];
+    for (int64_t block = 0; block < blocks.count; ++block) {
+      int64_t c = blocks.start(block);
+      Block<S> sum[tile], first = bias ? Block<S>::from(bias + block * Block<S>::channels) : zero_block<S>();
+      for (int t = 0; t < tile; ++t) sum[t] = first;
+      for (int64_t i = 0; i < line_count; ++i) {
+        const S* weights = lines[i].weights + block * Block<S>::channels;
+        const S* line = lines[i].pixels + c;
+        if constexpr (taps > 0) {
+          Block<S> w[taps];
+#pragma GCC unroll 8
+          for (int k = 0; k < taps; ++k) w[k] = Block<S>::from(weights + phase.tap[k] * tap_step);
+          int64_t place = begin * step + phase.lowest;
+          const S* from = line + place * pixel;
+#pragma GCC unroll 32
+          for (int q = 0; q < (tile - 1) * step + taps; ++q) {
+            if (border && (place + q < 0 || place + q >= axis[2].sources)) continue;
+            Block<S> x = Block<S>::from(from + q * pixel);
+#pragma GCC unroll 8
+            for (int k = 0; k < taps; ++k)
+              if (q >= k && (q - k) % step == 0 && (q - k) / step < tile) add_product(sum[(q - k) / step], x, w[k]);
+          }
+        } else {
+          int64_t source_step = phase.source_step * pixel;
+          for (int64_t j = 0; j < phase.n; ++j) {
+            Block<S> w = Block<S>::from(weights + phase.tap[j] * tap_step);
+            int64_t at = begin * phase.source_step + phase.shift[j];
+            const S* from = line + at * pixel;
+#pragma GCC unroll 8
+            for (int t = 0; t < tile; ++t) {
+              const S* p = from + t * source_step;
+              if constexpr (border) {
+                int64_t place = at + t * phase.source_step;
+                if (place < 0 || place >= axis[2].sources) p = zeros;
+              }
+              add_product(sum[t], Block<S>::from(p), w);
+            }
+          }
+        }
+      }
+      store_tile<border>(sum, n, to + begin * to_step + c, to_step);
+    }
+  }
+
+  template <int taps, int step>
+  void run_phase(const SourceLine* lines, int64_t line_count, const TapPhase& phase, S* to) const {
+    for (int64_t begin = 0; begin < phase.count; begin += tile) {
+      int64_t first = most(0, least(begin, phase.count - tile)), n = least(tile, phase.count - first);
+      int64_t last = (first + tile - 1) * phase.source_step + phase.highest;
+      if (n == tile && first * phase.source_step + phase.lowest >= 0 && last < axis[2].sources)
+        run_tile<taps, step, false>(lines, line_count, phase, first, n, to);
+      else
+        run_tile<taps, step, true>(lines, line_count, phase, first, n, to);
+    }
+  }
+
+  void run_line(const S* from, S* to, int64_t d, int64_t h, SourceLine* lines) const {
+    int64_t line_count = fill_lines(from, d, h, lines);
+    for (int64_t p = 0; p < axis[2].phase_count; ++p) {
+      const TapPhase& phase = axis[2].phases[p];
+      S* to_phase = to + phase.first * target_space[2];
+      bool beside = phase.highest - phase.lowest + 1 == phase.n;
+      int64_t kind = beside && phase.source_step <= 2 ? 10 * phase.source_step + phase.n : 0;
+      switch (kind) {
+        case 11:
+          run_phase<1, 1>(lines, line_count, phase, to_phase);
+          break;
+        case 12:
+          run_phase<2, 1>(lines, line_count, phase, to_phase);
+          break;
+        case 13:
+          run_phase<3, 1>(lines, line_count, phase, to_phase);
+          break;
+        case 14:
+          run_phase<4, 1>(lines, line_count, phase, to_phase);
+          break;
+        case 15:
+          run_phase<5, 1>(lines, line_count, phase, to_phase);
+          break;
+        case 17:
+          run_phase<7, 1>(lines, line_count, phase, to_phase);
+          break;
+        case 23:
+          run_phase<3, 2>(lines, line_count, phase, to_phase);
+          break;
+        case 25:
+          run_phase<5, 2>(lines, line_count, phase, to_phase);
+          break;
+        case 27:
+          run_phase<7, 2>(lines, line_count, phase, to_phase);
+          break;
+        default:
+          run_phase<0, 0>(lines, line_count, phase, to_phase);
+      }
+    }
+  }
+};
+
+// Where the tensors come from: read in place if channels-last, else copied into blocks of channels band by band.
+template <class S>
+struct DepthwiseCorrelation {
+  using T = ComputeType<S>;
+  static constexpr int64_t lanes = Vec<T>::size;
+  static constexpr int64_t kGrain = int64_t{1} << 17;          // multiply-adds
+  static constexpr int64_t kBandElements = int64_t{1} << 16;   // of a copied source and its result, in the L2 cache
+
+  const ConvArgs& args;
+  ConvOperand source, target;
+  TapAxis axis[3];
+  int64_t taps, line_work;
+
+  NNART_HD explicit DepthwiseCorrelation(const ConvArgs& args) : args(args) {
+    bool transposed = args.pass == ConvPass::Dgrad;
+    source = transposed ? args.y : args.x;
+    target = transposed ? args.x : args.y;
+    taps = args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
+  }
+
+  template <class P>
+  NNART_HD DepthwiseLines<P> lines_of(int64_t channels) const {
+    DepthwiseLines<P> lines{{axis[0], axis[1], axis[2]}, args.axis[1].kernel, args.axis[2].kernel, {}, {},
+                            Blocks<P>(channels), 0, nullptr, nullptr, nullptr, false};
+    return lines;
+  }
+
+  NNART_HD int64_t source_lines() const { return args.axis[0].kernel * args.axis[1].kernel; }
+
+  void run_in_place() const {
+    DepthwiseLines<S> lines = lines_of<S>(args.groups);
+    constexpr int64_t block = Block<S>::channels;
+    const Blocks<S>& blocks = lines.blocks;
+    for (int a = 0; a < 3; ++a) {
+      lines.source_space[a] = source.space[a];
+      lines.target_space[a] = target.space[a];
+    }
+    lines.tap_step = blocks.padded();
+    Scratch<S> filters(Use::weight, taps * blocks.padded());
+    pack_filters<S, S>(args, blocks, blocks.padded(), block, filters.data());
+    lines.packed = filters.data();
+    Scratch<S> biases(Use::bias, blocks.padded() + block);
+    lines.zeros = biases.data() + blocks.padded();
+    std::memset(biases.data() + blocks.padded(), 0, block * sizeof(S));
+    if (args.bias) {
+      lines.bias = biases.data();
+      for (int64_t b = 0; b < blocks.count; ++b)
+        pack_channels(static_cast<const S*>(args.bias), 1, blocks.start(b), args.groups, biases.data() + b * block);
+    }
+    int64_t pixel_bytes = target.space[2] * int64_t(sizeof(S));
+    bool aligned = reinterpret_cast<uintptr_t>(target.data) % 64 == 0 && pixel_bytes % 64 == 0 &&
+                   args.groups * int64_t(sizeof(S)) % 64 == 0 && target.space[1] % target.space[2] == 0 &&
+                   target.space[0] % target.space[2] == 0 && target.batch % target.space[2] == 0;
+    int64_t count = args.batch * axis[0].outputs * axis[1].outputs, line_bytes = axis[2].outputs * pixel_bytes;
+    parallel_for(count, most(1, kGrain / most(1, line_work)), [&](int64_t begin, int64_t end) {
+      DepthwiseLines<S> mine = lines;
+      mine.past_caches = aligned && (end - begin) * line_bytes >= kPastCachesBytes;
+      Scratch<typename DepthwiseLines<S>::SourceLine> scratch(Use::pixels, source_lines());
+      for (int64_t i = begin; i < end; ++i) {
+        int64_t h = i % axis[1].outputs, d = i / axis[1].outputs % axis[0].outputs;
+        int64_t image = i / axis[1].outputs / axis[0].outputs;
+        mine.run_line(static_cast<const S*>(source.data) + image * source.batch,
+                      static_cast<S*>(target.data) + image * target.batch + d * target.space[0] + h * target.space[1], d,
+                      h, scratch.data());
+      }
+      if (mine.past_caches) finish_stores();
+    });
+  }
+
+  // The sources [first, first + n) that outputs [begin, end) of an axis read.
+  struct Range {
+    int64_t first, n;
+  };
+  NNART_HD Range sources_of(const TapAxis& a, int64_t begin, int64_t end) const {
+    int64_t low = a.sources, high = 0;
+    for (int64_t p = 0; p < a.phase_count; ++p) {
+      const TapPhase& phase = a.phases[p];
+      if (phase.n == 0 || p >= a.outputs) continue;
+      low = least(low, begin / a.phase_count * phase.source_step + phase.lowest);
+      high = most(high, (end - 1) / a.phase_count * phase.source_step + phase.highest + 1);
+    }
+    low = most(0, low);
+    return {low, most(0, least(high, a.sources) - low)};
+  }
+
+  void run_copied() const {
+    DepthwiseLines<T> lines = lines_of<T>(lanes);
+    Blocks<T> blocks(args.groups);
+    lines.tap_step = lanes;
+    Scratch<T> filters(Use::weight, taps * blocks.padded());
+    pack_filters<S, T>(args, blocks, lanes, taps * lanes, filters.data());
+    Scratch<T> biases(Use::bias, blocks.padded() + lanes);
+    zero_run(biases.data() + blocks.padded(), lanes);
+    lines.zeros = biases.data() + blocks.padded();
+    if (args.bias)
+      for (int64_t b = 0; b < blocks.count; ++b)
+        pack_channels(static_cast<const S*>(args.bias), 1, blocks.start(b), args.groups, biases.data() + b * lanes);
+
+    int64_t line = (axis[2].outputs + axis[2].sources * args.axis[1].stride) * lanes;
+    int64_t band = most(args.axis[1].kernel * args.axis[1].dilation, kBandElements / most(1, line));
+    band = ceil_div(axis[1].outputs, ceil_div(axis[1].outputs, band));
+    int64_t bands = ceil_div(axis[1].outputs, band);
+    int64_t units = args.batch * axis[0].outputs * bands * blocks.count;
+    lines.source_space[2] = lines.target_space[2] = lanes;
+    lines.source_space[1] = axis[2].sources * lanes;
+    lines.target_space[1] = axis[2].outputs * lanes;
+    parallel_for(units, most(1, kGrain / most(1, line_work / blocks.count * band)), [&](int64_t begin, int64_t end) {
+      Scratch<typename DepthwiseLines<T>::SourceLine> scratch(Use::pixels, source_lines());
+      for (int64_t unit = begin; unit < end; ++unit) {
+        int64_t block = unit % blocks.count, rest = unit / blocks.count;
+        int64_t h = rest % bands * band, h_end = least(h + band, axis[1].outputs);
+        int64_t d = rest / bands % axis[0].outputs, image = rest / bands / axis[0].outputs;
+        int64_t channel = blocks.start(block), channels = least(lanes, args.groups);
+        Range in_d = sources_of(axis[0], d, d + 1), in_h = sources_of(axis[1], h, h_end);
+        Scratch<T> copy(Use::source, most(1, in_d.n * in_h.n * axis[2].sources * lanes));
+        Scratch<T> result(Use::tile, (h_end - h) * axis[2].outputs * lanes);
+        gather_block(source, static_cast<const S*>(source.data) + image * source.batch + channel * source.channel,
+                     channels, in_d.first, in_d.n, in_h.first, in_h.n, axis[2].sources, copy.data());
+        DepthwiseLines<T> mine = lines;
+        mine.source_space[0] = in_h.n * mine.source_space[1];
+        mine.packed = filters.data() + block * taps * lanes;
+        mine.bias = args.bias ? biases.data() + block * lanes : nullptr;
+        const T* origin = copy.data() - in_d.first * mine.source_space[0] - in_h.first * mine.source_space[1];
+        for (int64_t i = h; i < h_end; ++i)
+          mine.run_line(origin, result.data() + (i - h) * mine.target_space[1], d, i, scratch.data());
+        scatter_block(target,
+                      static_cast<S*>(target.data) + image * target.batch + channel * target.channel +
+                          d * target.space[0] + h * target.space[1],
+                      channels, h_end - h, axis[2].outputs, result.data());
+      }
+    });
+  }
+
+  NNART_HD void run() {
+    int64_t words = 0;
+    for (const math::Axis& a : args.axis) words += tap_axis_words(a);
+    Scratch<int64_t> table(Use::tables, words);
+    int64_t* next = table.data();
+    for (int a = 0; a < 3; ++a) {
+      axis[a] = tap_axis(args.axis[a], args.pass == ConvPass::Dgrad, next);
+      next += tap_axis_words(args.axis[a]);
+    }
+    line_work = axis[2].outputs * args.groups * taps;
+    if (source.channel == 1 && target.channel == 1 && args.groups >= Block<S>::channels)
+      run_in_place();
+    else
+      run_copied();
+  }
+};
+
+}  // namespace
+}  // namespace nnart::cpu

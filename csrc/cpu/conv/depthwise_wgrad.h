@@ -1,0 +1,324 @@
+// The gradient of depthwise filters: for each tap, the sum over all pixels of x times grad_y. The sums of some taps of one
+// block of channels are in registers while the lines of a band pass.
+#pragma once
+
+#include "core/parallel.h"
+#include "cpu/conv/depthwise_blocks.h"
+
+namespace nnart::cpu {
+namespace {
+
+// One image's lines, channels beside each other, stored as S.
+template <class S>
+struct FilterSums {
+  using T = ComputeType<S>;
+  static constexpr int kSomeTaps = 8 / Block<S>::vectors;
+  static constexpr int kPixels = 4;  // of grad_y that are in registers beside the sums
+
+  const math::Axis* axis;
+  int64_t x_space[3], grad_space[3];
+  int64_t tap_step;  // of the sums
+
+  // sums[t] += sum[t]
+  template <int n>
+  NNART_HD void add_to(T* sums, const Block<S>* sum) const {
+    for (int t = 0; t < n; ++t)
+      for (int v = 0; v < Block<S>::vectors; ++v) {
+        T* to = sums + t * tap_step + v * Vec<T>::size;
+        store(to, load(to) + sum[t].v[v]);
+      }
+  }
+
+  // `rows` lines of a filter that is `taps` wide, from line j on, dilation 1: a pixel of x is loaded once for all taps of
+  // its line, a pixel of grad_y once for all lines.
+  template <int rows, int taps, int step>
+  void add_filter_lines(const S* x, const S* grad_y, int64_t h, int64_t h_end, int64_t j, T* sums) const {
+    const math::Axis& height = axis[1];
+    const math::Axis& width = axis[2];
+    Block<S> sum[rows][taps];
+    for (auto& line : sum)
+      for (auto& s : line) s = zero_block<S>();
+    int64_t pixel = x_space[2], grad_pixel = grad_space[2];
+    // The outputs [from, to) read no padding.
+    int64_t from = least(width.out, ceil_div(width.pad, step));
+    int64_t to = most(from, least(width.out, div_floor(width.in - taps + width.pad, step) + 1));
+    for (int64_t line = h; line < h_end; ++line) {
+      const S* row[rows];
+      for (int r = 0; r < rows; ++r) {
+        int64_t in_h = height.source(line, j + r);
+        row[r] = in_h < 0 || in_h >= height.in ? nullptr : x + in_h * x_space[1];
+      }
+      const S* grad_row = grad_y + line * grad_space[1];
+      auto add_one = [&](int64_t w) {
+        Block<S> g = Block<S>::from(grad_row + w * grad_pixel);
+#pragma GCC unroll 8
+        for (int k = 0; k < taps; ++k) {
+          int64_t in_w = w * step - width.pad + k;
+          if (in_w < 0 || in_w >= width.in) continue;
+#pragma GCC unroll 3
+          for (int r = 0; r < rows; ++r)
+            if (row[r]) add_product(sum[r][k], g, Block<S>::from(row[r] + in_w * pixel));
+        }
+      };
+      int64_t w = 0;
+      for (; w < from; ++w) add_one(w);
+      for (; w + kPixels <= to; w += kPixels) {
+        Block<S> g[kPixels];
+#pragma GCC unroll 4
+        for (int t = 0; t < kPixels; ++t) g[t] = Block<S>::from(grad_row + (w + t) * grad_pixel);
+#pragma GCC unroll 3
+        for (int r = 0; r < rows; ++r) {
+          if (!row[r]) continue;
+          const S* p = row[r] + (w * step - width.pad) * pixel;
+#pragma GCC unroll 16
+          for (int q = 0; q < (kPixels - 1) * step + taps; ++q) {
+            Block<S> at = Block<S>::from(p + q * pixel);
+#pragma GCC unroll 8
+            for (int k = 0; k < taps; ++k)
+              if (q >= k && (q - k) % step == 0 && (q - k) / step < kPixels)
+                add_product(sum[r][k], at, g[(q - k) / step]);
+          }
+        }
+      }
+      for (; w < width.out; ++w) add_one(w);
+    }
+    for (int r = 0; r < rows; ++r) add_to<taps>(sums + r * taps * tap_step, sum[r]);
+  }
+
+  // n taps of line j of the filter, from tap k on.
+  template <int n>
+  void add_taps(const S* x, const S* grad_y, int64_t h, int64_t h_end, int64_t j, int64_t k, T* sums) const {
+    const math::Axis& height = axis[1];
+    const math::Axis& width = axis[2];
+    Block<S> sum[n];
+    for (auto& s : sum) s = zero_block<S>();
+    int64_t pixel = x_space[2], tap = width.dilation * pixel, step = width.stride * pixel;
+    int64_t grad_pixel = grad_space[2];
+    // Outputs [low[t], high[t]) lie inside for tap k + t; [from, to) for all of them.
+    int64_t low[n], high[n], from = 0, to = width.out;
+    for (int t = 0; t < n; ++t) {
+      int64_t shift = (k + t) * width.dilation - width.pad;
+      low[t] = least(width.out, most(0, div_up(-shift, width.stride)));
+      high[t] = most(low[t], least(width.out, div_floor(width.in - 1 - shift, width.stride) + 1));
+      from = most(from, low[t]);
+      to = least(to, high[t]);
+    }
+    to = most(from, to);
+    for (int64_t line = h; line < h_end; ++line) {
+      int64_t in_h = height.source(line, j);
+      if (in_h < 0 || in_h >= height.in) continue;
+      const S* row = x + in_h * x_space[1] + (k * width.dilation - width.pad) * pixel;
+      const S* grad_row = grad_y + line * grad_space[1];
+      for (int64_t w = from; w < to; ++w) {
+        Block<S> g = Block<S>::from(grad_row + w * grad_pixel);
+        const S* p = row + w * step;
+#pragma GCC unroll 8
+        for (int t = 0; t < n; ++t) add_product(sum[t], g, Block<S>::from(p + t * tap));
+      }
+#pragma GCC unroll 8
+      for (int t = 0; t < n; ++t) {
+        auto add_range = [&](int64_t begin, int64_t end) {
+          for (int64_t w = begin; w < end; ++w)
+            add_product(sum[t], Block<S>::from(grad_row + w * grad_pixel), Block<S>::from(row + w * step + t * tap));
+        };
+        add_range(low[t], least(from, high[t]));
+        add_range(most(to, low[t]), high[t]);
+      }
+    }
+    add_to<n>(sums, sum);
+  }
+
+  template <int... n>
+  NNART_HD void add_some_taps(std::integer_sequence<int, n...>, int64_t count, const S* x, const S* grad_y, int64_t h,
+                              int64_t h_end, int64_t j, int64_t k, T* sums) const {
+    ((count == n + 1 ? add_taps<n + 1>(x, grad_y, h, h_end, j, k, sums) : void()), ...);
+  }
+
+  template <int taps, int step>
+  void add_narrow_filter(const S* x, const S* grad_y, int64_t h, int64_t h_end, T* sums) const {
+    int64_t j = 0;
+    if constexpr (taps == 3)
+      for (; j + 3 <= axis[1].kernel; j += 3)
+        add_filter_lines<3, taps, step>(x, grad_y, h, h_end, j, sums + j * taps * tap_step);
+    for (; j < axis[1].kernel; ++j)
+      add_filter_lines<1, taps, step>(x, grad_y, h, h_end, j, sums + j * taps * tap_step);
+  }
+
+  // All taps of one depth of the filter, for the lines [h, h_end) of grad_y.
+  void add(const S* x, const S* grad_y, int64_t h, int64_t h_end, T* sums) const {
+    int64_t kind = axis[2].dilation == 1 && axis[2].stride <= 2 ? 10 * axis[2].stride + axis[2].kernel : 0;
+    switch (kind) {
+      case 13:
+        return add_narrow_filter<3, 1>(x, grad_y, h, h_end, sums);
+      case 15:
+        return add_narrow_filter<5, 1>(x, grad_y, h, h_end, sums);
+      case 17:
+        return add_narrow_filter<7, 1>(x, grad_y, h, h_end, sums);
+      case 23:
+        return add_narrow_filter<3, 2>(x, grad_y, h, h_end, sums);
+      case 25:
+        return add_narrow_filter<5, 2>(x, grad_y, h, h_end, sums);
+      case 27:
+        return add_narrow_filter<7, 2>(x, grad_y, h, h_end, sums);
+      default:
+        break;
+    }
+    Even cuts(axis[2].kernel, kSomeTaps);
+    for (int64_t j = 0; j < axis[1].kernel; ++j)
+      for (int64_t cut = 0; cut < cuts.pieces; ++cut) {
+        int64_t k = cuts.begin(cut);
+        add_some_taps(std::make_integer_sequence<int, kSomeTaps>{}, cuts.begin(cut + 1) - k, x, grad_y, h, h_end, j, k,
+                      sums + (j * axis[2].kernel + k) * tap_step);
+      }
+  }
+};
+
+// Where the tensors come from, as in depthwise_lines.h, and the order of the sums: over the pixels of a band, the bands
+// of a part, the parts. None depends on the number of threads.
+template <class S>
+struct DepthwiseWgrad {
+  using T = ComputeType<S>;
+  static constexpr int64_t kParts = 16;
+  static constexpr int64_t kPartialElements = int64_t{1} << 22;
+  // Elements of x and grad_y in a band: they should stay in the L2 cache, and a float sum over its pixels be short.
+  static constexpr int64_t kBandElements = int64_t{1} << 16;
+
+  const ConvArgs& args;
+  int64_t taps, line_taps, band_lines, pieces, bands, parts;  // pieces: bands of one depth of an image
+  T* partial;                                                 // [part][tap][channel]
+
+  NNART_HD explicit DepthwiseWgrad(const ConvArgs& args) : args(args) {
+    line_taps = args.axis[1].kernel * args.axis[2].kernel;
+    taps = args.axis[0].kernel * line_taps;
+  }
+
+  NNART_HD void cut(int64_t channels, int64_t padded) {
+    int64_t line = channels * (args.axis[2].out + args.axis[1].stride * args.axis[2].in);
+    band_lines = most(1, least(args.axis[1].out, kBandElements / most(1, line)));
+    pieces = ceil_div(args.axis[1].out, band_lines);
+    bands = args.batch * args.axis[0].out * pieces;
+    parts = most(1, least(least(bands, kParts), kPartialElements / (taps * padded)));
+  }
+
+  struct Place {
+    int64_t image, d, h, h_end;
+  };
+  NNART_HD Place place_of(int64_t band) const {
+    int64_t h = band % pieces * band_lines;
+    return {band / pieces / args.axis[0].out, band / pieces % args.axis[0].out, h,
+            least(h + band_lines, args.axis[1].out)};
+  }
+
+  NNART_HD const S* x_of(int64_t image) const { return static_cast<const S*>(args.x.data) + image * args.x.batch; }
+  NNART_HD const S* grad_of(int64_t image, int64_t d) const {
+    return static_cast<const S*>(args.y.data) + image * args.y.batch + d * args.y.space[0];
+  }
+
+  template <class P>
+  NNART_HD FilterSums<P> filter_sums(const Blocks<P>& blocks) const {
+    return {args.axis, {}, {}, blocks.padded()};
+  }
+
+  // The parts in their order, to the weight's gradient.
+  template <class P>
+  void finish(const Blocks<P>& blocks) const {
+    constexpr int64_t lanes = Block<P>::channels;
+    const ConvOperand& w = args.weight;
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      S* to = static_cast<S*>(w.data) + tap / line_taps * w.space[0] +
+              tap % line_taps / args.axis[2].kernel * w.space[1] + tap % args.axis[2].kernel * w.space[2];
+      for (int64_t b = 0; b < blocks.count; ++b) {
+        Block<P> sum = zero_block<P>();
+        for (int64_t part = 0; part < parts; ++part)
+          for (int v = 0; v < Block<P>::vectors; ++v)
+            sum.v[v] = sum.v[v] + load(partial + (part * taps + tap) * blocks.padded() + b * lanes + v * Vec<T>::size);
+        S line[lanes];
+        if constexpr (std::is_same_v<S, P>)
+          sum.to(line);
+        else
+          store(line, sum.v[0]);
+        for (int64_t lane = 0; lane < least(lanes, args.groups); ++lane)
+          to[(blocks.start(b) + lane) * w.batch] = line[lane];
+      }
+    }
+  }
+
+  void run_in_place() {
+    Blocks<S> blocks(args.groups);
+    cut(args.groups, blocks.padded());
+    FilterSums<S> sums = filter_sums(blocks);
+    for (int a = 0; a < 3; ++a) {
+      sums.x_space[a] = args.x.space[a];
+      sums.grad_space[a] = args.y.space[a];
+    }
+    Scratch<T> scratch(Use::partial, parts * taps * blocks.padded());
+    partial = scratch.data();
+    parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t part = begin; part < end; ++part) {
+        T* to = partial + part * taps * blocks.padded();
+        zero_run(to, taps * blocks.padded());
+        for (int64_t band = bands * part / parts; band < bands * (part + 1) / parts; ++band) {
+          Place at = place_of(band);
+          for (int64_t b = 0; b < blocks.count; ++b)
+            for (int64_t i = 0; i < args.axis[0].kernel; ++i) {
+              int64_t in_d = args.axis[0].source(at.d, i), c = blocks.start(b);
+              if (in_d < 0 || in_d >= args.axis[0].in) continue;
+              sums.add(x_of(at.image) + in_d * args.x.space[0] + c, grad_of(at.image, at.d) + c, at.h, at.h_end,
+                       to + i * line_taps * blocks.padded() + b * Block<S>::channels);
+            }
+        }
+      }
+    });
+    finish(blocks);
+  }
+
+  void run_copied() {
+    constexpr int64_t lanes = Vec<T>::size;
+    Blocks<T> blocks(args.groups);
+    cut(lanes, blocks.padded());
+    FilterSums<T> sums = filter_sums(blocks);
+    const math::Axis& height = args.axis[1];
+    int64_t in_w = args.axis[2].in, out_w = args.axis[2].out, channels = least(lanes, args.groups);
+    sums.x_space[2] = sums.grad_space[2] = lanes;
+    sums.x_space[1] = in_w * lanes;
+    sums.grad_space[1] = out_w * lanes;
+    int64_t in_lines = least(height.in, (band_lines - 1) * height.stride + (height.kernel - 1) * height.dilation + 1);
+    Scratch<T> scratch(Use::partial, parts * taps * blocks.padded());
+    partial = scratch.data();
+    parallel_for(parts * blocks.count, 1, [&](int64_t begin, int64_t end) {
+      Scratch<T> x(Use::source, in_lines * in_w * lanes);
+      Scratch<T> grad_y(Use::gradient, band_lines * out_w * lanes);
+      for (int64_t unit = begin; unit < end; ++unit) {
+        int64_t part = unit / blocks.count, b = unit % blocks.count, channel = blocks.start(b);
+        T* to = partial + part * taps * blocks.padded() + b * lanes;
+        for (int64_t tap = 0; tap < taps; ++tap) zero_run(to + tap * blocks.padded(), lanes);
+        for (int64_t band = bands * part / parts; band < bands * (part + 1) / parts; ++band) {
+          Place at = place_of(band);
+          gather_block(args.y, grad_of(at.image, at.d) + channel * args.y.channel, channels, 0, 1, at.h,
+                       at.h_end - at.h, out_w, grad_y.data());
+          int64_t low = most(0, height.source(at.h, 0));
+          int64_t high = least(height.in, height.source(at.h_end - 1, height.kernel - 1) + 1);
+          for (int64_t i = 0; i < args.axis[0].kernel; ++i) {
+            int64_t in_d = args.axis[0].source(at.d, i);
+            if (in_d < 0 || in_d >= args.axis[0].in || low >= high) continue;
+            gather_block(args.x, x_of(at.image) + channel * args.x.channel, channels, in_d, 1, low, high - low, in_w,
+                         x.data());
+            sums.add(x.data() - low * sums.x_space[1], grad_y.data() - at.h * sums.grad_space[1], at.h, at.h_end,
+                     to + i * line_taps * blocks.padded());
+          }
+        }
+      }
+    });
+    finish(blocks);
+  }
+
+  NNART_HD void run() {
+    if (args.x.channel == 1 && args.y.channel == 1 && args.groups >= Block<S>::channels)
+      run_in_place();
+    else
+      run_copied();
+  }
+};
+
+}  // namespace
+}  // namespace nnart::cpu
