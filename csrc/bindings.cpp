@@ -4,6 +4,7 @@
 
 #include "build_facts.h"
 #include "cpu/kernels.h"
+#include "ops/conv_plan.h"
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled half of nnart_ops: importing it registers torch.ops.nnart_ops.";
@@ -26,4 +27,14 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "cpu_isa", [] { return nnart::cpu::name_of(nnart::cpu::isa()); },
       "The instruction set in use: 'baseline', 'avx2' or 'avx512'.");
+  m.def("force_conv_strategy", &nnart::force_conv_strategy,
+        "Makes every convolution that the named strategy takes use it; 'auto' undoes it. False for another name.");
+  m.def("forced_conv_strategy", &nnart::forced_conv_strategy, "The strategy that is forced, or 'auto'.");
+  m.def(
+      "last_conv_plan",
+      [] {
+        const nnart::ConvPlan& plan = nnart::last_conv_plan();
+        return pybind11::make_tuple(nnart::name_of(plan.strategy), plan.reason);
+      },
+      "The strategy and the reason of this thread's last convolution.");
 }

@@ -65,6 +65,27 @@ CASES = (
     case((2, 3, 6, 5, 4), (4, 3, 2, 2, 3), padding="same", bias=False),
     case((3, 6, 5, 4), (4, 3, 2, 2, 2)),
 )
+# Channels that fill blocks, leave a rest, or fill none; every width of filter with code of its own, and others.
+DEPTHWISE = (
+    case((2, 5, 9, 8), (5, 1, 3, 3), padding=1, groups=5),
+    case((2, 16, 9, 17), (16, 1, 3, 3), groups=16, bias=False),
+    case((3, 40, 7, 7), (40, 1, 3, 3), padding=1, groups=40),
+    case((2, 33, 15, 14), (33, 1, 3, 3), padding=1, stride=2, groups=33),
+    case((2, 64, 9, 20), (64, 1, 5, 5), padding=2, groups=64),
+    case((2, 32, 13, 12), (32, 1, 5, 5), padding=(1, 2), stride=2, groups=32),
+    case((1, 48, 14, 30), (48, 1, 7, 7), padding=3, groups=48),
+    case((1, 20, 16, 15), (20, 1, 7, 7), padding=3, stride=2, groups=20),
+    case((2, 36, 9, 9), (36, 1, 1, 4), groups=36, stride=(1, 3)),
+    case((2, 36, 11, 10), (36, 1, 3, 3), groups=36, dilation=2, padding=2),
+    case((2, 34, 11, 23), (34, 1, 2, 9), groups=34, dilation=(3, 2), padding=(2, 5), stride=(2, 1)),
+    case((2, 18, 6, 5), (18, 1, 3, 3), groups=18, stride=4, padding=5),  # outputs that read padding alone
+    case((40, 1, 1), (40, 1, 3, 3), groups=40, padding=1),
+    case((2, 20, 90), (20, 1, 31), groups=20, padding=15),
+    case((2, 35, 41), (35, 1, 6), groups=35, stride=2, padding=2),
+    case((2, 17, 4, 6, 7), (17, 1, 2, 3, 3), groups=17, padding=(0, 1, 1), stride=(1, 2, 1)),
+    case((2, 32, 5, 4, 6), (32, 1, 3, 3, 2), groups=32, padding=1, dilation=(2, 1, 1)),
+    case((2, 96, 120, 80), (96, 1, 3, 3), groups=96, padding=1),  # large: stored past the caches
+)
 
 
 def laid_out(t: Tensor, layout: str) -> Tensor:
@@ -119,11 +140,19 @@ def check(tensors: list[Any], numbers: dict[str, Any], one_value: bool = False, 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("x", "weight", "bias", "numbers"), CASES)
+@pytest.mark.parametrize(("x", "weight", "bias", "numbers"), CASES + DEPTHWISE)
 def test_forward_and_gradients(x: Any, weight: Any, bias: bool, numbers: Any, dtype: torch.dtype, layout: str) -> None:
     # What torch runs without oneDNN in three dimensions leaves channels-last behind; ours keeps it for every dtype.
     strides = len(weight) < 5 or layout == "contiguous"
     check(operands(x, weight, bias, dtype, layout), numbers, strides=strides)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("x", "weight", "bias", "numbers"), CASES)
+def test_gemm_takes_everything(x: Any, weight: Any, bias: bool, numbers: Any, dtype: torch.dtype, layout: str) -> None:
+    with nnart_ops.config(conv_strategy="gemm"):
+        test_forward_and_gradients(x, weight, bias, numbers, dtype, layout)
 
 
 @pytest.mark.parametrize(("x_layout", "weight_layout"), [(a, b) for a in LAYOUTS for b in LAYOUTS])
@@ -443,15 +472,19 @@ def threads(n: int) -> Iterator[None]:
         ((33, 8, 13, 13), (48, 8, 3, 3), {}),
         ((1, 64, 30, 30), (96, 64, 3, 3), {"padding": 1}),
         ((5, 16, 20, 20), (32, 8, 3, 3), {"stride": 2, "groups": 2}),
+        ((5, 40, 60, 60), (40, 1, 3, 3), {"padding": 1, "groups": 40}),
     ],
     ids=str,
 )
-def test_bits_do_not_depend_on_threads(x: Any, weight: Any, numbers: Any, layout: str) -> None:
+@pytest.mark.parametrize("strategy", ["auto", "gemm"])
+def test_bits_do_not_depend_on_threads(x: Any, weight: Any, numbers: Any, layout: str, strategy: str) -> None:
+    if strategy == "auto" and numbers.get("groups", 1) == 1:
+        pytest.skip("native's own sums")
     tensors = operands(x, weight, True, torch.float32, layout)
     grad_y = torch.randn(native.conv2d(*tensors, **numbers).shape)
     results = []
     for n in (1, 2, 3):
-        with threads(n):
+        with threads(n), nnart_ops.config(conv_strategy=strategy):
             results.append(outcome(F.conv2d, tensors, grad_y, numbers)[:3])  # grad_bias is torch's own sum
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
@@ -459,7 +492,7 @@ def test_bits_do_not_depend_on_threads(x: Any, weight: Any, numbers: Any, layout
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set(isa: str) -> None:
-    expression = "forward_and_gradients and (float32 or bfloat16) or strided_views"
+    expression = "(forward_and_gradients or takes_everything) and (float32 or bfloat16) or strided_views"
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", expression, __file__]
     result = subprocess.run(
         command,

@@ -20,6 +20,8 @@ PUBLIC = {
     **{f"nn.{name}": getattr(nnart_ops.nn, name) for name in nnart_ops.nn.__all__},
     **{f"optim.{name}": getattr(nnart_ops.optim, name) for name in nnart_ops.optim.__all__},
     "build_info": nnart_ops.build_info,
+    "config": nnart_ops.config,
+    "explain": nnart_ops.explain,
 }
 README = Path(__file__).parent.parent / "README.md"
 

@@ -36,9 +36,9 @@ bool takes(ConvStrategy strategy, const ConvArgs& args, bool native_takes_it) {
   return false;
 }
 
-}  // namespace
+thread_local ConvPlan last_plan{ConvStrategy::Gemm, "nothing has been planned yet"};
 
-ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
+ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
   int wanted = forced();
   if (wanted != kAuto && takes(ConvStrategy(wanted), args, native_takes_it))
     return {ConvStrategy(wanted), "forced by nnart_ops.config or NNART_CONV_STRATEGY"};
@@ -49,6 +49,12 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
     return {ConvStrategy::Native, "dense with 16 channels and more: oneDNN inside torch is at the limit"};
   return {ConvStrategy::Gemm, "the general implicit GEMM"};
 }
+
+}  // namespace
+
+ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) { return last_plan = choose(args, native_takes_it); }
+
+const ConvPlan& last_conv_plan() { return last_plan; }
 
 const char* name_of(ConvStrategy strategy) {
   switch (strategy) {

@@ -49,7 +49,7 @@ NNART_HD void add_product(Block<S>& sum, const Block<S>& a, const Block<S>& b) {
   for (int i = 0; i < Block<S>::vectors; ++i) sum.v[i] = sum.v[i] + a.v[i] * b.v[i];
 }
 template <class S>
-NNART_HD void add(Block<S>& sum, const Block<S>& a) {
+NNART_HD void add_block(Block<S>& sum, const Block<S>& a) {
   for (int i = 0; i < Block<S>::vectors; ++i) sum.v[i] = sum.v[i] + a.v[i];
 }
 
@@ -126,9 +126,19 @@ NNART_HD TapAxis tap_axis(const math::Axis& axis, bool transposed, int64_t* tabl
 template <class S, class P>
 void pack_filters(const ConvArgs& args, const Blocks<P>& blocks, int64_t tap_step, int64_t block_step, P* packed) {
   const ConvOperand& weight = args.weight;
+  int64_t kernel_h = args.axis[1].kernel, kernel_w = args.axis[2].kernel;
+  if constexpr (std::is_same_v<P, ComputeType<S>>)
+    if (weight.space[2] == 1 && weight.space[1] == kernel_w && weight.space[0] == kernel_h * kernel_w &&
+        args.groups >= Block<P>::channels) {
+      for (int64_t block = 0; block < blocks.count; ++block)
+        widen_transposed(packed + block * block_step, tap_step,
+                         static_cast<const S*>(weight.data) + blocks.start(block) * weight.batch, weight.batch,
+                         Block<P>::channels, args.axis[0].kernel * kernel_h * kernel_w);
+      return;
+    }
   for (int64_t i = 0; i < args.axis[0].kernel; ++i)
-    for (int64_t j = 0; j < args.axis[1].kernel; ++j)
-      for (int64_t k = 0; k < args.axis[2].kernel; ++k, packed += tap_step) {
+    for (int64_t j = 0; j < kernel_h; ++j)
+      for (int64_t k = 0; k < kernel_w; ++k, packed += tap_step) {
         const S* from = static_cast<const S*>(weight.data) + i * weight.space[0] + j * weight.space[1] +
                         k * weight.space[2];
         for (int64_t block = 0; block < blocks.count; ++block)

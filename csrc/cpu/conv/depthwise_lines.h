@@ -11,7 +11,7 @@ namespace {
 // Pixels of a tile: beside their sums, the registers hold a line of the filter.
 #if defined(__AVX512F__) || defined(__aarch64__)
 template <class S>
-constexpr int kTilePixels = Block<S>::vectors == 1 ? 8 : 6;
+constexpr int kTilePixels = 8;
 #else
 template <class S>
 constexpr int kTilePixels = Block<S>::vectors == 1 ? 6 : 3;

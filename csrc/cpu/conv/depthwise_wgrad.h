@@ -14,10 +14,29 @@ struct FilterSums {
   using T = ComputeType<S>;
   static constexpr int kSomeTaps = 8 / Block<S>::vectors;
   static constexpr int kPixels = 4;  // of grad_y that are in registers beside the sums
+  // A sum over a whole band would round worse than native's many short ones, so that every so many pixels start a new
+  // one. 16-bit results do not show it.
+  static constexpr bool has_short_sums = Block<S>::vectors == 1;
+  static constexpr int64_t kShortSum = 32;
 
   const math::Axis* axis;
   int64_t x_space[3], grad_space[3];
   int64_t tap_step;  // of the sums
+
+  template <int n>
+  NNART_HD static void clear(Block<S> (&sum)[n]) {
+    for (auto& s : sum) s = zero_block<S>();
+  }
+
+  // Ends the short sums: total += sum, sum = 0.
+  template <int n>
+  NNART_HD static void flush(Block<S> (&total)[n], Block<S> (&sum)[n]) {
+#pragma GCC unroll 8
+    for (int t = 0; t < n; ++t) {
+      add_block(total[t], sum[t]);
+      sum[t] = zero_block<S>();
+    }
+  }
 
   // sums[t] += sum[t]
   template <int n>
@@ -35,9 +54,11 @@ struct FilterSums {
   void add_filter_lines(const S* x, const S* grad_y, int64_t h, int64_t h_end, int64_t j, T* sums) const {
     const math::Axis& height = axis[1];
     const math::Axis& width = axis[2];
-    Block<S> sum[rows][taps];
-    for (auto& line : sum)
-      for (auto& s : line) s = zero_block<S>();
+    Block<S> sum[rows][taps], total[rows][taps];
+    for (int r = 0; r < rows; ++r) {
+      clear(sum[r]);
+      clear(total[r]);
+    }
     int64_t pixel = x_space[2], grad_pixel = grad_space[2];
     // The outputs [from, to) read no padding.
     int64_t from = least(width.out, ceil_div(width.pad, step));
@@ -63,6 +84,8 @@ struct FilterSums {
       int64_t w = 0;
       for (; w < from; ++w) add_one(w);
       for (; w + kPixels <= to; w += kPixels) {
+        if (has_short_sums && (w - from) % kShortSum == 0)
+          for (int r = 0; r < rows; ++r) flush(total[r], sum[r]);
         Block<S> g[kPixels];
 #pragma GCC unroll 4
         for (int t = 0; t < kPixels; ++t) g[t] = Block<S>::from(grad_row + (w + t) * grad_pixel);
@@ -82,7 +105,10 @@ struct FilterSums {
       }
       for (; w < width.out; ++w) add_one(w);
     }
-    for (int r = 0; r < rows; ++r) add_to<taps>(sums + r * taps * tap_step, sum[r]);
+    for (int r = 0; r < rows; ++r) {
+      flush(total[r], sum[r]);
+      add_to<taps>(sums + r * taps * tap_step, total[r]);
+    }
   }
 
   // n taps of line j of the filter, from tap k on.
@@ -90,8 +116,9 @@ struct FilterSums {
   void add_taps(const S* x, const S* grad_y, int64_t h, int64_t h_end, int64_t j, int64_t k, T* sums) const {
     const math::Axis& height = axis[1];
     const math::Axis& width = axis[2];
-    Block<S> sum[n];
-    for (auto& s : sum) s = zero_block<S>();
+    Block<S> sum[n], total[n];
+    clear(sum);
+    clear(total);
     int64_t pixel = x_space[2], tap = width.dilation * pixel, step = width.stride * pixel;
     int64_t grad_pixel = grad_space[2];
     // Outputs [low[t], high[t]) lie inside for tap k + t; [from, to) for all of them.
@@ -110,6 +137,7 @@ struct FilterSums {
       const S* row = x + in_h * x_space[1] + (k * width.dilation - width.pad) * pixel;
       const S* grad_row = grad_y + line * grad_space[1];
       for (int64_t w = from; w < to; ++w) {
+        if (has_short_sums && (w - from) % kShortSum == 0) flush(total, sum);
         Block<S> g = Block<S>::from(grad_row + w * grad_pixel);
         const S* p = row + w * step;
 #pragma GCC unroll 8
@@ -125,7 +153,8 @@ struct FilterSums {
         add_range(most(to, low[t]), high[t]);
       }
     }
-    add_to<n>(sums, sum);
+    flush(total, sum);
+    add_to<n>(sums, total);
   }
 
   template <int... n>

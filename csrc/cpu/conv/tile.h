@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "cpu/vec.h"
@@ -91,10 +92,18 @@ struct Even {
 
 template <class T, class S>
 NNART_HD T widen_one(const S* p) {
-  if constexpr (sizeof(S) == sizeof(T))
+  if constexpr (sizeof(S) == sizeof(T)) {
     return *p;
-  else
+  } else if constexpr (std::is_same_v<S, BFloat16>) {
+    uint16_t upper;
+    std::memcpy(&upper, p, sizeof upper);
+    uint32_t bits = uint32_t(upper) << 16;
+    T value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+  } else {
     return load_broadcast(p).v[0];
+  }
 }
 
 // The first count lanes, count below a vector's size; the others are zero.
