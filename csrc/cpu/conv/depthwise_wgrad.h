@@ -48,6 +48,30 @@ struct FilterSums {
       }
   }
 
+  // kPixels pixels of grad_y from w on; those at the border reach places that do not exist.
+  template <int rows, int taps, int step, bool border>
+  NNART_HD void add_pixels(const S* const* row, const S* grad_row, int64_t w, Block<S> (*sum)[taps]) const {
+    const math::Axis& width = axis[2];
+    int64_t place = w * step - width.pad, pixel = x_space[2];
+    Block<S> g[kPixels];
+#pragma GCC unroll 4
+    for (int t = 0; t < kPixels; ++t)
+      g[t] = border && w + t >= width.out ? zero_block<S>() : Block<S>::from(grad_row + (w + t) * grad_space[2]);
+#pragma GCC unroll 3
+    for (int r = 0; r < rows; ++r) {
+      if (!row[r]) continue;
+      const S* from = row[r] + place * pixel;
+#pragma GCC unroll 16
+      for (int q = 0; q < (kPixels - 1) * step + taps; ++q) {
+        if (border && (place + q < 0 || place + q >= width.in)) continue;
+        Block<S> x = Block<S>::from(from + q * pixel);
+#pragma GCC unroll 8
+        for (int k = 0; k < taps; ++k)
+          if (q >= k && (q - k) % step == 0 && (q - k) / step < kPixels) add_product(sum[r][k], x, g[(q - k) / step]);
+      }
+    }
+  }
+
   // `rows` lines of a filter that is `taps` wide, from line j on, dilation 1: a pixel of x is loaded once for all taps of
   // its line, a pixel of grad_y once for all lines.
   template <int rows, int taps, int step>
@@ -59,7 +83,6 @@ struct FilterSums {
       clear(sum[r]);
       clear(total[r]);
     }
-    int64_t pixel = x_space[2], grad_pixel = grad_space[2];
     // The outputs [from, to) read no padding.
     int64_t from = least(width.out, ceil_div(width.pad, step));
     int64_t to = most(from, least(width.out, div_floor(width.in - taps + width.pad, step) + 1));
@@ -70,40 +93,14 @@ struct FilterSums {
         row[r] = in_h < 0 || in_h >= height.in ? nullptr : x + in_h * x_space[1];
       }
       const S* grad_row = grad_y + line * grad_space[1];
-      auto add_one = [&](int64_t w) {
-        Block<S> g = Block<S>::from(grad_row + w * grad_pixel);
-#pragma GCC unroll 8
-        for (int k = 0; k < taps; ++k) {
-          int64_t in_w = w * step - width.pad + k;
-          if (in_w < 0 || in_w >= width.in) continue;
-#pragma GCC unroll 3
-          for (int r = 0; r < rows; ++r)
-            if (row[r]) add_product(sum[r][k], g, Block<S>::from(row[r] + in_w * pixel));
-        }
-      };
-      int64_t w = 0;
-      for (; w < from; ++w) add_one(w);
-      for (; w + kPixels <= to; w += kPixels) {
-        if (has_short_sums && (w - from) % kShortSum == 0)
+      for (int64_t w = 0; w < width.out; w += kPixels) {
+        if (has_short_sums && w % kShortSum == 0)
           for (int r = 0; r < rows; ++r) flush(total[r], sum[r]);
-        Block<S> g[kPixels];
-#pragma GCC unroll 4
-        for (int t = 0; t < kPixels; ++t) g[t] = Block<S>::from(grad_row + (w + t) * grad_pixel);
-#pragma GCC unroll 3
-        for (int r = 0; r < rows; ++r) {
-          if (!row[r]) continue;
-          const S* p = row[r] + (w * step - width.pad) * pixel;
-#pragma GCC unroll 16
-          for (int q = 0; q < (kPixels - 1) * step + taps; ++q) {
-            Block<S> at = Block<S>::from(p + q * pixel);
-#pragma GCC unroll 8
-            for (int k = 0; k < taps; ++k)
-              if (q >= k && (q - k) % step == 0 && (q - k) / step < kPixels)
-                add_product(sum[r][k], at, g[(q - k) / step]);
-          }
-        }
+        if (w >= from && w + kPixels <= to)
+          add_pixels<rows, taps, step, false>(row, grad_row, w, sum);
+        else
+          add_pixels<rows, taps, step, true>(row, grad_row, w, sum);
       }
-      for (; w < width.out; ++w) add_one(w);
     }
     for (int r = 0; r < rows; ++r) {
       flush(total[r], sum[r]);
