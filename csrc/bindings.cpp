@@ -1,6 +1,7 @@
 // The pybind11 module _C. Importing it loads this shared object, whose static initialisers register the ops; its
 // functions only report how it was built. Tensors reach C++ through torch.ops.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "build_facts.h"
 #include "cpu/kernels.h"
@@ -27,6 +28,20 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "cpu_isa", [] { return nnart::cpu::name_of(nnart::cpu::isa()); },
       "The instruction set in use: 'baseline', 'avx2' or 'avx512'.");
+  pybind11::enum_<nnart::DType>(m, "DType")
+      .value("float32", nnart::DType::Float32)
+      .value("float64", nnart::DType::Float64)
+      .value("bfloat16", nnart::DType::BFloat16)
+      .value("float16", nnart::DType::Float16);
+  using Sizes = std::vector<int64_t>;
+  m.def(
+      "plan_is_native",
+      [](nnart::DType dtype, bool channels_last, const Sizes& x, const Sizes& weight, const Sizes& stride,
+         const Sizes& padding, const Sizes& dilation, int64_t groups, bool with_gradients) {
+        return nnart::plan_is_native({dtype, channels_last, x, weight, stride, padding, dilation, groups},
+                                     with_gradients);
+      },
+      "Whether the plan leaves the forward, and perhaps both gradients, of a convolution to torch's own kernels.");
   m.def("force_conv_strategy", &nnart::force_conv_strategy,
         "Makes every convolution that the named strategy takes use it; 'auto' undoes it. False for another name.");
   m.def("forced_conv_strategy", &nnart::forced_conv_strategy, "The strategy that is forced, or 'auto'.");

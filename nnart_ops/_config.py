@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from types import TracebackType
 
-from nnart_ops import _C  # type: ignore[attr-defined]
+from nnart_ops._extension import force_conv_strategy
 
 CONV_STRATEGIES = ("auto", "gemm", "depthwise", "native")
 
@@ -34,14 +34,13 @@ class config:  # noqa: N801: used like a function
         self._before: list[str] = []
 
     def __enter__(self) -> config:
-        self._before.append(_C.forced_conv_strategy())
-        _C.force_conv_strategy(self._wanted)
+        self._before.append(force_conv_strategy(self._wanted))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _C.force_conv_strategy(self._before.pop())
+        force_conv_strategy(self._before.pop())
 
 
 def check_environment() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnart_ops import _C  # type: ignore[attr-defined]
+from nnart_ops import _C
 
 _ops = torch.ops.nnart_ops
 
@@ -85,8 +85,8 @@ class _Recorder(TorchDispatchMode):
 def explain(function: Callable[..., Any], *inputs: Any, **options: Any) -> Explanation:
     """Prints how the convolutions that ``function(*inputs, **options)`` calls are computed, and returns the table.
 
-    Calls the function once, without gradients, then times the forward and both gradients of each convolution. The limits
-    it compares with, a matrix product and a copy, are measured once a process and dtype (about 50 ms).
+    Calls the function once, without gradients, then times the forward and both gradients of each convolution. What it
+    compares with, a matrix product and a copy, is measured once a process and dtype (about 50 ms).
 
     Args:
         function: a module or a function, such as ``nnart_ops.Conv2d(...)`` or a whole model.
@@ -114,7 +114,7 @@ def explain(function: Callable[..., Any], *inputs: Any, **options: Any) -> Expla
 
 
 def _passes(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> list[Pass]:
-    stride, padding, dilation, groups = geometry
+    stride, _, dilation, groups = geometry
     y = _ops.conv.kernel(x, weight, bias, *geometry)
     layer = f"Conv{len(stride)}d {tuple(x.shape)} -> {tuple(y.shape)}, weight {tuple(weight.shape)}"
     layer += "".join(

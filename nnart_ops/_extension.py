@@ -5,10 +5,12 @@ A mismatch is one sentence that says what to do, not an undefined symbol.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import warnings
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -73,6 +75,40 @@ def _load_cuda(built_with: str) -> str:
 def cuda_loaded() -> bool:
     """Whether CUDA tensors reach our kernels."""
     return _cuda_status == "loaded"
+
+
+def plan_is_native(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    with_gradients: bool,
+) -> bool:
+    """Whether the plan leaves a convolution to torch's own kernels: the forward and, if asked for, both gradients."""
+    format = _CHANNELS_LAST.get(x.dim())
+    channels_last = format is not None and x.is_contiguous(memory_format=format) and not x.is_contiguous()
+    sizes = (x.shape, weight.shape, tuple(stride), tuple(padding), tuple(dilation), groups)
+    return _plan_is_native(x.dtype, channels_last, *sizes, with_gradients)
+
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan_is_native(dtype: torch.dtype, channels_last: bool, *problem: Any) -> bool:
+    module = importlib.import_module("nnart_ops._C")
+    return bool(module.plan_is_native(getattr(module.DType, str(dtype)[6:]), channels_last, *problem))
+
+
+def force_conv_strategy(name: str) -> str:
+    """Forces a strategy for the whole process, ``"auto"`` none; returns what was forced before."""
+    module = importlib.import_module("nnart_ops._C")
+    before: str = module.forced_conv_strategy()
+    module.force_conv_strategy(name)
+    _plan_is_native.cache_clear()
+    return before
 
 
 def build_info() -> dict[str, str]:

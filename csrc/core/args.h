@@ -68,6 +68,7 @@ enum class ConvStrategy : int32_t {
 struct ConvArgs {
   ConvPass pass;
   ConvStrategy strategy;
+  bool channels_last;  // how the result lies, or x for a weight's gradient: what the plan goes by, kernels read strides
   DType dtype;
   int64_t batch, groups, in_channels, out_channels;
   math::Axis axis[3];

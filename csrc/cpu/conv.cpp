@@ -1,5 +1,6 @@
 // Convolution in one to three dimensions and its gradients. The general strategy is here: an implicit GEMM that takes
-// every stride, padding, dilation, group count and layout, and whose sums have one order whatever the number of threads.
+// every stride, padding, dilation, group count and layout, and whose sums have one order whatever the number of
+// threads.
 #include "cpu/conv/correlate.h"
 #include "cpu/conv/strategies.h"
 #include "cpu/conv/wgrad.h"

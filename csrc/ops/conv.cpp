@@ -163,10 +163,10 @@ ConvOperand operand(const Tensor& t, bool batched, int64_t dims) {
 }
 
 // All of the arguments but the operands.
-ConvArgs problem(ConvPass pass, const Geometry& g, const Tensor& like) {
+ConvArgs problem(ConvPass pass, const Geometry& g, DType dtype, bool channels_last) {
   ConvArgs args{};
   args.pass = pass;
-  args.dtype = dtype_of(like, g.op.c_str(), pass == ConvPass::Forward ? "input" : "grad_y");
+  args.dtype = dtype;
   args.batch = g.batched ? g.x_size[0] : 1;
   args.groups = g.groups;
   args.in_channels = g.in_channels();
@@ -175,6 +175,7 @@ ConvArgs problem(ConvPass pass, const Geometry& g, const Tensor& like) {
   for (int64_t a = 0; a < g.dims; ++a)
     args.axis[3 - g.dims + a] = {
         g.in(a), g.out(a), g.kernel(a), g.stride[size_t(a)], g.padding[size_t(a)], g.dilation[size_t(a)]};
+  args.channels_last = channels_last;
   bool one_padding = std::equal(g.padding.begin(), g.padding.begin() + g.dims, g.padding.begin() + g.dims);
   args.strategy = plan_of(args, g.batched && one_padding && native_conv_is_fast(args.dtype)).strategy;
   return args;
@@ -230,7 +231,7 @@ Tensor conv(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, I
     if (bias->size(0) > 1 && bias->stride(0) != 1) bias = torch::stable::contiguous(*bias);
   }
   bool channels_last = x.numel() > 0 && (prefers_channels_last(x) || prefers_channels_last(weight));
-  ConvArgs args = problem(ConvPass::Forward, g, x);
+  ConvArgs args = problem(ConvPass::Forward, g, dtype_of(x, g.op.c_str(), "input"), channels_last);
   if (args.strategy == ConvStrategy::Native) return native_conv(x, weight, bias, native_geometry(g));
   Tensor y = empty_in_layout(g.y_size(), channels_last, g.batched, x);
   if (y.numel() == 0) return y;
@@ -273,7 +274,7 @@ Tensor conv_dgrad(const Tensor& grad_y, const Tensor& weight, Ints x_size, Ints 
   Tensor grad_x = empty_in_layout(x_size, channels_last, g.batched, grad_y);
   if (grad_x.numel() == 0) return grad_x;
   if (grad_y.numel() == 0) return torch::stable::zero_(grad_x);
-  ConvArgs args = problem(ConvPass::Dgrad, g, grad_y);
+  ConvArgs args = problem(ConvPass::Dgrad, g, dtype_of(grad_y, g.op.c_str(), "grad_y"), channels_last);
   if (args.strategy == ConvStrategy::Native)
     return native_conv_backward(NativeGradient::X, grad_y, grad_x, weight, native_geometry(g));
   run(args, g, grad_x, weight, grad_y, nullptr);
@@ -307,7 +308,7 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
   Tensor grad_weight = empty_in_layout(weight_size, false, true, grad_y);
   if (grad_weight.numel() == 0) return grad_weight;
   if (grad_y.numel() == 0) return torch::stable::zero_(grad_weight);
-  ConvArgs args = problem(ConvPass::Wgrad, g, grad_y);
+  ConvArgs args = problem(ConvPass::Wgrad, g, dtype_of(grad_y, g.op.c_str(), "grad_y"), prefers_channels_last(x));
   if (args.strategy == ConvStrategy::Native)
     return torch::stable::contiguous(
         native_conv_backward(NativeGradient::Weight, grad_y, x, grad_weight, native_geometry(g)));
@@ -316,6 +317,24 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
 }
 
 }  // namespace
+
+bool plan_is_native(const ConvProblem& p, bool with_gradients) {
+  int64_t dims = int64_t(p.stride.size());
+  bool batched = int64_t(p.x_size.size()) == dims + 2;
+  if (!batched || int64_t(p.weight_size.size()) != dims + 2) return false;
+  Geometry g{name_of_conv(dims), dims, p.groups, batched, p.x_size, p.weight_size, p.stride, p.padding, p.dilation};
+  try {
+    check_numbers(g);
+    check_sizes(g);
+  } catch (const std::runtime_error&) {
+    return false;
+  }
+  auto is_native = [&](ConvPass pass) {
+    return problem(pass, g, p.dtype, p.channels_last).strategy == ConvStrategy::Native;
+  };
+  return is_native(ConvPass::Forward) &&
+         (!with_gradients || (is_native(ConvPass::Dgrad) && is_native(ConvPass::Wgrad)));
+}
 
 void register_conv(Library& m) {
   m.impl("conv", TORCH_BOX((&conv)));

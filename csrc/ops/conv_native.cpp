@@ -13,9 +13,9 @@ std::vector<int64_t> zeros_like(const std::vector<int64_t>& values) { return std
 }  // namespace
 
 Tensor native_conv(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const NativeGeometry& g) {
-  std::array<StableIValue, 9> stack{from(x),          from(weight),     from(bias),
-                                    from(g.stride),   from(g.padding),  from(g.dilation),
-                                    from(false),      from(zeros_like(g.padding)), from(g.groups)};
+  std::array<StableIValue, 9> stack{from(x),         from(weight),     from(bias),  from(g.stride),
+                                    from(g.padding), from(g.dilation), from(false), from(zeros_like(g.padding)),
+                                    from(g.groups)};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
   return to<Tensor>(stack[0]);
 }

@@ -1,5 +1,5 @@
-// torch's own convolution through the dispatcher, for the problems where it is at the limit of the machine. Called below
-// autograd; padding is one number an axis and tensors are batched.
+// torch's own convolution through the dispatcher, for the problems where it is at the limit of the machine. Called
+// below autograd; padding is one number an axis and tensors are batched.
 #pragma once
 
 #include <optional>

@@ -38,16 +38,34 @@ bool takes(ConvStrategy strategy, const ConvArgs& args, bool native_takes_it) {
 
 thread_local ConvPlan last_plan{ConvStrategy::Gemm, "nothing has been planned yet"};
 
+// The rules, first match first. What they rest on: benchmarks/results, the rows of the convolution family.
 ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
   int wanted = forced();
   if (wanted != kAuto && takes(ConvStrategy(wanted), args, native_takes_it))
     return {ConvStrategy(wanted), "forced by nnart_ops.config or NNART_CONV_STRATEGY"};
+
   if (takes(ConvStrategy::Depthwise, args, native_takes_it))
-    return {ConvStrategy::Depthwise, "one input and one output channel a group: no sum over channels to block"};
+    return {ConvStrategy::Depthwise, "one input and one output channel a group: nothing to sum over channels"};
+  if (!native_takes_it)
+    return {ConvStrategy::Gemm, "native has no vectorized kernel for this dtype, or cannot pad one side more"};
+
   int64_t in = args.in_channels / args.groups, out = args.out_channels / args.groups;
-  if (native_takes_it && in >= 16 && out >= 16)
-    return {ConvStrategy::Native, "dense with 16 channels and more: oneDNN inside torch is at the limit"};
-  return {ConvStrategy::Gemm, "the general implicit GEMM"};
+  int64_t written = args.pass == ConvPass::Forward ? out : in, summed = args.pass == ConvPass::Forward ? in : out;
+  bool one_tap = args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel == 1;
+  bool float32 = args.dtype == DType::Float32;
+  if (args.pass == ConvPass::Wgrad) {
+    if (args.groups > 1 && in <= 4 && out <= 4 && !args.channels_last)
+      return {ConvStrategy::Gemm, "few channels a group: oneDNN fills few lanes"};
+  } else if (!one_tap) {
+    if (args.groups == 1 && written <= 4)
+      return {ConvStrategy::Gemm,
+              "few channels are written: vectors along the pixels fill their lanes, oneDNN's do not"};
+    if (written <= 8 && !args.channels_last && (args.groups == 1 || float32))
+      return {ConvStrategy::Gemm, "few channels are written to planes: vectors along the pixels fill their lanes"};
+    if (args.pass == ConvPass::Dgrad && args.groups == 1 && summed <= 4 && !args.channels_last)
+      return {ConvStrategy::Gemm, "the gradient has few channels in planes: oneDNN reorders it"};
+  }
+  return {ConvStrategy::Native, "oneDNN inside torch is at the limit"};
 }
 
 }  // namespace

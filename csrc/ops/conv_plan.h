@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "core/args.h"
 
@@ -14,6 +15,18 @@ struct ConvPlan {
 
 // native_takes_it: whether torch's own convolution can be called for this problem, and is vectorized for its dtype.
 ConvPlan plan_of(const ConvArgs& args, bool native_takes_it);
+
+// A convolution by its sizes, as `nnart_ops::conv` takes them, and how its tensors lie.
+struct ConvProblem {
+  DType dtype;
+  bool channels_last;
+  std::vector<int64_t> x_size, weight_size, stride, padding, dilation;
+  int64_t groups;
+};
+
+// Whether the plan leaves the forward, and with_gradients both gradients too, to native. Then the Python functions call
+// it directly, autograd and all, which saves a small problem some 10 us. False for sizes that are no convolution.
+bool plan_is_native(const ConvProblem&, bool with_gradients);
 
 // What plan_of said last in this thread, for nnart_ops.explain.
 const ConvPlan& last_conv_plan();

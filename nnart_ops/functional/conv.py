@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as native
 from torch import Tensor
 
+from nnart_ops._extension import plan_is_native
 from nnart_ops.autograd.conv import autocast_operands
 from nnart_ops.autograd.conv import conv as _conv
+from nnart_ops.autograd.function import transforms_active
 from nnart_ops.functional._native import kernel_takes
 
 Ints = int | Sequence[int]
@@ -135,6 +137,11 @@ def _convolve(
             margins = _numbers(padding, dims, "padding") * 2
         groups = groups if type(groups) is int else operator.index(groups)
     except TypeError:  # no integers: torch's own message says which argument takes what
+        return _NATIVE[dims](input, weight, bias, stride, padding, dilation, groups)
+    with_gradients = torch.is_grad_enabled() and any(operand.requires_grad for operand in operands)
+    if not (torch.compiler.is_compiling() or transforms_active()) and plan_is_native(
+        operands[0], operands[1], steps, margins, gaps, groups, with_gradients
+    ):
         return _NATIVE[dims](input, weight, bias, stride, padding, dilation, groups)
     return _conv(operands[0], operands[1], operands[2] if bias is not None else None, steps, margins, gaps, groups)
 

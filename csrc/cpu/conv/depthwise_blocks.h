@@ -35,7 +35,9 @@ struct Block<BFloat16> {
     RawU32 joined = join_even_odd({v[0], v[1]});
     std::memcpy(p, &joined, sizeof joined);
   }
-  NNART_HD void past_caches(BFloat16* p) const { store_past_caches(static_cast<void*>(p), join_even_odd({v[0], v[1]})); }
+  NNART_HD void past_caches(BFloat16* p) const {
+    store_past_caches(static_cast<void*>(p), join_even_odd({v[0], v[1]}));
+  }
 };
 
 template <class S>
@@ -139,8 +141,8 @@ void pack_filters(const ConvArgs& args, const Blocks<P>& blocks, int64_t tap_ste
   for (int64_t i = 0; i < args.axis[0].kernel; ++i)
     for (int64_t j = 0; j < kernel_h; ++j)
       for (int64_t k = 0; k < kernel_w; ++k, packed += tap_step) {
-        const S* from = static_cast<const S*>(weight.data) + i * weight.space[0] + j * weight.space[1] +
-                        k * weight.space[2];
+        const S* from =
+            static_cast<const S*>(weight.data) + i * weight.space[0] + j * weight.space[1] + k * weight.space[2];
         for (int64_t block = 0; block < blocks.count; ++block)
           pack_channels(from, weight.batch, blocks.start(block), args.groups, packed + block * block_step);
       }

@@ -1,5 +1,5 @@
-// Depthwise forward and dgrad. A unit of work is one line of the output; a tile is some of its pixels times one block of
-// channels, held in registers while the taps pass.
+// Depthwise forward and dgrad. A unit of work is one line of the output; a tile is some of its pixels times one block
+// of channels, held in registers while the taps pass.
 #pragma once
 
 #include "core/parallel.h"
@@ -32,8 +32,8 @@ struct DepthwiseLines {
   int64_t kernel_h, kernel_w;
   int64_t source_space[3], target_space[3];
   Blocks<S> blocks;
-  int64_t tap_step;                  // of the packed filters; blocks are Block<S>::channels apart
-  const S *packed, *bias, *zeros;    // bias may be null; zeros is a block
+  int64_t tap_step;                // of the packed filters; blocks are Block<S>::channels apart
+  const S *packed, *bias, *zeros;  // bias may be null; zeros is a block
   bool past_caches;
 
   // The lines that line (d, h) of the output reads.
@@ -175,8 +175,8 @@ template <class S>
 struct DepthwiseCorrelation {
   using T = ComputeType<S>;
   static constexpr int64_t lanes = Vec<T>::size;
-  static constexpr int64_t kGrain = int64_t{1} << 17;          // multiply-adds
-  static constexpr int64_t kBandElements = int64_t{1} << 16;   // of a copied source and its result, in the L2 cache
+  static constexpr int64_t kGrain = int64_t{1} << 17;         // multiply-adds
+  static constexpr int64_t kBandElements = int64_t{1} << 16;  // of a copied source and its result, in the L2 cache
 
   const ConvArgs& args;
   ConvOperand source, target;
@@ -192,8 +192,17 @@ struct DepthwiseCorrelation {
 
   template <class P>
   NNART_HD DepthwiseLines<P> lines_of(int64_t channels) const {
-    DepthwiseLines<P> lines{{axis[0], axis[1], axis[2]}, args.axis[1].kernel, args.axis[2].kernel, {}, {},
-                            Blocks<P>(channels), 0, nullptr, nullptr, nullptr, false};
+    DepthwiseLines<P> lines{{axis[0], axis[1], axis[2]},
+                            args.axis[1].kernel,
+                            args.axis[2].kernel,
+                            {},
+                            {},
+                            Blocks<P>(channels),
+                            0,
+                            nullptr,
+                            nullptr,
+                            nullptr,
+                            false};
     return lines;
   }
 
@@ -232,8 +241,8 @@ struct DepthwiseCorrelation {
         int64_t h = i % axis[1].outputs, d = i / axis[1].outputs % axis[0].outputs;
         int64_t image = i / axis[1].outputs / axis[0].outputs;
         mine.run_line(static_cast<const S*>(source.data) + image * source.batch,
-                      static_cast<S*>(target.data) + image * target.batch + d * target.space[0] + h * target.space[1], d,
-                      h, scratch.data());
+                      static_cast<S*>(target.data) + image * target.batch + d * target.space[0] + h * target.space[1],
+                      d, h, scratch.data());
       }
       if (mine.past_caches) finish_stores();
     });

@@ -1,5 +1,5 @@
-// The gradient of depthwise filters: for each tap, the sum over all pixels of x times grad_y. The sums of some taps of one
-// block of channels are in registers while the lines of a band pass.
+// The gradient of depthwise filters: for each tap, the sum over all pixels of x times grad_y. The sums of some taps of
+// one block of channels are in registers while the lines of a band pass.
 #pragma once
 
 #include "core/parallel.h"
@@ -72,8 +72,8 @@ struct FilterSums {
     }
   }
 
-  // `rows` lines of a filter that is `taps` wide, from line j on, dilation 1: a pixel of x is loaded once for all taps of
-  // its line, a pixel of grad_y once for all lines.
+  // `rows` lines of a filter that is `taps` wide, from line j on, dilation 1: a pixel of x is loaded once for all taps
+  // of its line, a pixel of grad_y once for all lines.
   template <int rows, int taps, int step>
   void add_filter_lines(const S* x, const S* grad_y, int64_t h, int64_t h_end, int64_t j, T* sums) const {
     const math::Axis& height = axis[1];
@@ -166,8 +166,7 @@ struct FilterSums {
     if constexpr (taps == 3)
       for (; j + 3 <= axis[1].kernel; j += 3)
         add_filter_lines<3, taps, step>(x, grad_y, h, h_end, j, sums + j * taps * tap_step);
-    for (; j < axis[1].kernel; ++j)
-      add_filter_lines<1, taps, step>(x, grad_y, h, h_end, j, sums + j * taps * tap_step);
+    for (; j < axis[1].kernel; ++j) add_filter_lines<1, taps, step>(x, grad_y, h, h_end, j, sums + j * taps * tap_step);
   }
 
   // All taps of one depth of the filter, for the lines [h, h_end) of grad_y.

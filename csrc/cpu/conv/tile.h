@@ -182,7 +182,8 @@ NNART_HD void narrow_run(S* to, int64_t stride, const T* from, int64_t n, const 
   }
 }
 
-// Half of a step of transpose, as a shuffle whose pattern the compiler knows: blocks of `block` lanes of a and b in turn.
+// Half of a step of transpose, as a shuffle whose pattern the compiler knows: blocks of `block` lanes of a and b in
+// turn.
 template <class T, int block, bool high, int... lane>
 NNART_HD Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
   constexpr int n = Vec<T>::size;
