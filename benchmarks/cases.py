@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -94,43 +96,90 @@ def overhead(dtype: str) -> Iterator[Case]:
         yield Case("overhead", f"{name} forward+backward", dtype, *map(both, pair), inner=500)
 
 
-CONVOLUTIONS = {  # name: input, weight; the demo network's layers, and one of a larger net
-    "1->32 3x3 @28": ((64, 1, 28, 28), (32, 1, 3, 3)),
-    "32->64 3x3 @13": ((64, 32, 13, 13), (64, 32, 3, 3)),
-    "64->64 3x3 @56": ((4, 64, 56, 56), (64, 64, 3, 3)),
+CONVOLUTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, int]]] = {  # name: input, weight, options
+    # the demo network
+    "1->32 3x3 @28": ((64, 1, 28, 28), (32, 1, 3, 3), {}),
+    "32->64 3x3 @13": ((64, 32, 13, 13), (64, 32, 3, 3), {}),
+    # dense
+    "64->64 3x3 @56": ((4, 64, 56, 56), (64, 64, 3, 3), {"padding": 1}),
+    "256->256 3x3 @14": ((8, 256, 14, 14), (256, 256, 3, 3), {"padding": 1}),
+    "64->128 3x3 s2 @56": ((4, 64, 56, 56), (128, 64, 3, 3), {"padding": 1, "stride": 2}),
+    "64->64 3x3 d4 @28": ((8, 64, 28, 28), (64, 64, 3, 3), {"padding": 4, "dilation": 4}),
+    "64->256 1x1 @56": ((16, 64, 56, 56), (256, 64, 1, 1), {}),
+    "16->16 3x3 @56": ((8, 16, 56, 56), (16, 16, 3, 3), {"padding": 1}),
+    # few channels
+    "3->32 3x3 @32": ((64, 3, 32, 32), (32, 3, 3, 3), {"padding": 1}),
+    "3->64 7x7 s2 @112": ((4, 3, 112, 112), (64, 3, 7, 7), {"padding": 3, "stride": 2}),
+    "64->3 3x3 @56": ((4, 64, 56, 56), (3, 64, 3, 3), {"padding": 1}),
+    "8->8 3x3 @56": ((8, 8, 56, 56), (8, 8, 3, 3), {"padding": 1}),
+    "3->192 16x16 s16 @224": ((4, 3, 224, 224), (192, 3, 16, 16), {"stride": 16}),
+    # groups
+    "128->128 3x3 g32 @56": ((4, 128, 56, 56), (128, 4, 3, 3), {"padding": 1, "groups": 32}),
+    "1024->1024 3x3 g32 @14": ((4, 1024, 14, 14), (1024, 32, 3, 3), {"padding": 1, "groups": 32}),
+    # depthwise
+    "dw 144 3x3 @56": ((8, 144, 56, 56), (144, 1, 3, 3), {"padding": 1, "groups": 144}),
+    "dw 96 3x3 s2 @112": ((8, 96, 112, 112), (96, 1, 3, 3), {"padding": 1, "stride": 2, "groups": 96}),
+    "dw 384 3x3 @14": ((8, 384, 14, 14), (384, 1, 3, 3), {"padding": 1, "groups": 384}),
+    "dw 960 3x3 @7": ((16, 960, 7, 7), (960, 1, 3, 3), {"padding": 1, "groups": 960}),
+    "dw 120 5x5 @28": ((8, 120, 28, 28), (120, 1, 5, 5), {"padding": 2, "groups": 120}),
+    "dw 72 5x5 s2 @56": ((8, 72, 56, 56), (72, 1, 5, 5), {"padding": 2, "stride": 2, "groups": 72}),
+    "dw 96 7x7 @56": ((4, 96, 56, 56), (96, 1, 7, 7), {"padding": 3, "groups": 96}),
+    "dw 384 7x7 @14": ((8, 384, 14, 14), (384, 1, 7, 7), {"padding": 3, "groups": 384}),
+    "dw 768 7x7 @7": ((8, 768, 7, 7), (768, 1, 7, 7), {"padding": 3, "groups": 768}),
+    "dw 128 3x3 d2 @28": ((8, 128, 28, 28), (128, 1, 3, 3), {"padding": 2, "dilation": 2, "groups": 128}),
+    # one and three dimensions
+    "64->64 9 @500": ((8, 64, 500), (64, 64, 9), {"padding": 4}),
+    "dw 256 31 @500": ((8, 256, 500), (256, 1, 31), {"padding": 15, "groups": 256}),
+    "32->32 3x3x3 @14": ((2, 32, 14, 14, 14), (32, 32, 3, 3, 3), {"padding": 1}),
 }
+LAYOUTS = {"NCHW": {}, "NHWC": {4: torch.channels_last, 5: torch.channels_last_3d}}
 
 
 def convolutions(dtype: str) -> Iterator[Case]:
-    """The demo network's layers in both layouts: forward and the three gradients together."""
-    for name, (x_size, w_size) in CONVOLUTIONS.items():
-        for layout, memory_format in (("NCHW", torch.contiguous_format), ("NHWC", torch.channels_last)):
-            xs = [torch.randn(x_size).to(DTYPES[dtype]).contiguous(memory_format=memory_format) for _ in range(COPIES)]
-            w = torch.randn(w_size).to(DTYPES[dtype]).contiguous(memory_format=memory_format).requires_grad_()
-            b = torch.randn(w_size[0]).to(DTYPES[dtype]).requires_grad_()
-            y = native.conv2d(xs[0], w, b).detach()
-            flops = 2 * y.numel() * w[0].numel()
-            tolerance = (1e-4 if dtype == "float32" else 5e-2) * w[0].numel() ** 0.5
+    """Each layer in both layouts: the forward with its bias, and either gradient alone."""
+    for (name, (x_size, w_size, options)), (layout, formats) in itertools.product(
+        CONVOLUTIONS.items(), LAYOUTS.items()
+    ):
+        if formats and len(x_size) not in formats:
+            continue
+        memory_format = formats.get(len(x_size), torch.contiguous_format)
 
-            def forward(function: Any, xs: Any = xs, w: Any = w, b: Any = b) -> Callable[[int], Tensor]:
-                wd, bd = w.detach(), b.detach()
-                return lambda i: function(xs[i % COPIES], wd, bd)
+        def laid_out(t: Tensor, memory_format: Any = memory_format) -> Tensor:
+            return t.to(DTYPES[dtype]).contiguous(memory_format=memory_format)
 
-            def backward(function: Any, xs: Any = xs, w: Any = w, b: Any = b, y: Any = y) -> Callable[[int], Tensor]:
-                leaves = [x.detach().requires_grad_() for x in xs]
-                graphs = [function(leaf, w, b) for leaf in leaves]
-                grad_y = torch.ones_like(y) * 0.01
+        xs = [laid_out(torch.randn(x_size)) for _ in range(COPIES)]
+        w, b = laid_out(torch.randn(w_size)), torch.randn(w_size[0]).to(DTYPES[dtype])
+        pair = [functools.partial(getattr(library, f"conv{len(x_size) - 2}d"), **options) for library in (ours, native)]
+        y = pair[1](xs[0], w, b)
+        gradients = [torch.randn_like(y) for _ in range(COPIES)]
+        flops = 2 * y.numel() * w[0].numel()
+        exact = 1e-4 if dtype in ("float32", "float64") else 5e-2
 
-                def run(i: int) -> Tensor:
-                    inputs = (leaves[i % COPIES], w, b)
-                    return torch.autograd.grad(graphs[i % COPIES], inputs, grad_y, retain_graph=True)[0]
+        def forward(function: Any, xs: Any = xs, w: Any = w, b: Any = b) -> Callable[[int], Tensor]:
+            return lambda i: function(xs[i % COPIES], w, b)
 
-                return run
+        def gradient(function: Any, of: int, xs: Any = xs, w: Any = w, gradients: Any = gradients) -> Any:
+            leaves, graphs = [], []
+            for x in xs:
+                operands = [x.detach(), w.detach()]
+                leaves.append(operands[of].requires_grad_())
+                graphs.append(function(*operands))
 
-            pair = (ours.conv2d, native.conv2d)
-            label = f"{name} {layout}"
-            yield Case("conv", f"{label} forward", dtype, *map(forward, pair), flops=flops, tolerance=tolerance)
-            yield Case("conv", f"{label} backward", dtype, *map(backward, pair), flops=2 * flops, tolerance=tolerance)
+            def run(i: int) -> Tensor:
+                i %= COPIES
+                return torch.autograd.grad(graphs[i], leaves[i], gradients[i], retain_graph=True)[0]
+
+            return run
+
+        label, terms = f"{name} {layout}", w[0].numel()
+        yield Case("conv", f"{label} forward", dtype, *map(forward, pair), flops=flops, tolerance=exact * terms**0.5)
+        for of, gradient_name, terms in (
+            (0, "dgrad", w.numel() // w.shape[1]),
+            (1, "wgrad", y.numel() // y.shape[1]),
+        ):
+            sides = [gradient(function, of) for function in pair]
+            tolerance = exact * terms**0.5
+            yield Case("conv", f"{label} {gradient_name}", dtype, *sides, flops=flops, tolerance=tolerance)
 
 
 def pooling(dtype: str) -> Iterator[Case]:

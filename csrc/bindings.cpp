@@ -37,11 +37,12 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "plan_is_native",
       [](nnart::DType dtype, bool channels_last, const Sizes& x, const Sizes& weight, const Sizes& stride,
-         const Sizes& padding, const Sizes& dilation, int64_t groups, bool with_gradients) {
-        return nnart::plan_is_native({dtype, channels_last, x, weight, stride, padding, dilation, groups},
-                                     with_gradients);
+         const Sizes& padding, const Sizes& dilation, int64_t groups, bool dgrad, bool wgrad) {
+        return nnart::plan_is_native({dtype, channels_last, x, weight, stride, padding, dilation, groups}, dgrad,
+                                     wgrad);
       },
-      "Whether the plan leaves the forward, and perhaps both gradients, of a convolution to torch's own kernels.");
+      "Whether the plan leaves the forward, and the gradients that are wanted, of a convolution to torch's own "
+      "kernels.");
   m.def("force_conv_strategy", &nnart::force_conv_strategy,
         "Makes every convolution that the named strategy takes use it; 'auto' undoes it. False for another name.");
   m.def("forced_conv_strategy", &nnart::forced_conv_strategy, "The strategy that is forced, or 'auto'.");

@@ -21,5 +21,6 @@ def plan_is_native(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-    with_gradients: bool,
+    dgrad: bool,
+    wgrad: bool,
 ) -> bool: ...

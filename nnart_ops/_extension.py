@@ -84,13 +84,14 @@ def plan_is_native(
     padding: list[int],
     dilation: list[int],
     groups: int,
-    with_gradients: bool,
+    dgrad: bool,
+    wgrad: bool,
 ) -> bool:
-    """Whether the plan leaves a convolution to torch's own kernels: the forward and, if asked for, both gradients."""
+    """Whether the plan leaves a convolution to torch's own kernels: forward, and the gradients that are wanted."""
     format = _CHANNELS_LAST.get(x.dim())
     channels_last = format is not None and x.is_contiguous(memory_format=format) and not x.is_contiguous()
     sizes = (x.shape, weight.shape, tuple(stride), tuple(padding), tuple(dilation), groups)
-    return _plan_is_native(x.dtype, channels_last, *sizes, with_gradients)
+    return _plan_is_native(x.dtype, channels_last, *sizes, dgrad, wgrad)
 
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}

@@ -318,7 +318,7 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
 
 }  // namespace
 
-bool plan_is_native(const ConvProblem& p, bool with_gradients) {
+bool plan_is_native(const ConvProblem& p, bool dgrad, bool wgrad) {
   int64_t dims = int64_t(p.stride.size());
   bool batched = int64_t(p.x_size.size()) == dims + 2;
   if (!batched || int64_t(p.weight_size.size()) != dims + 2) return false;
@@ -332,8 +332,8 @@ bool plan_is_native(const ConvProblem& p, bool with_gradients) {
   auto is_native = [&](ConvPass pass) {
     return problem(pass, g, p.dtype, p.channels_last).strategy == ConvStrategy::Native;
   };
-  return is_native(ConvPass::Forward) &&
-         (!with_gradients || (is_native(ConvPass::Dgrad) && is_native(ConvPass::Wgrad)));
+  return is_native(ConvPass::Forward) && (!dgrad || is_native(ConvPass::Dgrad)) &&
+         (!wgrad || is_native(ConvPass::Wgrad));
 }
 
 void register_conv(Library& m) {

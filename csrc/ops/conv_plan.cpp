@@ -44,8 +44,13 @@ ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
   if (wanted != kAuto && takes(ConvStrategy(wanted), args, native_takes_it))
     return {ConvStrategy(wanted), "forced by nnart_ops.config or NNART_CONV_STRATEGY"};
 
-  if (takes(ConvStrategy::Depthwise, args, native_takes_it))
+  if (takes(ConvStrategy::Depthwise, args, native_takes_it)) {
+    const math::Axis& width = args.axis[2];
+    if (native_takes_it && args.dtype == DType::BFloat16 && args.pass == ConvPass::Forward && args.channels_last &&
+        width.kernel <= 5 && width.out >= 28)
+      return {ConvStrategy::Native, "depthwise, but bound by rounding to bfloat16, which oneDNN does in hardware"};
     return {ConvStrategy::Depthwise, "one input and one output channel a group: nothing to sum over channels"};
+  }
   if (!native_takes_it)
     return {ConvStrategy::Gemm, "native has no vectorized kernel for this dtype, or cannot pad one side more"};
 

@@ -24,9 +24,9 @@ struct ConvProblem {
   int64_t groups;
 };
 
-// Whether the plan leaves the forward, and with_gradients both gradients too, to native. Then the Python functions call
-// it directly, autograd and all, which saves a small problem some 10 us. False for sizes that are no convolution.
-bool plan_is_native(const ConvProblem&, bool with_gradients);
+// Whether the plan leaves the forward, and those of the gradients that are wanted, to native. Then the Python functions
+// call it directly, autograd and all, which saves a small problem some 10 us. False for sizes that are no convolution.
+bool plan_is_native(const ConvProblem&, bool dgrad, bool wgrad);
 
 // What plan_of said last in this thread, for nnart_ops.explain.
 const ConvPlan& last_conv_plan();

@@ -138,11 +138,10 @@ def _convolve(
         groups = groups if type(groups) is int else operator.index(groups)
     except TypeError:  # no integers: torch's own message says which argument takes what
         return _NATIVE[dims](input, weight, bias, stride, padding, dilation, groups)
-    with_gradients = torch.is_grad_enabled() and any(operand.requires_grad for operand in operands)
-    if not (torch.compiler.is_compiling() or transforms_active()) and plan_is_native(
-        operands[0], operands[1], steps, margins, gaps, groups, with_gradients
-    ):
-        return _NATIVE[dims](input, weight, bias, stride, padding, dilation, groups)
+    if not (torch.compiler.is_compiling() or transforms_active()):
+        wanted = [torch.is_grad_enabled() and operand.requires_grad for operand in operands[:2]]
+        if plan_is_native(operands[0], operands[1], steps, margins, gaps, groups, *wanted):
+            return _NATIVE[dims](input, weight, bias, stride, padding, dilation, groups)
     return _conv(operands[0], operands[1], operands[2] if bias is not None else None, steps, margins, gaps, groups)
 
 

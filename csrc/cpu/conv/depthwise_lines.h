@@ -32,9 +32,28 @@ struct DepthwiseLines {
   int64_t kernel_h, kernel_w;
   int64_t source_space[3], target_space[3];
   Blocks<S> blocks;
-  int64_t tap_step;                // of the packed filters; blocks are Block<S>::channels apart
-  const S *packed, *bias, *zeros;  // bias may be null; zeros is a block
-  bool past_caches;
+  int64_t tap_step = 0;  // of the packed filters; blocks are Block<S>::channels apart
+  const S* packed = nullptr;
+  const S* bias = nullptr;   // may stay null
+  const S* zeros = nullptr;  // a block
+  bool past_caches = false;
+  bool fetches_ahead = false;  // the source is not in a cache
+
+  // Fetches part `piece` of `pieces` of the lines that the next line of the output reads and this one does not.
+  NNART_HD void fetch_ahead(const S* from, int64_t d, int64_t h, int64_t piece, int64_t pieces) const {
+    if (h + 1 >= axis[1].outputs) return;
+    int64_t first = last_source(h) + 1, last = least(last_source(h + 1), axis[1].sources - 1);
+    int64_t in_d = axis[0].index_of(d) * axis[0].phase_of(d).source_step + axis[0].phase_of(d).highest;
+    in_d = most(0, least(in_d, axis[0].sources - 1));
+    int64_t bytes = axis[2].sources * source_space[2] * int64_t(sizeof(S));
+    for (int64_t line = most(0, first); line <= last; ++line) {
+      const char* p = reinterpret_cast<const char*>(from + in_d * source_space[0] + line * source_space[1]);
+      for (int64_t at = bytes * piece / pieces; at < bytes * (piece + 1) / pieces; at += 64) __builtin_prefetch(p + at);
+    }
+  }
+  NNART_HD int64_t last_source(int64_t h) const {
+    return axis[1].index_of(h) * axis[1].phase_of(h).source_step + axis[1].phase_of(h).highest;
+  }
 
   // The lines that line (d, h) of the output reads.
   NNART_HD int64_t fill_lines(const S* from, int64_t d, int64_t h, SourceLine* lines) const {
@@ -117,8 +136,10 @@ struct DepthwiseLines {
   }
 
   template <int taps, int step>
-  void run_phase(const SourceLine* lines, int64_t line_count, const TapPhase& phase, S* to) const {
+  void run_phase(const SourceLine* lines, int64_t line_count, const TapPhase& phase, S* to, const S* from, int64_t d,
+                 int64_t h) const {
     for (int64_t begin = 0; begin < phase.count; begin += tile) {
+      if (fetches_ahead && phase.first == 0) fetch_ahead(from, d, h, begin / tile, ceil_div(phase.count, tile));
       int64_t first = most(0, least(begin, phase.count - tile)), n = least(tile, phase.count - first);
       int64_t last = (first + tile - 1) * phase.source_step + phase.highest;
       if (n == tile && first * phase.source_step + phase.lowest >= 0 && last < axis[2].sources)
@@ -137,34 +158,34 @@ struct DepthwiseLines {
       int64_t kind = beside && phase.source_step <= 2 ? 10 * phase.source_step + phase.n : 0;
       switch (kind) {
         case 11:
-          run_phase<1, 1>(lines, line_count, phase, to_phase);
+          run_phase<1, 1>(lines, line_count, phase, to_phase, from, d, h);
           break;
         case 12:
-          run_phase<2, 1>(lines, line_count, phase, to_phase);
+          run_phase<2, 1>(lines, line_count, phase, to_phase, from, d, h);
           break;
         case 13:
-          run_phase<3, 1>(lines, line_count, phase, to_phase);
+          run_phase<3, 1>(lines, line_count, phase, to_phase, from, d, h);
           break;
         case 14:
-          run_phase<4, 1>(lines, line_count, phase, to_phase);
+          run_phase<4, 1>(lines, line_count, phase, to_phase, from, d, h);
           break;
         case 15:
-          run_phase<5, 1>(lines, line_count, phase, to_phase);
+          run_phase<5, 1>(lines, line_count, phase, to_phase, from, d, h);
           break;
         case 17:
-          run_phase<7, 1>(lines, line_count, phase, to_phase);
+          run_phase<7, 1>(lines, line_count, phase, to_phase, from, d, h);
           break;
         case 23:
-          run_phase<3, 2>(lines, line_count, phase, to_phase);
+          run_phase<3, 2>(lines, line_count, phase, to_phase, from, d, h);
           break;
         case 25:
-          run_phase<5, 2>(lines, line_count, phase, to_phase);
+          run_phase<5, 2>(lines, line_count, phase, to_phase, from, d, h);
           break;
         case 27:
-          run_phase<7, 2>(lines, line_count, phase, to_phase);
+          run_phase<7, 2>(lines, line_count, phase, to_phase, from, d, h);
           break;
         default:
-          run_phase<0, 0>(lines, line_count, phase, to_phase);
+          run_phase<0, 0>(lines, line_count, phase, to_phase, from, d, h);
       }
     }
   }
@@ -192,18 +213,7 @@ struct DepthwiseCorrelation {
 
   template <class P>
   NNART_HD DepthwiseLines<P> lines_of(int64_t channels) const {
-    DepthwiseLines<P> lines{{axis[0], axis[1], axis[2]},
-                            args.axis[1].kernel,
-                            args.axis[2].kernel,
-                            {},
-                            {},
-                            Blocks<P>(channels),
-                            0,
-                            nullptr,
-                            nullptr,
-                            nullptr,
-                            false};
-    return lines;
+    return {{axis[0], axis[1], axis[2]}, args.axis[1].kernel, args.axis[2].kernel, {}, {}, Blocks<P>(channels)};
   }
 
   NNART_HD int64_t source_lines() const { return args.axis[0].kernel * args.axis[1].kernel; }
@@ -235,6 +245,7 @@ struct DepthwiseCorrelation {
     int64_t count = args.batch * axis[0].outputs * axis[1].outputs, line_bytes = axis[2].outputs * pixel_bytes;
     parallel_for(count, most(1, kGrain / most(1, line_work)), [&](int64_t begin, int64_t end) {
       DepthwiseLines<S> mine = lines;
+      mine.fetches_ahead = true;
       mine.past_caches = aligned && (end - begin) * line_bytes >= kPastCachesBytes;
       Scratch<typename DepthwiseLines<S>::SourceLine> scratch(Use::pixels, source_lines());
       for (int64_t i = begin; i < end; ++i) {
