@@ -87,6 +87,11 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
   // each; x_size and kernel_size say what the sizes of grad_y leave open.
   m.def(
       "conv(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups) -> Tensor");
+  // y = activation(conv(x, weight) + bias + residual); activation is an op's name or "identity", parameters its
+  // numbers.
+  m.def(
+      "conv_activation(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, int[] stride, int[] padding, int[] "
+      "dilation, int groups, str activation, float[] parameters) -> Tensor");
   m.def(
       "conv_dgrad(Tensor grad_y, Tensor weight, SymInt[] x_size, int[] stride, int[] padding, int[] dilation, int "
       "groups) -> Tensor");

@@ -130,6 +130,10 @@ OPS: dict[str, Sample] = {
     "prelu": lambda: (_tensor(2, 3, 4), _tensor(3)),
     "prelu_backward": lambda: (_tensor(2, 3, 4), _tensor(2, 3, 4), _tensor(3)),
     "conv": lambda: (_tensor(2, 4, 7, 6), _tensor(6, 2, 3, 2), _tensor(6), *_CONV),
+    "conv_activation": lambda: (
+        *(_tensor(2, 4, 7, 6), _tensor(6, 2, 3, 2), _tensor(6), _tensor(2, 6, 4, 6)),
+        *(*_CONV, "tanh", []),
+    ),
     "conv_dgrad": lambda: (_tensor(2, 6, 4, 6), _tensor(6, 2, 3, 2), [2, 4, 7, 6], *_CONV),
     "conv_wgrad": lambda: (_tensor(2, 6, 4, 6), _tensor(2, 4, 7, 6), [3, 2], *_CONV),
     "max_pool2d": lambda: (_tensor(2, 3, 6, 7), *_POOL, False),

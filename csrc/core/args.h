@@ -10,7 +10,8 @@
 
 namespace nnart {
 
-// y[i] = f(x[i]), or grad_x[i] = f'(grad_y[i], saved[i]). All tensors are dense and share one order of elements.
+// y[i] = f(x[i] + residual[i]), or grad_x[i] = f'(grad_y[i], saved[i]). All tensors are dense and share one order of
+// elements.
 struct ActivationArgs {
   Activation activation;
   ActivationParameters parameters;
@@ -19,6 +20,7 @@ struct ActivationArgs {
   const void* x;             // forward: the input; backward: what the forward saved
   const void* grad_y;        // null in the forward
   bool grad_y_is_one_value;  // Note [stride-0 gradients]: grad_y points at a single element
+  const void* residual;      // forward: may be null; the backward knows none
   void* y;                   // forward: the output, may be x itself; backward: grad_x
 };
 
@@ -74,6 +76,9 @@ struct ConvArgs {
   math::Axis axis[3];
   ConvOperand x, weight, y;
   const void* bias;  // contiguous; may be null
+  // Forward: applied in place to y, each piece while it is in a cache. Its tensors are y's own, its residual lies as y
+  // does. Null, or taken care of by the caller, for every strategy but Depthwise.
+  const ActivationArgs* finish;
 };
 
 // y = x > 0 ? x : w x and its gradients. Element (o channels + c) inner + i of x has the weight c.

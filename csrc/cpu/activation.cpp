@@ -7,9 +7,14 @@ namespace {
 
 template <class S, class F>
 void forward(const ActivationArgs& args, F activation) {
-  map(
-      static_cast<S*>(args.y), args.n, [activation](auto x) { return activation.forward(x); },
-      Elements<S>{static_cast<const S*>(args.x)});
+  auto* y = static_cast<S*>(args.y);
+  Elements<S> x{static_cast<const S*>(args.x)};
+  if (args.residual)
+    map(
+        y, args.n, [activation](auto a, auto b) { return activation.forward(a + b); }, x,
+        Elements<S>{static_cast<const S*>(args.residual)});
+  else
+    map(y, args.n, [activation](auto a) { return activation.forward(a); }, x);
 }
 
 template <class S, class F>

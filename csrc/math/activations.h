@@ -25,6 +25,20 @@ NNART_HD T logistic(T x) {
   return inverse(T(1) + exp(-x));
 }
 
+// x, for a convolution that adds a residual and nothing more.
+template <class C>
+struct Identity {
+  NNART_HD explicit Identity(ActivationParameters = {}) {}
+  template <class T>
+  NNART_HD T forward(T x) const {
+    return x;
+  }
+  template <class T>
+  NNART_HD T backward(T grad_y, T) const {
+    return grad_y;
+  }
+};
+
 // max(x, 0); x <= 0 is false for NaN. Saves y: y > 0 exactly where x > 0.
 template <class C>
 struct Relu {
@@ -359,6 +373,7 @@ enum class Activation : int32_t {
   GeluTanh,
   Silu,
   Mish,
+  Identity,
 };
 
 // Calls visit with the functor that a names, its parameters converted to the compute type C.
@@ -403,6 +418,8 @@ inline __attribute__((always_inline)) void with_activation(Activation activation
       return visit(math::Silu<C>(p));
     case Activation::Mish:
       return visit(math::Mish<C>(p));
+    case Activation::Identity:
+      return visit(math::Identity<C>(p));
   }
 }
 

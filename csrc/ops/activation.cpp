@@ -1,5 +1,9 @@
 // Element-wise activations: `name`, `name_` (in place) and `name_backward` for each functor of math/activations.h.
+#include "ops/activation.h"
+
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "ops/launch.h"
 #include "ops/register.h"
@@ -62,14 +66,31 @@ Tensor backward(const Tensor& grad_y, const Tensor& saved, Parameters... paramet
   return grad_x;
 }
 
+// By name, in the order of registration.
+std::vector<std::pair<std::string, Activation>>& names() {
+  static std::vector<std::pair<std::string, Activation>> names{{"identity", Activation::Identity}};
+  return names;
+}
+
 template <Activation activation, class... Parameters>
 void add(Library& m, const std::string& name) {
+  names().emplace_back(name, activation);
   m.impl(name, TORCH_BOX((&forward<activation, Parameters...>)));
   m.impl(name + "_", TORCH_BOX((&forward_<activation, Parameters...>)));
   m.impl(name + "_backward", TORCH_BOX((&backward<activation, Parameters...>)));
 }
 
 }  // namespace
+
+Activation activation_of(const std::string& name, const char* op) {
+  std::string known;
+  for (const auto& [other, activation] : names()) {
+    if (other == name) return activation;
+    known += (known.empty() ? "" : ", ") + other;
+  }
+  check(false, op, ": there is no activation '", name, "'; known are ", known);
+  return Activation::Identity;
+}
 
 void register_activation(Library& m) {
   using enum Activation;

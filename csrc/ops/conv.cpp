@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "ops/activation.h"
 #include "ops/conv_native.h"
 #include "ops/conv_plan.h"
 #include "ops/launch.h"
@@ -195,8 +196,22 @@ void run(ConvArgs& args, const Geometry& g, const Tensor& x, const Tensor& weigh
 
 std::string name_of_conv(int64_t dims) { return "conv" + std::to_string(dims) + "d"; }
 
-Tensor conv(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, Ints stride, Ints padding, Ints dilation,
-            int64_t groups) {
+// What follows the convolution, by name.
+struct Finish {
+  std::optional<Tensor> residual;
+  std::string activation;
+  std::vector<double> parameters;
+};
+
+// The residual as y lies, and y's type, or an error.
+Tensor residual_of(const Tensor& residual, const Tensor& y, const char* op) {
+  check_same_sizes(residual, "residual", y, "the output", op);
+  check_same_dtype(residual, "residual", y, "the output", op);
+  return in_order_of(y, residual);
+}
+
+Tensor convolve(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, Ints stride, Ints padding,
+                Ints dilation, int64_t groups, const Finish* finish) {
   int64_t dims = int64_t(stride.size());
   Geometry g{name_of_conv(dims),
              dims,
@@ -232,11 +247,42 @@ Tensor conv(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, I
   }
   bool channels_last = x.numel() > 0 && (prefers_channels_last(x) || prefers_channels_last(weight));
   ConvArgs args = problem(ConvPass::Forward, g, dtype_of(x, g.op.c_str(), "input"), channels_last);
-  if (args.strategy == ConvStrategy::Native) return native_conv(x, weight, bias, native_geometry(g));
-  Tensor y = empty_in_layout(g.y_size(), channels_last, g.batched, x);
+  bool is_native = args.strategy == ConvStrategy::Native;
+  Tensor y = is_native ? native_conv(x, weight, bias, native_geometry(g))
+                       : empty_in_layout(g.y_size(), channels_last, g.batched, x);
+  std::optional<Tensor> residual;
+  ActivationArgs after{};
+  if (finish) {
+    if (finish->residual) residual = residual_of(*finish->residual, y, g.op.c_str());
+    check(finish->parameters.size() <= 3, g.op, ": an activation has at most 3 parameters, but parameters has ",
+          finish->parameters.size());
+    double numbers[3] = {};
+    std::copy(finish->parameters.begin(), finish->parameters.end(), numbers);
+    after.activation = activation_of(finish->activation, g.op.c_str());
+    after.parameters = {numbers[0], numbers[1], numbers[2]};
+    after.dtype = args.dtype;
+    after.n = y.numel();
+    after.x = after.y = y.data_ptr();
+    after.residual = residual ? residual->data_ptr() : nullptr;
+  }
   if (y.numel() == 0) return y;
-  run(args, g, x, weight, y, bias ? bias->data_ptr() : nullptr);
+  bool in_kernel = args.strategy == ConvStrategy::Depthwise;
+  args.finish = finish && in_kernel ? &after : nullptr;
+  if (!is_native) run(args, g, x, weight, y, bias ? bias->data_ptr() : nullptr);
+  if (finish && !in_kernel) launch(after, y);
   return y;
+}
+
+Tensor conv(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, Ints stride, Ints padding, Ints dilation,
+            int64_t groups) {
+  return convolve(x, weight, bias, stride, padding, dilation, groups, nullptr);
+}
+
+Tensor conv_activation(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
+                       std::optional<Tensor> residual, Ints stride, Ints padding, Ints dilation, int64_t groups,
+                       std::string activation, std::vector<double> parameters) {
+  Finish finish{residual, activation, parameters};
+  return convolve(x, weight, bias, stride, padding, dilation, groups, &finish);
 }
 
 // grad_y must be what conv() makes of g.
@@ -338,6 +384,7 @@ bool plan_is_native(const ConvProblem& p, bool dgrad, bool wgrad) {
 
 void register_conv(Library& m) {
   m.impl("conv", TORCH_BOX((&conv)));
+  m.impl("conv_activation", TORCH_BOX((&conv_activation)));
   m.impl("conv_dgrad", TORCH_BOX((&conv_dgrad)));
   m.impl("conv_wgrad", TORCH_BOX((&conv_wgrad)));
 }

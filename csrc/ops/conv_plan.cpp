@@ -38,6 +38,18 @@ bool takes(ConvStrategy strategy, const ConvArgs& args, bool native_takes_it) {
 
 thread_local ConvPlan last_plan{ConvStrategy::Gemm, "nothing has been planned yet"};
 
+// Whether some element of the filter meets padding alone, so that its gradient is zero.
+bool has_idle_tap(const ConvArgs& args) {
+  for (const math::Axis& axis : args.axis)
+    for (int64_t k = 0; k < axis.kernel; ++k) {
+      int64_t shift = k * axis.dilation - axis.pad;  // outputs [first, last] read inside
+      int64_t first = shift >= 0 ? 0 : (-shift + axis.stride - 1) / axis.stride;
+      int64_t last = axis.in - 1 - shift < 0 ? -1 : (axis.in - 1 - shift) / axis.stride;
+      if (first > last || first >= axis.out) return true;
+    }
+  return false;
+}
+
 // The rules, first match first. What they rest on: benchmarks/results, the rows of the convolution family.
 ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
   int wanted = forced();
@@ -59,6 +71,8 @@ ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
   bool one_tap = args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel == 1;
   bool float32 = args.dtype == DType::Float32;
   if (args.pass == ConvPass::Wgrad) {
+    if (has_idle_tap(args))
+      return {ConvStrategy::Gemm, "part of the filter meets no input: oneDNN leaves its bfloat16 gradient unwritten"};
     if (args.groups > 1 && in <= 4 && out <= 4 && !args.channels_last)
       return {ConvStrategy::Gemm, "few channels a group: oneDNN fills few lanes"};
   } else if (!one_tap) {

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from nnart_ops.autograd import activation as _activation
 from nnart_ops.autograd.function import OpFunction, batch_first, differentiable
 
 _ops = torch.ops.nnart_ops
@@ -86,8 +87,7 @@ class Conv(OpFunction):
         if ctx.needs_input_grad[1]:
             grad_weight = _wgrad(grad_y, x, weight.shape[2:], *ctx.geometry)
         if ctx.needs_input_grad[2]:
-            channel = grad_y.dim() - weight.dim() + 1
-            grad_bias = grad_y.sum([d for d in range(grad_y.dim()) if d != channel])
+            grad_bias = _sum_to_bias(grad_y, weight)
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
     @staticmethod
@@ -116,6 +116,82 @@ class Conv(OpFunction):
                 tangent = torch.zeros_like(_conv(x, weight, None, *ctx.geometry))
             tangent = tangent + bias_tangent.view(-1, *(1,) * (weight.dim() - 2))
         return tangent
+
+
+class ConvActivation(OpFunction):
+    """``activation(conv(x, weight, bias, *geometry) + residual)``, of which only the output is kept."""
+
+    op = _ops.conv_activation.default
+
+    @staticmethod
+    def fake(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, *args: Any) -> Tensor:
+        return Conv.fake(x, weight, bias, *args[:4])
+
+    @staticmethod
+    def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.geometry, ctx.activation, ctx.numbers = inputs[4:8], inputs[8], inputs[9]
+        return inputs[0], inputs[1], output
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+        x, weight, y = ctx.saved_tensors
+        grad = _before_activation(ctx.activation, ctx.numbers, grad_y, y)
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _dgrad(grad, weight, x.shape, *ctx.geometry)
+        if ctx.needs_input_grad[1]:
+            grad_weight = _wgrad(grad, x, weight.shape[2:], *ctx.geometry)
+        if ctx.needs_input_grad[2]:
+            grad_bias = _sum_to_bias(grad, weight)
+        grad_residual = grad if ctx.needs_input_grad[3] else None
+        return grad_x, grad_weight, grad_bias, grad_residual, *(None,) * 6
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        parts = torch.vmap(_in_parts, in_dims, 0, randomness="error")
+        return parts(*args), 0
+
+    @staticmethod
+    def jvp(ctx: Any, x_tangent: Any, weight_tangent: Any, bias_tangent: Any, residual_tangent: Any, *_: None) -> Any:
+        x, weight, y = ctx.saved_tensors
+        tangent: Any = residual_tangent
+        if x_tangent is not None:
+            tangent = _sum(tangent, _conv(x_tangent, weight, None, *ctx.geometry))
+        if weight_tangent is not None:
+            tangent = _sum(tangent, _conv(x, weight_tangent, None, *ctx.geometry))
+        if bias_tangent is not None:
+            tangent = _sum(tangent, bias_tangent.view(-1, *(1,) * (weight.dim() - 2)).expand_as(y))
+        return _before_activation(ctx.activation, ctx.numbers, tangent, y)
+
+
+def known_from_output(activation: str, numbers: Sequence[float]) -> bool:
+    """Whether the output of the activation says what its derivative is, so that the input need not be kept."""
+    return activation in ("identity", "relu", "sigmoid", "tanh", "hardtanh") or (
+        activation == "leaky_relu" and numbers[0] > 0
+    )
+
+
+def _before_activation(activation: str, numbers: Sequence[float], grad_y: Tensor, y: Tensor) -> Tensor:
+    """The gradient of what the activation was applied to."""
+    if not known_from_output(activation, numbers):
+        raise NotImplementedError(
+            f"conv_activation: the output of {activation} with {list(numbers)} does not give its derivative; "
+            "apply the activation to the result of conv instead"
+        )
+    if activation == "identity":
+        return grad_y
+    gradient: Tensor = getattr(_activation, activation).backward(grad_y, y, *numbers)
+    return gradient
+
+
+def _in_parts(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, *args: Any) -> Tensor:
+    y = _conv(x, weight, bias, *args[:4])
+    if residual is not None:
+        y = y + residual
+    if args[4] == "identity":
+        return y
+    result: Tensor = getattr(_activation, args[4]).apply(y, *args[5])
+    return result
 
 
 class ConvDgrad(OpFunction):
@@ -234,6 +310,11 @@ def _empty(sizes: Sequence[int], batched: bool, *operands: Tensor) -> Tensor:
     return torch.empty((1, *sizes), **like).squeeze(0)
 
 
+def _sum_to_bias(grad_y: Tensor, weight: Tensor) -> Tensor:
+    channel = grad_y.dim() - weight.dim() + 1
+    return grad_y.sum([d for d in range(grad_y.dim()) if d != channel])
+
+
 def _sum(a: Tensor | None, b: Tensor) -> Tensor:
     return b if a is None else a + b
 
@@ -287,6 +368,7 @@ def autocast_operands(device: str, *tensors: Tensor | None) -> tuple[Any, ...]:
 
 
 _conv = differentiable(Conv)
+_conv_activation = differentiable(ConvActivation)
 _dgrad = differentiable(ConvDgrad)
 _wgrad = differentiable(ConvWgrad)
 
@@ -295,3 +377,4 @@ _autocast("cpu")
 _autocast("cuda")
 
 conv = _conv
+conv_activation = _conv_activation

@@ -11,9 +11,11 @@ import torch.nn.functional as native
 from torch import Tensor
 
 from nnart_ops._extension import plan_is_native
-from nnart_ops.autograd.conv import autocast_operands
+from nnart_ops.autograd.conv import autocast_operands, known_from_output
 from nnart_ops.autograd.conv import conv as _conv
+from nnart_ops.autograd.conv import conv_activation as _conv_activation
 from nnart_ops.autograd.function import transforms_active
+from nnart_ops.functional._epilogue import epilogue_of
 from nnart_ops.functional._native import kernel_takes
 
 Ints = int | Sequence[int]
@@ -27,6 +29,9 @@ def conv1d(
     padding: str | Ints = 0,
     dilation: Ints = 1,
     groups: int = 1,
+    *,
+    activation: Any = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """``y[n, o, i] = b[o] + sum over c, k of w[o, c, k] * x[n, c, s i - p + d k]``, :func:`conv2d` in one dimension.
 
@@ -42,7 +47,10 @@ def conv1d(
     >>> nnart_ops.functional.conv1d(x, torch.tensor([[[1.0, -1.0]]]))
     tensor([[[-1., -1., -1.]]])
     """
-    return _convolve(1, input, weight, bias, stride, padding, dilation, groups)
+    plain = (weight, bias, stride, padding, dilation, groups)
+    if activation is None and residual is None:
+        return _convolve(1, input, *plain)
+    return _with_epilogue(1, input, plain, activation, residual)
 
 
 def conv2d(
@@ -53,6 +61,9 @@ def conv2d(
     padding: str | Ints = 0,
     dilation: Ints = 1,
     groups: int = 1,
+    *,
+    activation: Any = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """``y[n, o, i, j] = b[o] + sum over c, k, l of w[o, c, k, l] * x[n, c, s i - p + d k, s j - p + d l]``.
 
@@ -71,6 +82,11 @@ def conv2d(
             keep the size, the odd one at the end (stride 1 only).
         dilation: steps between the elements of a filter.
         groups: how many independent convolutions the channels are divided into.
+        activation: applied to the result, ``y = activation(conv + bias + residual)``: a name of
+            ``torch.nn.functional`` (``'relu'``, ``'silu'``, ...) with its defaults, or a module such as
+            ``nn.LeakyReLU(0.1)``. In training a ReLU, ReLU6, Hardtanh, LeakyReLU, sigmoid or tanh keeps nothing but the
+            output, any other one tensor more.
+        residual: added before the activation; of the output's shape and dtype.
 
     Shape: input ``(N, C, H, W)`` or ``(C, H, W)``; weight ``(O, C / groups, K, L)``; bias ``(O,)``; output
         ``(N, O, H', W')`` or ``(O, H', W')`` with ``H' = floor((H + 2 p - d (K - 1) - 1) / s) + 1``.
@@ -84,7 +100,10 @@ def conv2d(
               [6., 9., 6.],
               [4., 6., 4.]]]])
     """
-    return _convolve(2, input, weight, bias, stride, padding, dilation, groups)
+    plain = (weight, bias, stride, padding, dilation, groups)
+    if activation is None and residual is None:
+        return _convolve(2, input, *plain)
+    return _with_epilogue(2, input, plain, activation, residual)
 
 
 def conv3d(
@@ -95,6 +114,9 @@ def conv3d(
     padding: str | Ints = 0,
     dilation: Ints = 1,
     groups: int = 1,
+    *,
+    activation: Any = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """``y[n, o, i] = b[o] + sum over c, k of w[o, c, k] * x[n, c, s i - p + d k]``, i and k triples: :func:`conv2d` in
     three dimensions.
@@ -110,7 +132,35 @@ def conv3d(
     >>> nnart_ops.functional.conv3d(torch.ones(1, 2, 2, 2, 2), torch.ones(1, 2, 2, 2, 2))
     tensor([[[[[16.]]]]])
     """
-    return _convolve(3, input, weight, bias, stride, padding, dilation, groups)
+    plain = (weight, bias, stride, padding, dilation, groups)
+    if activation is None and residual is None:
+        return _convolve(3, input, *plain)
+    return _with_epilogue(3, input, plain, activation, residual)
+
+
+def _with_epilogue(dims: int, input: Tensor, plain: tuple[Any, ...], activation: Any, residual: Any) -> Tensor:
+    """``activation(conv + residual)`` in one op if its derivative needs no more than the output, or none is wanted."""
+    epilogue = epilogue_of(activation)
+    call = _call_of(dims, input, *plain)
+    takes_residual = residual is None or (call and kernel_takes(call[0], residual))
+    if call is None or not takes_residual or transforms_active():
+        pre = _convolve(dims, input, *plain)
+        return epilogue.function(pre if residual is None else pre + _checked(dims, residual, pre))
+    tensors = [*call[:3], residual]
+    training = torch.is_grad_enabled() and any(t.requires_grad for t in tensors if t is not None)
+    if training and not known_from_output(epilogue.op, epilogue.numbers):
+        if residual is None:
+            return epilogue.function(_convolve(dims, input, *plain))
+        pre = _conv_activation(*call[:3], residual, *call[3:], "identity", [])
+        return epilogue.function(pre)
+    return _conv_activation(*call[:3], residual, *call[3:], epilogue.op, list(epilogue.numbers))
+
+
+def _checked(dims: int, residual: Any, pre: Tensor) -> Tensor:
+    if not isinstance(residual, Tensor) or residual.shape != pre.shape:
+        shape = list(residual.shape) if isinstance(residual, Tensor) else type(residual).__name__
+        raise RuntimeError(f"conv{dims}d: residual must have the output's shape {list(pre.shape)}, but has {shape}")
+    return residual
 
 
 _NATIVE = {1: native.conv1d, 2: native.conv2d, 3: native.conv3d}
@@ -119,15 +169,29 @@ _NATIVE = {1: native.conv1d, 2: native.conv2d, 3: native.conv3d}
 def _convolve(
     dims: int, input: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any
 ) -> Tensor:
+    call = _call_of(dims, input, weight, bias, stride, padding, dilation, groups)
+    if call is not None and not (torch.compiler.is_compiling() or transforms_active()):
+        wanted = [torch.is_grad_enabled() and operand.requires_grad for operand in call[:2]]
+        if plan_is_native(call[0], call[1], *call[3:], *wanted):
+            call = None
+    if call is None:
+        return _NATIVE[dims](input, weight, bias, stride, padding, dilation, groups)
+    return _conv(*call)
+
+
+def _call_of(
+    dims: int, input: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> tuple[Any, ...] | None:
+    """The arguments of the op, or None if native has to take the call."""
     operands: tuple[Tensor, ...] = (input, weight) if bias is None else (input, weight, bias)
     if not all(isinstance(operand, Tensor) for operand in operands):
-        return _NATIVE[dims](input, weight, bias, stride, padding, dilation, groups)
+        return None
     if torch.is_autocast_enabled("cpu") and input.is_cpu:
         operands = autocast_operands("cpu", *operands)
     if not kernel_takes(*operands):
         if all(kernel_takes(operand) for operand in operands):  # each for itself: they differ in dtype alone
             raise RuntimeError(_dtype_message(dims, *operands))
-        return _NATIVE[dims](input, weight, bias, stride, padding, dilation, groups)
+        return None
     try:
         steps = _numbers(stride, dims, "stride")
         gaps = _numbers(dilation, dims, "dilation")
@@ -137,12 +201,8 @@ def _convolve(
             margins = _numbers(padding, dims, "padding") * 2
         groups = groups if type(groups) is int else operator.index(groups)
     except TypeError:  # no integers: torch's own message says which argument takes what
-        return _NATIVE[dims](input, weight, bias, stride, padding, dilation, groups)
-    if not (torch.compiler.is_compiling() or transforms_active()):
-        wanted = [torch.is_grad_enabled() and operand.requires_grad for operand in operands[:2]]
-        if plan_is_native(operands[0], operands[1], steps, margins, gaps, groups, *wanted):
-            return _NATIVE[dims](input, weight, bias, stride, padding, dilation, groups)
-    return _conv(operands[0], operands[1], operands[2] if bias is not None else None, steps, margins, gaps, groups)
+        return None
+    return operands[0], operands[1], operands[2] if bias is not None else None, steps, margins, gaps, groups
 
 
 def _numbers(value: Any, dims: int, name: str) -> list[Any]:

@@ -1,64 +1,79 @@
 """Convolution modules: torch.nn's own classes with the forward on our kernels.
 
-Constructor, initialization, repr, attributes, state_dict and pickling are inherited. A ``padding_mode`` other than
-``'zeros'`` pads first and convolves then, as torch does.
+Constructor, initialization, attributes, state_dict and pickling are inherited; ``activation=`` and a residual are ours.
+A ``padding_mode`` other than ``'zeros'`` pads first and convolves then, as torch does.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as native
 from torch import Tensor
 
+from nnart_ops.functional._epilogue import epilogue_of
 from nnart_ops.functional.conv import conv1d, conv2d, conv3d
 
 
-class Conv1d(torch.nn.Conv1d):
-    """:class:`torch.nn.Conv1d` by :func:`nnart_ops.functional.conv1d`.
+class _Convolution:
+    """What the three have in common."""
 
-    Shape: ``(N, C, L)`` or ``(C, L)`` to ``(N, O, L')`` or ``(O, L')``.
+    activation: Any = None
+
+    def __init__(self, *args: Any, activation: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        epilogue_of(activation)  # refuses what it does not know
+        self.__dict__["activation"] = activation  # not a submodule: the state_dict and children stay torch's
+
+    def forward(self: Any, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        result: Tensor = self._conv_forward(input, self.weight, self.bias, residual)
+        return result
+
+    def _conv_forward(
+        self: Any, input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None
+    ) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input = native.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = 0
+        function = (conv1d, conv2d, conv3d)[len(self.stride) - 1]
+        plain = (input, weight, bias, self.stride, padding, self.dilation, self.groups)
+        return function(*plain, activation=self.activation, residual=residual)
+
+    def extra_repr(self: Any) -> str:
+        text: str = super().extra_repr()  # type: ignore[misc]
+        return text if self.activation is None else f"{text}, activation={self.activation!r}"
+
+
+class Conv1d(_Convolution, torch.nn.Conv1d):
+    """:class:`torch.nn.Conv1d` by :func:`nnart_ops.functional.conv1d`, with its ``activation``.
+
+    Shape: ``(N, C, L)`` or ``(C, L)`` to ``(N, O, L')`` or ``(O, L')``; a residual as the output.
 
     >>> nnart_ops.Conv1d(3, 8, 5)(torch.zeros(2, 3, 16)).shape
     torch.Size([2, 8, 12])
     """
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            input = native.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = (0,)
-        return conv1d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
+class Conv2d(_Convolution, torch.nn.Conv2d):
+    """:class:`torch.nn.Conv2d` by :func:`nnart_ops.functional.conv2d`, with its ``activation``.
 
-class Conv2d(torch.nn.Conv2d):
-    """:class:`torch.nn.Conv2d` by :func:`nnart_ops.functional.conv2d`.
+    Shape: ``(N, C, H, W)`` or ``(C, H, W)`` to ``(N, O, H', W')`` or ``(O, H', W')``; a residual as the output.
 
-    Shape: ``(N, C, H, W)`` or ``(C, H, W)`` to ``(N, O, H', W')`` or ``(O, H', W')``.
-
-    >>> nnart_ops.Conv2d(3, 8, 3, padding=1)(torch.zeros(2, 3, 16, 16)).shape
-    torch.Size([2, 8, 16, 16])
+    >>> layer = nnart_ops.Conv2d(3, 3, 3, padding=1, activation="relu")
+    >>> x = torch.zeros(2, 3, 16, 16)
+    >>> layer(x, residual=x).shape
+    torch.Size([2, 3, 16, 16])
     """
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            input = native.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = (0, 0)
-        return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
+class Conv3d(_Convolution, torch.nn.Conv3d):
+    """:class:`torch.nn.Conv3d` by :func:`nnart_ops.functional.conv3d`, with its ``activation``.
 
-class Conv3d(torch.nn.Conv3d):
-    """:class:`torch.nn.Conv3d` by :func:`nnart_ops.functional.conv3d`.
-
-    Shape: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` to ``(N, O, D', H', W')`` or ``(O, D', H', W')``.
+    Shape: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` to ``(N, O, D', H', W')`` or ``(O, D', H', W')``; a residual as the
+    output.
 
     >>> nnart_ops.Conv3d(3, 8, 3)(torch.zeros(2, 3, 8, 8, 8)).shape
     torch.Size([2, 8, 6, 6, 6])
     """
-
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            input = native.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = (0, 0, 0)
-        return conv3d(input, weight, bias, self.stride, padding, self.dilation, self.groups)

@@ -13,7 +13,11 @@ def _replacements() -> dict[type[torch.nn.Module], type[torch.nn.Module]]:
     import nnart_ops.nn as ours
 
     classes = (getattr(ours, name) for name in ours.__all__)
-    return {cls.__mro__[1]: cls for cls in classes if isinstance(cls, type)}
+    return {_torchs_own(cls): cls for cls in classes if isinstance(cls, type)}
+
+
+def _torchs_own(cls: type[torch.nn.Module]) -> type[torch.nn.Module]:
+    return next(base for base in cls.__mro__ if base.__module__.startswith("torch.nn."))
 
 
 def convert(model: Model) -> Model:

@@ -4,6 +4,7 @@
 
 #include "core/parallel.h"
 #include "cpu/conv/depthwise_blocks.h"
+#include "cpu/kernels.h"
 
 namespace nnart::cpu {
 namespace {
@@ -36,6 +37,8 @@ struct DepthwiseLines {
   const S* packed = nullptr;
   const S* bias = nullptr;   // may stay null
   const S* zeros = nullptr;  // a block
+  bool clamps = false;       // the result to [low, high], which is ReLU, ReLU6 or Hardtanh
+  double low = 0, high = 0;
   bool past_caches = false;
   bool fetches_ahead = false;  // the source is not in a cache
 
@@ -74,10 +77,13 @@ struct DepthwiseLines {
   }
 
   template <bool border>
-  NNART_HD void store_tile(const Block<S>* sum, int64_t n, S* pixels, int64_t step) const {
+  NNART_HD void store_tile(Block<S>* sum, int64_t n, S* pixels, int64_t step) const {
+    using V = Vec<ComputeType<S>>;
 #pragma GCC unroll 8
     for (int t = 0; t < tile; ++t) {
       if (border && t >= n) break;
+      if (clamps)
+        for (auto& v : sum[t].v) v = at_most(at_least(v, V(low)), V(high));
       if (has_past_caches && past_caches)
         sum[t].past_caches(pixels + t * step);
       else
@@ -200,20 +206,44 @@ struct DepthwiseCorrelation {
   static constexpr int64_t kBandElements = int64_t{1} << 16;  // of a copied source and its result, in the L2 cache
 
   const ConvArgs& args;
+  const ActivationArgs* after;  // what is done to each line when it is written; null for nothing
   ConvOperand source, target;
   TapAxis axis[3];
   int64_t taps, line_work;
 
-  NNART_HD explicit DepthwiseCorrelation(const ConvArgs& args) : args(args) {
+  NNART_HD explicit DepthwiseCorrelation(const ConvArgs& args)
+      : args(args), after(args.finish && !is_clamp(*args.finish) ? args.finish : nullptr) {
     bool transposed = args.pass == ConvPass::Dgrad;
     source = transposed ? args.y : args.x;
     target = transposed ? args.x : args.y;
     taps = args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
   }
 
+  NNART_HD static bool is_clamp(const ActivationArgs& finish) {
+    return !finish.residual && (finish.activation == Activation::Relu || finish.activation == Activation::Hardtanh);
+  }
+
   template <class P>
   NNART_HD DepthwiseLines<P> lines_of(int64_t channels) const {
-    return {{axis[0], axis[1], axis[2]}, args.axis[1].kernel, args.axis[2].kernel, {}, {}, Blocks<P>(channels)};
+    DepthwiseLines<P> lines{{axis[0], axis[1], axis[2]}, args.axis[1].kernel, args.axis[2].kernel, {}, {},
+                            Blocks<P>(channels)};
+    if (args.finish && !after) {
+      bool relu = args.finish->activation == Activation::Relu;
+      lines.clamps = true;
+      lines.low = relu ? 0 : args.finish->parameters.a;
+      lines.high = relu ? HUGE_VAL : args.finish->parameters.b;
+    }
+    return lines;
+  }
+
+  // What follows the convolution, for n elements that were just written.
+  static void finish(const ActivationArgs& how, DType dtype, void* elements, const void* residual, int64_t n) {
+    ActivationArgs piece = how;
+    piece.dtype = dtype;
+    piece.n = n;
+    piece.x = piece.y = elements;
+    piece.residual = residual;
+    Kernels<Isa::NNART_ISA>::launch(piece);
   }
 
   NNART_HD int64_t source_lines() const { return args.axis[0].kernel * args.axis[1].kernel; }
@@ -246,14 +276,18 @@ struct DepthwiseCorrelation {
     parallel_for(count, most(1, kGrain / most(1, line_work)), [&](int64_t begin, int64_t end) {
       DepthwiseLines<S> mine = lines;
       mine.fetches_ahead = true;
-      mine.past_caches = aligned && (end - begin) * line_bytes >= kPastCachesBytes;
+      mine.past_caches = !after && aligned && (end - begin) * line_bytes >= kPastCachesBytes;
       Scratch<typename DepthwiseLines<S>::SourceLine> scratch(Use::pixels, source_lines());
       for (int64_t i = begin; i < end; ++i) {
         int64_t h = i % axis[1].outputs, d = i / axis[1].outputs % axis[0].outputs;
         int64_t image = i / axis[1].outputs / axis[0].outputs;
-        mine.run_line(static_cast<const S*>(source.data) + image * source.batch,
-                      static_cast<S*>(target.data) + image * target.batch + d * target.space[0] + h * target.space[1],
-                      d, h, scratch.data());
+        int64_t at = image * target.batch + d * target.space[0] + h * target.space[1];
+        S* line = static_cast<S*>(target.data) + at;
+        mine.run_line(static_cast<const S*>(source.data) + image * source.batch, line, d, h, scratch.data());
+        if (after) {
+          auto* residual = static_cast<const S*>(after->residual);
+          finish(*after, args.dtype, line, residual ? residual + at : nullptr, axis[2].outputs * args.groups);
+        }
       }
       if (mine.past_caches) finish_stores();
     });
@@ -315,6 +349,9 @@ struct DepthwiseCorrelation {
         const T* origin = copy.data() - in_d.first * mine.source_space[0] - in_h.first * mine.source_space[1];
         for (int64_t i = h; i < h_end; ++i)
           mine.run_line(origin, result.data() + (i - h) * mine.target_space[1], d, i, scratch.data());
+        if (after && !after->residual)
+          finish(*after, sizeof(T) == 8 ? DType::Float64 : DType::Float32, result.data(), nullptr,
+                 (h_end - h) * mine.target_space[1]);
         scatter_block(target,
                       static_cast<S*>(target.data) + image * target.batch + channel * target.channel +
                           d * target.space[0] + h * target.space[1],
@@ -333,10 +370,13 @@ struct DepthwiseCorrelation {
       next += tap_axis_words(args.axis[a]);
     }
     line_work = axis[2].outputs * args.groups * taps;
-    if (source.channel == 1 && target.channel == 1 && args.groups >= Block<S>::channels)
+    bool in_place = source.channel == 1 && target.channel == 1 && args.groups >= Block<S>::channels;
+    if (in_place)
       run_in_place();
     else
       run_copied();
+    // A residual lies as the result does, not as the copies of a block of channels do.
+    if (after && after->residual && !in_place) Kernels<Isa::NNART_ISA>::launch(*after);
   }
 };
 
