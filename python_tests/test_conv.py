@@ -83,6 +83,9 @@ DEPTHWISE = (
     case((40, 1, 1), (40, 1, 3, 3), groups=40, padding=1),
     case((2, 20, 90), (20, 1, 31), groups=20, padding=15),
     case((2, 35, 41), (35, 1, 6), groups=35, stride=2, padding=2),
+    case((2, 20, 40), (20, 1, 13), groups=20, padding=6),
+    case((2, 20, 40), (20, 1, 15), groups=20, padding=7),
+    case((2, 40, 5, 40), (40, 1, 2, 17), groups=40, padding=(0, 8)),
     case((2, 17, 4, 6, 7), (17, 1, 2, 3, 3), groups=17, padding=(0, 1, 1), stride=(1, 2, 1)),
     case((2, 32, 5, 4, 6), (32, 1, 3, 3, 2), groups=32, padding=1, dilation=(2, 1, 1)),
     case((2, 96, 120, 80), (96, 1, 3, 3), groups=96, padding=1),  # large: stored past the caches

@@ -161,7 +161,7 @@ struct DepthwiseLines {
       const TapPhase& phase = axis[2].phases[p];
       S* to_phase = to + phase.first * target_space[2];
       bool beside = phase.highest - phase.lowest + 1 == phase.n;
-      int64_t kind = beside && phase.source_step <= 2 ? 10 * phase.source_step + phase.n : 0;
+      int64_t kind = beside && phase.source_step <= 2 && phase.n < 10 ? 10 * phase.source_step + phase.n : 0;
       switch (kind) {
         case 11:
           run_phase<1, 1>(lines, line_count, phase, to_phase, from, d, h);

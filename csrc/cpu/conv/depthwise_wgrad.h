@@ -171,7 +171,9 @@ struct FilterSums {
 
   // All taps of one depth of the filter, for the lines [h, h_end) of grad_y.
   void add(const S* x, const S* grad_y, int64_t h, int64_t h_end, T* sums) const {
-    int64_t kind = axis[2].dilation == 1 && axis[2].stride <= 2 ? 10 * axis[2].stride + axis[2].kernel : 0;
+    const math::Axis& width = axis[2];
+    bool narrow = width.dilation == 1 && width.stride <= 2 && width.kernel < 10;
+    int64_t kind = narrow ? 10 * width.stride + width.kernel : 0;
     switch (kind) {
       case 13:
         return add_narrow_filter<3, 1>(x, grad_y, h, h_end, sums);
