@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from torch import Tensor
 
 import nnart_ops
 import nnart_ops.functional as ours
+from benchmarks.models import MODELS
 
 COPIES = 3  # of each input; a call in between has pushed the others out of the second-level cache
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64, "float16": torch.float16}
@@ -182,6 +184,26 @@ def convolutions(dtype: str) -> Iterator[Case]:
             yield Case("conv", f"{label} {gradient_name}", dtype, *sides, flops=flops, tolerance=tolerance)
 
 
+def models(dtype: str) -> Iterator[Case]:
+    """Training steps of whole networks without the update, on 8 images of 64x64; bfloat16 by autocast."""
+    for (name, make), (layout, formats) in itertools.product(MODELS.items(), LAYOUTS.items()):
+        torch.manual_seed(0)
+        native_model = make().to(memory_format=formats.get(4, torch.contiguous_format))
+        xs = [torch.randn(8, 3, 64, 64).contiguous(memory_format=formats.get(4, torch.contiguous_format))] * COPIES
+
+        def training(model: torch.nn.Module, xs: Any = xs) -> Callable[[int], None]:
+            def run(i: int) -> None:
+                with torch.autocast("cpu", enabled=dtype == "bfloat16"):
+                    loss = model(xs[i % COPIES]).float().square().mean()
+                model.zero_grad()
+                loss.backward()
+
+            return run
+
+        sides = [training(model) for model in (nnart_ops.convert(copy.deepcopy(native_model)), native_model)]
+        yield Case("model", f"{name} {layout} training step", dtype, *sides)
+
+
 def pooling(dtype: str) -> Iterator[Case]:
     """The demo network's poolings and a larger one, forward without and with a gradient, in both layouts."""
     for size in ((64, 32, 26, 26), (64, 64, 11, 11), (16, 64, 56, 56)):
@@ -255,6 +277,7 @@ FAMILIES = {
     "activation": activations,
     "conv": convolutions,
     "optimizer": optimizers,
+    "model": models,
     "overhead": overhead,
     "pooling": pooling,
 }

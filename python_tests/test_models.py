@@ -1,0 +1,52 @@
+"""Whole networks: converted, they give torch's outputs and gradients, and hold no more memory."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+import nnart_ops
+from benchmarks.models import MODELS
+
+
+def step(model: torch.nn.Module, x: Tensor) -> list[Tensor]:
+    x = x.detach().requires_grad_()
+    y = model(x)
+    (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)).sum().backward()
+    return [y.detach(), x.grad, *(p.grad for p in model.parameters())]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_outputs_and_gradients(name: str, layout: torch.memory_format) -> None:
+    native = MODELS[name](8).double().to(memory_format=layout)
+    ours = nnart_ops.convert(copy.deepcopy(native))
+    assert {type(m).__module__.split(".")[0] for m in ours.modules() if isinstance(m, torch.nn.Conv2d)} == {"nnart_ops"}
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64).contiguous(memory_format=layout)
+    for a, b in zip(step(ours, x), step(native, x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def largest_allocation(model: torch.nn.Module, x: Tensor) -> int:
+    """The most bytes of tensors that a training step holds, as torch's profiler counts them."""
+    model(x).sum().backward()  # the parameters' gradients are there from now on
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        model(x).sum().backward()
+    held = most = 0
+    for event in record.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_peak_memory(name: str) -> None:
+    native = MODELS[name](16)
+    ours = nnart_ops.convert(copy.deepcopy(native))
+    x = torch.randn(4, 3, 64, 64)
+    assert largest_allocation(ours, x) <= largest_allocation(native, x)
