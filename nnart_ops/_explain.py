@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnart_ops import _C
+from nnart_ops import _C, _extension
 
 _ops = torch.ops.nnart_ops
 
@@ -79,6 +79,8 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         if func in (_ops.conv.kernel, _ops.conv.default):
             self.calls.append(args)
+        elif func in (_ops.conv_activation.kernel, _ops.conv_activation.default):
+            self.calls.append((*args[:3], *args[4:8]))
         return func(*args, **(kwargs or {}))
 
 
@@ -103,8 +105,12 @@ def explain(function: Callable[..., Any], *inputs: Any, **options: Any) -> Expla
     >>> [row.name for row in rows]
     ['forward', 'dgrad', 'wgrad']
     """
-    with torch.no_grad(), _Recorder() as recorder:
-        function(*inputs, **options)
+    _extension.calls_native_directly = False
+    try:
+        with torch.no_grad(), _Recorder() as recorder:
+            function(*inputs, **options)
+    finally:
+        _extension.calls_native_directly = True
     rows = Explanation()
     with torch.no_grad():
         for call in recorder.calls:
