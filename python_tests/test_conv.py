@@ -480,10 +480,8 @@ def threads(n: int) -> Iterator[None]:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("strategy", ["auto", "gemm"])
-def test_bits_do_not_depend_on_threads(x: Any, weight: Any, numbers: Any, layout: str, strategy: str) -> None:
-    if strategy == "auto" and numbers.get("groups", 1) == 1:
-        pytest.skip("native's own sums")
+def test_bits_do_not_depend_on_threads(x: Any, weight: Any, numbers: Any, layout: str) -> None:
+    strategy = "depthwise" if weight[1] == 1 else "gemm"  # native's own sums may depend on them
     tensors = operands(x, weight, True, torch.float32, layout)
     grad_y = torch.randn(native.conv2d(*tensors, **numbers).shape)
     results = []
@@ -626,6 +624,22 @@ def test_modules_with_an_activation() -> None:
         torch.testing.assert_close(layer(x, x), expected)
         assert repr(activation) in repr(layer) or activation is None
         torch.testing.assert_close(copy.deepcopy(layer)(x, residual=x), expected)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_lazy_modules(dims: int) -> None:
+    x = torch.randn(2, 3, *(6,) * dims)
+    for make in (
+        lambda: getattr(nnart_ops, f"LazyConv{dims}d")(3, 3, padding=1, activation="relu"),
+        lambda: nnart_ops.convert(getattr(torch.nn, f"LazyConv{dims}d")(3, 3, padding=1)),
+    ):
+        layer = make()
+        activation = layer.activation
+        y = layer(x, x)  # the first call, which makes the parameters
+        assert type(layer) is getattr(nnart_ops, f"Conv{dims}d")
+        pre = getattr(native, f"conv{dims}d")(x, layer.weight, layer.bias, padding=1) + x
+        torch.testing.assert_close(y, native.relu(pre) if activation else pre)
+        torch.testing.assert_close(layer(x, x), y)
 
 
 def test_refused_epilogues() -> None:

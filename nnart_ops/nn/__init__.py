@@ -25,7 +25,7 @@ from nnart_ops.nn.activation import (
     Tanhshrink,
     Threshold,
 )
-from nnart_ops.nn.conv import Conv1d, Conv2d, Conv3d
+from nnart_ops.nn.conv import Conv1d, Conv2d, Conv3d, LazyConv1d, LazyConv2d, LazyConv3d
 from nnart_ops.nn.convert import convert
 from nnart_ops.nn.pooling import MaxPool2d
 
@@ -41,6 +41,9 @@ __all__ = [
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
+    "LazyConv1d",
+    "LazyConv2d",
+    "LazyConv3d",
     "LeakyReLU",
     "LogSigmoid",
     "MaxPool2d",

@@ -77,3 +77,39 @@ class Conv3d(_Convolution, torch.nn.Conv3d):
     >>> nnart_ops.Conv3d(3, 8, 3)(torch.zeros(2, 3, 8, 8, 8)).shape
     torch.Size([2, 8, 6, 6, 6])
     """
+
+
+class LazyConv1d(_Convolution, torch.nn.LazyConv1d):  # type: ignore[misc]
+    """:class:`torch.nn.LazyConv1d`: a :class:`Conv1d` that takes its input channels from the first input.
+
+    Shape: as :class:`Conv1d`.
+
+    >>> nnart_ops.LazyConv1d(8, 5)(torch.zeros(2, 3, 16)).shape
+    torch.Size([2, 8, 12])
+    """
+
+    cls_to_become = Conv1d
+
+
+class LazyConv2d(_Convolution, torch.nn.LazyConv2d):  # type: ignore[misc]
+    """:class:`torch.nn.LazyConv2d`: a :class:`Conv2d` that takes its input channels from the first input.
+
+    Shape: as :class:`Conv2d`.
+
+    >>> nnart_ops.LazyConv2d(8, 3)(torch.zeros(2, 3, 16, 16)).shape
+    torch.Size([2, 8, 14, 14])
+    """
+
+    cls_to_become = Conv2d
+
+
+class LazyConv3d(_Convolution, torch.nn.LazyConv3d):  # type: ignore[misc]
+    """:class:`torch.nn.LazyConv3d`: a :class:`Conv3d` that takes its input channels from the first input.
+
+    Shape: as :class:`Conv3d`.
+
+    >>> nnart_ops.LazyConv3d(8, 3)(torch.zeros(2, 3, 8, 8, 8)).shape
+    torch.Size([2, 8, 6, 6, 6])
+    """
+
+    cls_to_become = Conv3d
