@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import pickle
 import random
@@ -17,24 +16,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as native
-from tolerances import SAME_BFLOAT16, SAME_FLOAT32, SAME_FLOAT64, assert_close
+from convcases import DTYPES, LAYOUTS, case, check, functions, laid_out, operands, outcome
+from tolerances import SAME_BFLOAT16, SAME_FLOAT32
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vmap
 from torch.testing._internal.common_methods_invocations import op_db
 
 import nnart_ops
 import nnart_ops.functional as F
-
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-LAYOUTS = ("contiguous", "channels_last")
-FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
-
-
-def case(x: tuple[int, ...], weight: tuple[int, ...], bias: bool = True, **numbers: Any) -> Any:
-    words = [f"{key}={value}" for key, value in numbers.items()]
-    name = " ".join(["x".join(map(str, x)), "x".join(map(str, weight)), *words])
-    return pytest.param(x, weight, bias, numbers, id=name.replace(", ", ","))
-
 
 CASES = (
     case((3, 1, 28, 28), (32, 1, 3, 3)),
@@ -90,56 +79,6 @@ DEPTHWISE = (
     case((2, 32, 5, 4, 6), (32, 1, 3, 3, 2), groups=32, padding=1, dilation=(2, 1, 1)),
     case((2, 96, 120, 80), (96, 1, 3, 3), groups=96, padding=1),  # large: stored past the caches
 )
-
-
-def laid_out(t: Tensor, layout: str) -> Tensor:
-    return t.contiguous(memory_format=FORMATS[t.dim()]) if layout != "contiguous" and t.dim() in FORMATS else t
-
-
-def operands(x: tuple[int, ...], weight: tuple[int, ...], bias: bool, dtype: torch.dtype, layout: str) -> list[Any]:
-    rows = weight[1]
-    for size in weight[2:]:
-        rows *= size
-    tensors = [
-        laid_out(torch.randn(x).to(dtype), layout),
-        laid_out((torch.randn(weight) / max(rows, 1) ** 0.5).to(dtype), layout),
-    ]
-    return [*tensors, torch.randn(weight[0]).to(dtype) if bias else None]
-
-
-def outcome(function: Any, tensors: list[Any], grad_y: Tensor | None, numbers: dict[str, Any]) -> list[Tensor]:
-    leaves = [t.detach().requires_grad_() if t is not None else None for t in tensors]
-    y = function(*leaves, **numbers)
-    wanted = [leaf for leaf in leaves if leaf is not None]
-    grads = torch.autograd.grad(y, wanted, torch.ones_like(y) if grad_y is None else grad_y.to(y.dtype))
-    return [y.detach(), *grads]
-
-
-def functions(weight: tuple[int, ...] | torch.Size) -> tuple[Any, Any]:
-    name = f"conv{len(weight) - 2}d"
-    return getattr(F, name), getattr(native, name)
-
-
-def check(tensors: list[Any], numbers: dict[str, Any], one_value: bool = False, strides: bool = True) -> None:
-    ours, theirs = functions(tensors[1].shape)
-    doubles = [t.double() if t is not None else None for t in tensors]
-    y = theirs(*doubles, **numbers)
-    grad_y = (
-        torch.ones((), dtype=tensors[0].dtype).expand(y.shape) if one_value else torch.randn(y.shape).to(tensors[0])
-    )
-    results = [outcome(f, t, grad_y, numbers) for f, t in ((ours, tensors), (theirs, tensors), (theirs, doubles))]
-    for name, got, want, truth in zip(("y", "grad_x", "grad_weight", "grad_bias"), *results):
-        if got.dtype == torch.float64:  # where native is the oracle, two orders of one sum
-            torch.testing.assert_close(
-                got,
-                truth,
-                rtol=SAME_FLOAT64["rtol"],
-                atol=SAME_FLOAT64["atol"] * max(1, truth.numel() and truth.abs().max().item()),
-            )
-        else:
-            assert_close(got, want, truth, name)
-    if strides:
-        assert results[0][0].stride() == results[1][0].stride()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -516,146 +455,6 @@ def test_elements_of_the_filter_that_meet_no_input() -> None:
         (grad,) = torch.autograd.grad(F.conv2d(x, w, stride=(3, 4), padding=2).sum(), w)
         assert grad.abs().max() < 100
         assert not grad[..., 0].any()
-
-
-def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
-    model = torch.nn.Sequential(
-        nnart_ops.Conv2d(64, 64, 3), nnart_ops.Conv2d(64, 64, 3, groups=64, activation="relu"), torch.nn.Flatten()
-    )
-    rows = nnart_ops.explain(model, torch.randn(1, 64, 12, 12, dtype=torch.float32))
-    assert [row.name for row in rows] == ["forward", "dgrad", "wgrad"] * 2
-    assert [row.strategy for row in rows[3:]] == ["depthwise"] * 3
-    assert all(row.strategy in ("native", "gemm") for row in rows[:3])
-    assert rows[0].flops == 2 * 64 * 64 * 9 * 100
-    assert rows[0].bytes == 4 * (64 * 144 + 64 * 64 * 9 + 64 * 100)
-    assert all(row.seconds > 0 and row.roofline > 0 and row.reason for row in rows)
-    assert capsys.readouterr().out.count("wgrad") == 2
-    assert "native kernels took every one" in str(nnart_ops.explain(torch.nn.Linear(2, 2), torch.ones(2)))
-
-
-def test_config_nests_and_refuses() -> None:
-    x, w = torch.randn(1, 32, 6, 6), torch.randn(32, 32, 3, 3)
-    with nnart_ops.config(conv_strategy="gemm"):
-        with nnart_ops.config(conv_strategy="native"):
-            assert nnart_ops.explain(F.conv2d, x, w)[0].strategy == "native"
-        assert nnart_ops.explain(F.conv2d, x, w)[0].strategy == "gemm"
-    with pytest.raises(ValueError, match=r"conv_strategy must be one of .* but got 'fast'"):
-        nnart_ops.config(conv_strategy="fast")
-    command = [sys.executable, "-c", "import nnart_ops"]
-    run = subprocess.run(command, env={**os.environ, "NNART_CONV_STRATEGY": "fast"}, capture_output=True, text=True)
-    assert "NNART_CONV_STRATEGY is 'fast'; allowed are" in run.stderr
-
-
-# ---- activation and residual ----------------------------------------------------------------------------------------
-
-EPILOGUES = ("relu", "relu6", "leaky_relu", "sigmoid", "tanh", "silu", "gelu", "elu", "selu", "hardswish", None)
-FUSED = (  # a strategy each: depthwise in place or copied, native, GEMM
-    case((2, 40, 9, 10), (40, 1, 3, 3), padding=1, groups=40),
-    case((2, 5, 9, 10), (5, 1, 3, 3), padding=1, groups=5, bias=False),
-    case((2, 32, 8, 8), (32, 32, 3, 3), padding=1),
-    case((3, 9, 9), (4, 3, 3, 3), stride=2),
-    case((2, 3, 20), (4, 3, 3)),
-    case((2, 4, 5, 6, 7), (4, 1, 2, 3, 3), groups=4),
-)
-
-
-@pytest.mark.parametrize("with_residual", [False, True])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("x", "weight", "bias", "numbers"), FUSED)
-def test_activation_and_residual(
-    x: Any, weight: Any, bias: bool, numbers: Any, dtype: torch.dtype, layout: str, with_residual: bool
-) -> None:
-    """Against the separate operations, with and without gradients, which take different ways."""
-    ours, theirs = functions(weight)
-    tensors = operands(x, weight, bias, dtype, layout)
-    y = theirs(*tensors, **numbers)
-    residual = torch.randn(y.shape).to(y) if with_residual else None
-    for name in EPILOGUES:
-
-        def separate(x: Any, w: Any, b: Any, r: Any, name: Any = name) -> Tensor:
-            pre = theirs(x, w, b, **numbers) if r is None else theirs(x, w, b, **numbers) + r
-            return getattr(native, name)(pre) if name else pre
-
-        def fused(x: Any, w: Any, b: Any, r: Any, name: Any = name) -> Tensor:
-            return ours(x, w, b, **numbers, activation=name, residual=r)
-
-        grad_y = torch.randn(y.shape).to(dtype)
-        given = [*tensors, residual]
-        doubles = [t.double() if t is not None else None for t in given]
-        results = [outcome(f, t, grad_y, {}) for f, t in ((fused, given), (separate, given), (separate, doubles))]
-        with torch.no_grad():
-            results[0].append(fused(*given))
-            for i in (1, 2):
-                results[i].append(results[i][0])
-        for got, want, truth in zip(*results):
-            assert_close(got, want, truth, f"{name} of shape {tuple(truth.shape)}")
-
-
-@pytest.mark.parametrize("name", ["relu", "leaky_relu", "tanh", "silu"])
-def test_gradcheck_of_the_fused_form(name: str) -> None:
-    leaves = [t.requires_grad_() for t in operands((2, 4, 5, 5), (4, 1, 3, 3), True, torch.float64, "contiguous")]
-    leaves.append(torch.randn(2, 4, 5, 5, dtype=torch.float64, requires_grad=True))
-    call = lambda x, w, b, r: F.conv2d(x, w, b, padding=1, groups=4, activation=name, residual=r)  # noqa: E731
-    assert torch.autograd.gradcheck(call, leaves, check_forward_ad=True, check_batched_grad=True)
-    assert torch.autograd.gradgradcheck(call, leaves)
-    compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(*leaves), call(*leaves))
-
-
-def test_what_the_fused_form_keeps() -> None:
-    x, w = torch.randn(1, 4, 6, 6, requires_grad=True), torch.randn(4, 1, 3, 3, requires_grad=True)
-    kept: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        y = F.conv2d(x, w, padding=1, groups=4, activation="relu")
-    assert sorted(kept) == sorted([x.numel(), w.numel(), y.numel()])
-
-
-def test_modules_with_an_activation() -> None:
-    plain = torch.nn.Conv2d(4, 4, 3, padding=1)
-    for activation in ("relu", torch.nn.LeakyReLU(0.2), nnart_ops.GELU("tanh"), None):
-        layer = nnart_ops.Conv2d(4, 4, 3, padding=1, activation=activation)
-        layer.load_state_dict(plain.state_dict())
-        assert list(layer.state_dict()) == list(plain.state_dict())
-        x = torch.randn(2, 4, 6, 6)
-        expected = plain(x) + x
-        if activation is not None:
-            expected = native.relu(expected) if activation == "relu" else activation(expected)
-        torch.testing.assert_close(layer(x, x), expected)
-        assert repr(activation) in repr(layer) or activation is None
-        torch.testing.assert_close(copy.deepcopy(layer)(x, residual=x), expected)
-
-
-@pytest.mark.parametrize("dims", [1, 2, 3])
-def test_lazy_modules(dims: int) -> None:
-    x = torch.randn(2, 3, *(6,) * dims)
-    for make in (
-        lambda: getattr(nnart_ops, f"LazyConv{dims}d")(3, 3, padding=1, activation="relu"),
-        lambda: nnart_ops.convert(getattr(torch.nn, f"LazyConv{dims}d")(3, 3, padding=1)),
-    ):
-        layer = make()
-        activation = layer.activation
-        y = layer(x, x)  # the first call, which makes the parameters
-        assert type(layer) is getattr(nnart_ops, f"Conv{dims}d")
-        pre = getattr(native, f"conv{dims}d")(x, layer.weight, layer.bias, padding=1) + x
-        torch.testing.assert_close(y, native.relu(pre) if activation else pre)
-        torch.testing.assert_close(layer(x, x), y)
-
-
-def test_refused_epilogues() -> None:
-    x, w = torch.randn(1, 2, 5, 5), torch.randn(2, 2, 3, 3)
-    with pytest.raises(ValueError, match=r"activation must be one of relu, .* but got 'rule'"):
-        F.conv2d(x, w, activation="rule")
-    with pytest.raises(TypeError, match=r"activation must be a name .* but got Linear"):
-        nnart_ops.Conv2d(2, 2, 3, activation=torch.nn.Linear(2, 2))
-    with pytest.raises(RuntimeError, match=r"residual has \[1, 2, 5, 5\] and the output has \[1, 2, 3, 3\]"):
-        F.conv2d(x, w, residual=x)
-    with pytest.raises(
-        RuntimeError, match=r"residual must have the output's shape \[1, 2, 3, 3\], but has \[2, 1, 1\]"
-    ):
-        F.conv2d(x.cfloat(), w.cfloat(), residual=torch.ones(2, 1, 1))
-    with pytest.raises(RuntimeError, match="there is no activation 'rule'; known are identity, relu"):
-        torch.ops.nnart_ops.conv_activation(x, w, None, None, [1, 1], [0] * 4, [1, 1], 1, "rule", [])
 
 
 @pytest.mark.slow

@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 import nnart_ops
 from benchmarks.models import MODELS
+from nnart_ops.demo.train import most_bytes_held
 
 
 def step(model: torch.nn.Module, x: Tensor) -> list[Tensor]:
@@ -34,14 +34,7 @@ def test_outputs_and_gradients(name: str, layout: torch.memory_format) -> None:
 def largest_allocation(model: torch.nn.Module, x: Tensor) -> int:
     """The most bytes of tensors that a training step holds, as torch's profiler counts them."""
     model(x).sum().backward()  # the parameters' gradients are there from now on
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        model(x).sum().backward()
-    held = most = 0
-    for event in record.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
+    return most_bytes_held(lambda: model(x).sum().backward())
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

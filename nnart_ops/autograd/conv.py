@@ -80,15 +80,7 @@ class Conv(OpFunction):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
-        x, weight = ctx.saved_tensors
-        grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _dgrad(grad_y, weight, x.shape, *ctx.geometry)
-        if ctx.needs_input_grad[1]:
-            grad_weight = _wgrad(grad_y, x, weight.shape[2:], *ctx.geometry)
-        if ctx.needs_input_grad[2]:
-            grad_bias = _sum_to_bias(grad_y, weight)
-        return grad_x, grad_weight, grad_bias, None, None, None, None
+        return *_gradients(ctx, grad_y, *ctx.saved_tensors), None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
@@ -106,11 +98,7 @@ class Conv(OpFunction):
     @staticmethod
     def jvp(ctx: Any, x_tangent: Tensor | None, weight_tangent: Tensor | None, bias_tangent: Any, *_: None) -> Any:
         x, weight = ctx.saved_tensors
-        tangent: Any = None
-        if x_tangent is not None:
-            tangent = _conv(x_tangent, weight, None, *ctx.geometry)
-        if weight_tangent is not None:
-            tangent = _sum(tangent, _conv(x, weight_tangent, None, *ctx.geometry))
+        tangent = _tangent(ctx, None, x, weight, x_tangent, weight_tangent)
         if bias_tangent is not None:
             if tangent is None:
                 tangent = torch.zeros_like(_conv(x, weight, None, *ctx.geometry))
@@ -136,15 +124,8 @@ class ConvActivation(OpFunction):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
         x, weight, y = ctx.saved_tensors
         grad = _before_activation(ctx.activation, ctx.numbers, grad_y, y)
-        grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _dgrad(grad, weight, x.shape, *ctx.geometry)
-        if ctx.needs_input_grad[1]:
-            grad_weight = _wgrad(grad, x, weight.shape[2:], *ctx.geometry)
-        if ctx.needs_input_grad[2]:
-            grad_bias = _sum_to_bias(grad, weight)
         grad_residual = grad if ctx.needs_input_grad[3] else None
-        return grad_x, grad_weight, grad_bias, grad_residual, *(None,) * 6
+        return *_gradients(ctx, grad, x, weight), grad_residual, *(None,) * 6
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
@@ -154,14 +135,31 @@ class ConvActivation(OpFunction):
     @staticmethod
     def jvp(ctx: Any, x_tangent: Any, weight_tangent: Any, bias_tangent: Any, residual_tangent: Any, *_: None) -> Any:
         x, weight, y = ctx.saved_tensors
-        tangent: Any = residual_tangent
-        if x_tangent is not None:
-            tangent = _sum(tangent, _conv(x_tangent, weight, None, *ctx.geometry))
-        if weight_tangent is not None:
-            tangent = _sum(tangent, _conv(x, weight_tangent, None, *ctx.geometry))
+        tangent = _tangent(ctx, residual_tangent, x, weight, x_tangent, weight_tangent)
         if bias_tangent is not None:
             tangent = _sum(tangent, bias_tangent.view(-1, *(1,) * (weight.dim() - 2)).expand_as(y))
         return _before_activation(ctx.activation, ctx.numbers, tangent, y)
+
+
+def _gradients(ctx: Any, grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
+    """Of input, weight and bias, each if it is wanted."""
+    grad_x = grad_weight = grad_bias = None
+    if ctx.needs_input_grad[0]:
+        grad_x = _dgrad(grad_y, weight, x.shape, *ctx.geometry)
+    if ctx.needs_input_grad[1]:
+        grad_weight = _wgrad(grad_y, x, weight.shape[2:], *ctx.geometry)
+    if ctx.needs_input_grad[2]:
+        grad_bias = _sum_to_bias(grad_y, weight)
+    return grad_x, grad_weight, grad_bias
+
+
+def _tangent(ctx: Any, tangent: Any, x: Tensor, weight: Tensor, x_tangent: Any, weight_tangent: Any) -> Any:
+    """``tangent`` plus what the tangents of input and weight make of it."""
+    if x_tangent is not None:
+        tangent = _sum(tangent, _conv(x_tangent, weight, None, *ctx.geometry))
+    if weight_tangent is not None:
+        tangent = _sum(tangent, _conv(x, weight_tangent, None, *ctx.geometry))
+    return tangent
 
 
 def known_from_output(activation: str, numbers: Sequence[float]) -> bool:

@@ -218,9 +218,14 @@ def peak_memory(library: Library, data: Dataset, settings: Settings) -> int:
         before = torch.cuda.memory_allocated()
         train_step(model, optimizer, images, labels)
         return torch.cuda.max_memory_allocated() - before
+    return most_bytes_held(lambda: train_step(model, optimizer, images, labels))
+
+
+def most_bytes_held(run: Callable[[], object]) -> int:
+    """The most bytes of CPU tensors that ``run()`` holds at a time beyond those that were there before it."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
-        train_step(model, optimizer, images, labels)
+        run()
     held = most = 0
     for event in profiler.profiler.kineto_results.events():
         if event.name() == "[memory]":

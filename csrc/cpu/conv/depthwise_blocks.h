@@ -124,6 +124,18 @@ NNART_HD TapAxis tap_axis(const math::Axis& axis, bool transposed, int64_t* tabl
   return result;
 }
 
+// Taps beside each other, `step` pixels between outputs, both known to the compiler.
+template <int taps, int pixels>
+struct Narrow {
+  static constexpr int count = taps, step = pixels;
+};
+
+// Calls run with the one of Known that has these numbers; false if none does.
+template <class... Known, class Run>
+NNART_HD bool with_narrow(int64_t count, int64_t step, const Run& run) {
+  return ((count == Known::count && step == Known::step && (run(Known{}), true)) || ...);
+}
+
 // packed[tap * tap_step + block * block_step + lane], zeros for channels that do not exist.
 template <class S, class P>
 void pack_filters(const ConvArgs& args, const Blocks<P>& blocks, int64_t tap_step, int64_t block_step, P* packed) {
@@ -133,9 +145,9 @@ void pack_filters(const ConvArgs& args, const Blocks<P>& blocks, int64_t tap_ste
     if (weight.space[2] == 1 && weight.space[1] == kernel_w && weight.space[0] == kernel_h * kernel_w &&
         args.groups >= Block<P>::channels) {
       for (int64_t block = 0; block < blocks.count; ++block)
-        widen_transposed(packed + block * block_step, tap_step,
-                         static_cast<const S*>(weight.data) + blocks.start(block) * weight.batch, weight.batch,
-                         Block<P>::channels, args.axis[0].kernel * kernel_h * kernel_w);
+        copy_transposed(packed + block * block_step, tap_step,
+                        static_cast<const S*>(weight.data) + blocks.start(block) * weight.batch, weight.batch,
+                        Block<P>::channels, args.axis[0].kernel * kernel_h * kernel_w);
       return;
     }
   for (int64_t i = 0; i < args.axis[0].kernel; ++i)
@@ -161,7 +173,7 @@ void gather_block(const ConvOperand& source, const S* from, int64_t channels, in
     for (int64_t j = 0; j < runs; ++j, to += pixels * lanes) {
       const S* line = lines + j * source.space[1];
       if (source.space[2] == 1)
-        widen_transposed(to, lanes, line, source.channel, channels, pixels);
+        copy_transposed(to, lanes, line, source.channel, channels, pixels);
       else
         for (int64_t w = 0; w < pixels; ++w)
           widen_run(to + w * lanes, line + w * source.space[2], source.channel, channels);
@@ -178,7 +190,7 @@ void scatter_block(const ConvOperand& target, S* to, int64_t channels, int64_t n
   for (int64_t j = 0; j < runs; ++j, from += pixels * lanes) {
     S* line = to + j * target.space[1];
     if (target.space[2] == 1)
-      narrow_transposed(line, target.channel, from, lanes, pixels, channels);
+      copy_transposed(line, target.channel, from, lanes, pixels, channels);
     else
       for (int64_t w = 0; w < pixels; ++w)
         narrow_run(line + w * target.space[2], target.channel, from + w * lanes, channels, OneBias<T>{Vec<T>(0)});

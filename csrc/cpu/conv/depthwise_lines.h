@@ -161,38 +161,13 @@ struct DepthwiseLines {
       const TapPhase& phase = axis[2].phases[p];
       S* to_phase = to + phase.first * target_space[2];
       bool beside = phase.highest - phase.lowest + 1 == phase.n;
-      int64_t kind = beside && phase.source_step <= 2 && phase.n < 10 ? 10 * phase.source_step + phase.n : 0;
-      switch (kind) {
-        case 11:
-          run_phase<1, 1>(lines, line_count, phase, to_phase, from, d, h);
-          break;
-        case 12:
-          run_phase<2, 1>(lines, line_count, phase, to_phase, from, d, h);
-          break;
-        case 13:
-          run_phase<3, 1>(lines, line_count, phase, to_phase, from, d, h);
-          break;
-        case 14:
-          run_phase<4, 1>(lines, line_count, phase, to_phase, from, d, h);
-          break;
-        case 15:
-          run_phase<5, 1>(lines, line_count, phase, to_phase, from, d, h);
-          break;
-        case 17:
-          run_phase<7, 1>(lines, line_count, phase, to_phase, from, d, h);
-          break;
-        case 23:
-          run_phase<3, 2>(lines, line_count, phase, to_phase, from, d, h);
-          break;
-        case 25:
-          run_phase<5, 2>(lines, line_count, phase, to_phase, from, d, h);
-          break;
-        case 27:
-          run_phase<7, 2>(lines, line_count, phase, to_phase, from, d, h);
-          break;
-        default:
-          run_phase<0, 0>(lines, line_count, phase, to_phase, from, d, h);
-      }
+      auto run = [&](auto narrow) {
+        run_phase<narrow.count, narrow.step>(lines, line_count, phase, to_phase, from, d, h);
+      };
+      bool done =
+          beside && with_narrow<Narrow<1, 1>, Narrow<2, 1>, Narrow<3, 1>, Narrow<4, 1>, Narrow<5, 1>, Narrow<7, 1>,
+                                Narrow<3, 2>, Narrow<5, 2>, Narrow<7, 2>>(phase.n, phase.source_step, run);
+      if (!done) run(Narrow<0, 0>{});
     }
   }
 };

@@ -172,24 +172,11 @@ struct FilterSums {
   // All taps of one depth of the filter, for the lines [h, h_end) of grad_y.
   void add(const S* x, const S* grad_y, int64_t h, int64_t h_end, T* sums) const {
     const math::Axis& width = axis[2];
-    bool narrow = width.dilation == 1 && width.stride <= 2 && width.kernel < 10;
-    int64_t kind = narrow ? 10 * width.stride + width.kernel : 0;
-    switch (kind) {
-      case 13:
-        return add_narrow_filter<3, 1>(x, grad_y, h, h_end, sums);
-      case 15:
-        return add_narrow_filter<5, 1>(x, grad_y, h, h_end, sums);
-      case 17:
-        return add_narrow_filter<7, 1>(x, grad_y, h, h_end, sums);
-      case 23:
-        return add_narrow_filter<3, 2>(x, grad_y, h, h_end, sums);
-      case 25:
-        return add_narrow_filter<5, 2>(x, grad_y, h, h_end, sums);
-      case 27:
-        return add_narrow_filter<7, 2>(x, grad_y, h, h_end, sums);
-      default:
-        break;
-    }
+    bool done = width.dilation == 1 &&
+                with_narrow<Narrow<3, 1>, Narrow<5, 1>, Narrow<7, 1>, Narrow<3, 2>, Narrow<5, 2>, Narrow<7, 2>>(
+                    width.kernel, width.stride,
+                    [&](auto narrow) { add_narrow_filter<narrow.count, narrow.step>(x, grad_y, h, h_end, sums); });
+    if (done) return;
     Even cuts(axis[2].kernel, kSomeTaps);
     for (int64_t j = 0; j < axis[1].kernel; ++j)
       for (int64_t cut = 0; cut < cuts.pieces; ++cut) {

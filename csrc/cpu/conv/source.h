@@ -157,11 +157,11 @@ NNART_HD void fill_pixels(const SourceLayout& layout, int64_t channels, T* to, c
     if (channels == 1)
       widen_run(to, from, from_w, n);
     else
-      widen_transposed(to, layout.channel_stride, from, from_w, n, channels);
+      copy_transposed(to, layout.channel_stride, from, from_w, n, channels);
   } else if (from_channel == 1 && from_w == channels) {
     widen_run(to, from, 1, n * channels);
   } else if (from_channel != 1 && from_w == 1) {
-    widen_transposed(to, channels, from, from_channel, channels, n);
+    copy_transposed(to, channels, from, from_channel, channels, n);
   } else {
     for (int64_t i = 0; i < n; ++i) widen_run(to + i * channels, from + i * from_w, from_channel, channels);
   }

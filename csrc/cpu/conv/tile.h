@@ -209,37 +209,28 @@ NNART_HD void transpose(Vec<T>* rows) {
 }
 
 // One square of vectors: to[j * to_stride + i] = from[i * from_stride + j].
-template <class S, class T>
-NNART_HD void widen_square(T* to, int64_t to_stride, const S* from, int64_t from_stride) {
-  constexpr int width = Vec<T>::size;
-  Vec<T> square[width];
+template <class From, class To>
+NNART_HD void copy_transposed_square(To* to, int64_t to_stride, const From* from, int64_t from_stride) {
+  using V = Vec<ComputeType<From>>;
+  V square[V::size];
 #pragma GCC unroll 16
-  for (int r = 0; r < width; ++r) square[r] = load(from + r * from_stride);
+  for (int r = 0; r < V::size; ++r) square[r] = load(from + r * from_stride);
   transpose(square);
 #pragma GCC unroll 16
-  for (int r = 0; r < width; ++r) store(to + r * to_stride, square[r]);
-}
-template <class S, class T>
-NNART_HD void narrow_square(S* to, int64_t to_stride, const T* from, int64_t from_stride) {
-  constexpr int width = Vec<T>::size;
-  Vec<T> square[width];
-#pragma GCC unroll 16
-  for (int r = 0; r < width; ++r) square[r] = load(from + r * from_stride);
-  transpose(square);
-#pragma GCC unroll 16
-  for (int r = 0; r < width; ++r) store(to + r * to_stride, square[r]);
+  for (int r = 0; r < V::size; ++r) store(to + r * to_stride, square[r]);
 }
 
-// to[j * to_stride + i] = from[i * from_stride + j] for i < rows, j < columns. The last square of a side that does not
-// divide evenly overlaps its neighbour.
-template <class S, class T>
-void widen_transposed(T* to, int64_t to_stride, const S* from, int64_t from_stride, int64_t rows, int64_t columns) {
-  constexpr int64_t width = Vec<T>::size;
+// to[j * to_stride + i] = from[i * from_stride + j] for i < rows, j < columns, widened or narrowed. The last square of
+// a side that does not divide evenly overlaps its neighbour.
+template <class From, class To>
+void copy_transposed(To* to, int64_t to_stride, const From* from, int64_t from_stride, int64_t rows, int64_t columns) {
+  using V = Vec<ComputeType<From>>;
+  constexpr int64_t width = V::size;
   if (rows >= width && columns >= width) {
     for (int64_t j = 0; j < columns; j += width)
       for (int64_t i = 0; i < rows; i += width) {
         int64_t at_j = least(j, columns - width), at_i = least(i, rows - width);
-        widen_square(to + at_j * to_stride + at_i, to_stride, from + at_i * from_stride + at_j, from_stride);
+        copy_transposed_square(to + at_j * to_stride + at_i, to_stride, from + at_i * from_stride + at_j, from_stride);
       }
     return;
   }
@@ -247,45 +238,19 @@ void widen_transposed(T* to, int64_t to_stride, const S* from, int64_t from_stri
     int64_t wide = least(width, columns - j);
     for (int64_t i = 0; i < rows; i += width) {
       int64_t high = least(width, rows - i);
-      Vec<T> square[width];
+      V square[width];
       for (int64_t r = 0; r < width; ++r) {
-        const S* row = from + (i + r) * from_stride + j;
-        square[r] = r >= high ? Vec<T>(0) : wide == width ? load(row) : load_some(row, wide);
+        const From* row = from + (i + r) * from_stride + j;
+        square[r] = r >= high ? V(0) : wide == width ? load(row) : load_some(row, wide);
       }
       transpose(square);
       for (int64_t r = 0; r < wide; ++r) {
-        T* row = to + (j + r) * to_stride + i;
+        To* row = to + (j + r) * to_stride + i;
         if (high == width)
           store(row, square[r]);
         else
           store_some(row, square[r], high);
       }
-    }
-  }
-}
-
-// The same, narrowing, where a row of `from` has a whole vector and columns are no more than that.
-template <class S, class T>
-void narrow_transposed(S* to, int64_t to_stride, const T* from, int64_t from_stride, int64_t rows, int64_t columns) {
-  constexpr int64_t width = Vec<T>::size;
-  if (rows >= width && columns == width) {
-    for (int64_t i = 0; i < rows; i += width) {
-      int64_t at = least(i, rows - width);
-      narrow_square(to + at, to_stride, from + at * from_stride, from_stride);
-    }
-    return;
-  }
-  for (int64_t i = 0; i < rows; i += width) {
-    int64_t high = least(width, rows - i);
-    Vec<T> square[width];
-    for (int64_t r = 0; r < width; ++r) square[r] = r < high ? load(from + (i + r) * from_stride) : Vec<T>(0);
-    transpose(square);
-    for (int64_t j = 0; j < columns; ++j) {
-      S* row = to + j * to_stride + i;
-      if (high == width)
-        store(row, square[j]);
-      else
-        store_some(row, square[j], high);
     }
   }
 }

@@ -70,7 +70,7 @@ struct WeightGradient {
         for (int64_t h = 0; h < band.h_count; ++h, n += line) {
           const S* row = from + (band.image + image) * y.batch + (band.d + d) * y.space[0] + (band.h + h) * y.space[1];
           if (y.channel != 1 && y.space[2] == 1)
-            widen_transposed(to + n * columns, columns, row, y.channel, out, line);
+            copy_transposed(to + n * columns, columns, row, y.channel, out, line);
           else
             for (int64_t w = 0; w < line; ++w) widen_run(to + (n + w) * columns, row + w * y.space[2], y.channel, out);
           if (out < columns)

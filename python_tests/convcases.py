@@ -1,0 +1,73 @@
+"""How a convolution is called and judged in the tests: operands of a case, ours beside torch's, in every layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as native
+from tolerances import SAME_FLOAT64, assert_close
+from torch import Tensor
+
+import nnart_ops.functional as F
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+LAYOUTS = ("contiguous", "channels_last")
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def case(x: tuple[int, ...], weight: tuple[int, ...], bias: bool = True, **numbers: Any) -> Any:
+    words = [f"{key}={value}" for key, value in numbers.items()]
+    name = " ".join(["x".join(map(str, x)), "x".join(map(str, weight)), *words])
+    return pytest.param(x, weight, bias, numbers, id=name.replace(", ", ","))
+
+
+def laid_out(t: Tensor, layout: str) -> Tensor:
+    return t.contiguous(memory_format=FORMATS[t.dim()]) if layout != "contiguous" and t.dim() in FORMATS else t
+
+
+def operands(x: tuple[int, ...], weight: tuple[int, ...], bias: bool, dtype: torch.dtype, layout: str) -> list[Any]:
+    rows = weight[1]
+    for size in weight[2:]:
+        rows *= size
+    tensors = [
+        laid_out(torch.randn(x).to(dtype), layout),
+        laid_out((torch.randn(weight) / max(rows, 1) ** 0.5).to(dtype), layout),
+    ]
+    return [*tensors, torch.randn(weight[0]).to(dtype) if bias else None]
+
+
+def outcome(function: Any, tensors: list[Any], grad_y: Tensor | None, numbers: dict[str, Any]) -> list[Tensor]:
+    leaves = [t.detach().requires_grad_() if t is not None else None for t in tensors]
+    y = function(*leaves, **numbers)
+    wanted = [leaf for leaf in leaves if leaf is not None]
+    grads = torch.autograd.grad(y, wanted, torch.ones_like(y) if grad_y is None else grad_y.to(y.dtype))
+    return [y.detach(), *grads]
+
+
+def functions(weight: tuple[int, ...] | torch.Size) -> tuple[Any, Any]:
+    name = f"conv{len(weight) - 2}d"
+    return getattr(F, name), getattr(native, name)
+
+
+def check(tensors: list[Any], numbers: dict[str, Any], one_value: bool = False, strides: bool = True) -> None:
+    ours, theirs = functions(tensors[1].shape)
+    doubles = [t.double() if t is not None else None for t in tensors]
+    y = theirs(*doubles, **numbers)
+    grad_y = (
+        torch.ones((), dtype=tensors[0].dtype).expand(y.shape) if one_value else torch.randn(y.shape).to(tensors[0])
+    )
+    results = [outcome(f, t, grad_y, numbers) for f, t in ((ours, tensors), (theirs, tensors), (theirs, doubles))]
+    for name, got, want, truth in zip(("y", "grad_x", "grad_weight", "grad_bias"), *results):
+        if got.dtype == torch.float64:  # where native is the oracle, two orders of one sum
+            torch.testing.assert_close(
+                got,
+                truth,
+                rtol=SAME_FLOAT64["rtol"],
+                atol=SAME_FLOAT64["atol"] * max(1, truth.numel() and truth.abs().max().item()),
+            )
+        else:
+            assert_close(got, want, truth, name)
+    if strides:
+        assert results[0][0].stride() == results[1][0].stride()

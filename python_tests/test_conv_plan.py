@@ -1,0 +1,41 @@
+"""Which strategy computes a convolution: what explain() says and config() forces."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import nnart_ops
+import nnart_ops.functional as F
+
+
+def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    model = torch.nn.Sequential(
+        nnart_ops.Conv2d(64, 64, 3), nnart_ops.Conv2d(64, 64, 3, groups=64, activation="relu"), torch.nn.Flatten()
+    )
+    rows = nnart_ops.explain(model, torch.randn(1, 64, 12, 12, dtype=torch.float32))
+    assert [row.name for row in rows] == ["forward", "dgrad", "wgrad"] * 2
+    assert [row.strategy for row in rows[3:]] == ["depthwise"] * 3
+    assert all(row.strategy in ("native", "gemm") for row in rows[:3])
+    assert rows[0].flops == 2 * 64 * 64 * 9 * 100
+    assert rows[0].bytes == 4 * (64 * 144 + 64 * 64 * 9 + 64 * 100)
+    assert all(row.seconds > 0 and row.roofline > 0 and row.reason for row in rows)
+    assert capsys.readouterr().out.count("wgrad") == 2
+    assert "native kernels took every one" in str(nnart_ops.explain(torch.nn.Linear(2, 2), torch.ones(2)))
+
+
+def test_config_nests_and_refuses() -> None:
+    x, w = torch.randn(1, 32, 6, 6), torch.randn(32, 32, 3, 3)
+    with nnart_ops.config(conv_strategy="gemm"):
+        with nnart_ops.config(conv_strategy="native"):
+            assert nnart_ops.explain(F.conv2d, x, w)[0].strategy == "native"
+        assert nnart_ops.explain(F.conv2d, x, w)[0].strategy == "gemm"
+    with pytest.raises(ValueError, match=r"conv_strategy must be one of .* but got 'fast'"):
+        nnart_ops.config(conv_strategy="fast")
+    command = [sys.executable, "-c", "import nnart_ops"]
+    run = subprocess.run(command, env={**os.environ, "NNART_CONV_STRATEGY": "fast"}, capture_output=True, text=True)
+    assert "NNART_CONV_STRATEGY is 'fast'; allowed are" in run.stderr
