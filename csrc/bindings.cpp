@@ -33,16 +33,20 @@ PYBIND11_MODULE(_C, m) {
       .value("float64", nnart::DType::Float64)
       .value("bfloat16", nnart::DType::BFloat16)
       .value("float16", nnart::DType::Float16);
+  pybind11::enum_<nnart::ConvPass>(m, "ConvPass")
+      .value("forward", nnart::ConvPass::Forward)
+      .value("dgrad", nnart::ConvPass::Dgrad)
+      .value("wgrad", nnart::ConvPass::Wgrad);
   using Sizes = std::vector<int64_t>;
   m.def(
       "plan_is_native",
       [](nnart::DType dtype, bool channels_last, const Sizes& x, const Sizes& weight, const Sizes& stride,
-         const Sizes& padding, const Sizes& dilation, int64_t groups, bool dgrad, bool wgrad) {
-        return nnart::plan_is_native({dtype, channels_last, x, weight, stride, padding, dilation, groups}, dgrad,
-                                     wgrad);
+         const Sizes& padding, const Sizes& dilation, int64_t groups, bool has_bias,
+         const std::vector<nnart::ConvPass>& wanted) {
+        return nnart::plan_is_native({dtype, channels_last, x, weight, stride, padding, dilation, groups, has_bias},
+                                     wanted);
       },
-      "Whether the plan leaves the forward, and the gradients that are wanted, of a convolution to torch's own "
-      "kernels.");
+      "Whether the plan leaves all the wanted passes of a convolution to torch's own kernels.");
   m.def("force_conv_strategy", &nnart::force_conv_strategy,
         "Makes every convolution that the named strategy takes use it; 'auto' undoes it. False for another name.");
   m.def("forced_conv_strategy", &nnart::forced_conv_strategy, "The strategy that is forced, or 'auto'.");

@@ -84,7 +84,7 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
   m.def("prelu_backward(Tensor grad_y, Tensor x, Tensor weight) -> (Tensor, Tensor)");
 
   // Convolution of (N, C, L), (N, C, H, W) or (N, C, D, H, W). padding has the amount before each axis, then after
-  // each; x_size and kernel_size say what the sizes of grad_y leave open.
+  // each; y_size and kernel_size say what the sizes of the operands leave open.
   m.def(
       "conv(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups) -> Tensor");
   // y = activation(conv(x, weight) + bias + residual); activation is an op's name or "identity", parameters its
@@ -92,9 +92,13 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
   m.def(
       "conv_activation(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, int[] stride, int[] padding, int[] "
       "dilation, int groups, str activation, float[] parameters) -> Tensor");
+  // The gradient of conv's input, with x for that of its output and y_size for the input's sizes.
   m.def(
-      "conv_dgrad(Tensor grad_y, Tensor weight, SymInt[] x_size, int[] stride, int[] padding, int[] dilation, int "
-      "groups) -> Tensor");
+      "conv_transpose(Tensor x, Tensor weight, Tensor? bias, SymInt[] y_size, int[] stride, int[] padding, int[] "
+      "dilation, int groups) -> Tensor");
+  m.def(
+      "conv_transpose_activation(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, SymInt[] y_size, int[] "
+      "stride, int[] padding, int[] dilation, int groups, str activation, float[] parameters) -> Tensor");
   m.def(
       "conv_wgrad(Tensor grad_y, Tensor x, SymInt[] kernel_size, int[] stride, int[] padding, int[] dilation, int "
       "groups) -> Tensor");

@@ -7,6 +7,11 @@ class DType(Enum):
     bfloat16 = 2
     float16 = 3
 
+class ConvPass(Enum):
+    forward = 0
+    dgrad = 1
+    wgrad = 2
+
 def build_facts() -> dict[str, str]: ...
 def cpu_isa() -> str: ...
 def force_conv_strategy(name: str) -> bool: ...
@@ -21,6 +26,6 @@ def plan_is_native(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-    dgrad: bool,
-    wgrad: bool,
+    has_bias: bool,
+    wanted: Sequence[ConvPass],
 ) -> bool: ...

@@ -77,10 +77,12 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in (_ops.conv.kernel, _ops.conv.default):
+        if func in (_ops.conv.kernel, _ops.conv.default, _ops.conv_transpose.kernel, _ops.conv_transpose.default):
             self.calls.append(args)
         elif func in (_ops.conv_activation.kernel, _ops.conv_activation.default):
             self.calls.append((*args[:3], *args[4:8]))
+        elif func in (_ops.conv_transpose_activation.kernel, _ops.conv_transpose_activation.default):
+            self.calls.append((*args[:3], *args[4:9]))
         return func(*args, **(kwargs or {}))
 
 
@@ -119,10 +121,14 @@ def explain(function: Callable[..., Any], *inputs: Any, **options: Any) -> Expla
     return rows
 
 
-def _passes(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> list[Pass]:
+def _passes(x: Tensor, weight: Tensor, bias: Tensor | None, *where: Any) -> list[Pass]:
+    """``where`` is the geometry, after the sizes of y if the convolution is transposed."""
+    transposed, geometry = len(where) == 5, where[-4:]
     stride, _, dilation, groups = geometry
-    y = _ops.conv.kernel(x, weight, bias, *geometry)
-    layer = f"Conv{len(stride)}d {tuple(x.shape)} -> {tuple(y.shape)}, weight {tuple(weight.shape)}"
+    function = _ops.conv_transpose.kernel if transposed else _ops.conv.kernel
+    y = function(x, weight, bias, *where)
+    layer = f"Conv{'Transpose' * transposed}{len(stride)}d {tuple(x.shape)} -> {tuple(y.shape)}, "
+    layer += f"weight {tuple(weight.shape)}"
     layer += "".join(
         f", {name} {value}"
         for name, value, usual in (
@@ -135,12 +141,17 @@ def _passes(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> l
     layer += f", {str(x.dtype).removeprefix('torch.')}"
     if not x.is_contiguous():
         layer += ", channels-last" if x.stride(-len(stride) - 1) == 1 else ", strided"
+    small, large = (x, y) if transposed else (y, x)
     calls: dict[str, Callable[[], Tensor]] = {
-        "forward": lambda: _ops.conv.kernel(x, weight, bias, *geometry),
-        "dgrad": lambda: _ops.conv_dgrad.kernel(y, weight, x.shape, *geometry),
-        "wgrad": lambda: _ops.conv_wgrad.kernel(y, x, weight.shape[2:], *geometry),
+        "forward": lambda: function(x, weight, bias, *where),
+        "dgrad": lambda: (
+            _ops.conv.kernel(y, weight, None, *geometry)
+            if transposed
+            else _ops.conv_transpose.kernel(y, weight, None, x.shape, *geometry)
+        ),
+        "wgrad": lambda: _ops.conv_wgrad.kernel(small, large, weight.shape[2:], *geometry),
     }
-    flops = 2 * y.numel() * weight[0].numel()
+    flops = 2 * small.numel() * weight[0].numel()
     size = (x.numel() + weight.numel() + y.numel()) * x.element_size()
     rows = []
     for name, call in calls.items():

@@ -5,9 +5,9 @@ A mismatch is one sentence that says what to do, not an undefined symbol.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -78,32 +78,33 @@ def cuda_loaded() -> bool:
 
 
 def plan_is_native(
-    x: torch.Tensor,
+    operand: torch.Tensor,
+    x_size: Sequence[int],
     weight: torch.Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    dgrad: bool,
-    wgrad: bool,
+    geometry: Sequence[Any],
+    has_bias: bool,
+    wanted: dict[str, bool],
 ) -> bool:
-    """Whether the plan leaves a convolution to torch's own kernels: forward, and the gradients that are wanted."""
-    if not calls_native_directly:
-        return False
-    format = _CHANNELS_LAST.get(x.dim())
-    channels_last = format is not None and x.is_contiguous(memory_format=format) and not x.is_contiguous()
-    sizes = (x.shape, weight.shape, tuple(stride), tuple(padding), tuple(dilation), groups)
-    return _plan_is_native(x.dtype, channels_last, *sizes, dgrad, wgrad)
+    """Whether the plan leaves the wanted passes of a convolution to torch's own kernels.
+
+    ``operand`` is its input, of size ``x_size``, or the gradient of its output. ``has_bias`` says whether the dgrad
+    adds a bias, as a transposed convolution does, ``wanted`` for ``forward``, ``dgrad`` and ``wgrad`` whether they are.
+    """
+    module = importlib.import_module("nnart_ops._C")
+    format = _CHANNELS_LAST.get(operand.dim())
+    channels_last = format is not None and operand.is_contiguous(memory_format=format) and not operand.is_contiguous()
+    dtype = getattr(module.DType, str(operand.dtype)[6:])
+    passes = [getattr(module.ConvPass, name) for name, is_wanted in wanted.items() if is_wanted]
+    return bool(module.plan_is_native(dtype, channels_last, x_size, weight.shape, *geometry, has_bias, passes))
 
 
-calls_native_directly = True  # False while explain() listens to our own ops
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-@functools.lru_cache(maxsize=1024)
-def _plan_is_native(dtype: torch.dtype, channels_last: bool, *problem: Any) -> bool:
-    module = importlib.import_module("nnart_ops._C")
-    return bool(module.plan_is_native(getattr(module.DType, str(dtype)[6:]), channels_last, *problem))
+# Which calls of the convolution functions the plan leaves to native, as they remember it; False while explain() wants
+# to see every one.
+conv_plans: dict[Any, bool] = {}
+calls_native_directly = True
 
 
 def force_conv_strategy(name: str) -> str:
@@ -111,7 +112,7 @@ def force_conv_strategy(name: str) -> str:
     module = importlib.import_module("nnart_ops._C")
     before: str = module.forced_conv_strategy()
     module.force_conv_strategy(name)
-    _plan_is_native.cache_clear()
+    conv_plans.clear()
     return before
 
 

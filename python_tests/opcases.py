@@ -134,7 +134,11 @@ OPS: dict[str, Sample] = {
         *(_tensor(2, 4, 7, 6), _tensor(6, 2, 3, 2), _tensor(6), _tensor(2, 6, 4, 6)),
         *(*_CONV, "tanh", []),
     ),
-    "conv_dgrad": lambda: (_tensor(2, 6, 4, 6), _tensor(6, 2, 3, 2), [2, 4, 7, 6], *_CONV),
+    "conv_transpose": lambda: (_tensor(2, 6, 4, 6), _tensor(6, 2, 3, 2), _tensor(4), [2, 4, 7, 6], *_CONV),
+    "conv_transpose_activation": lambda: (
+        *(_tensor(2, 6, 4, 6), _tensor(6, 2, 3, 2), _tensor(4), _tensor(2, 4, 7, 6)),
+        *([2, 4, 7, 6], *_CONV, "tanh", []),
+    ),
     "conv_wgrad": lambda: (_tensor(2, 6, 4, 6), _tensor(2, 4, 7, 6), [3, 2], *_CONV),
     "max_pool2d": lambda: (_tensor(2, 3, 6, 7), *_POOL, False),
     "max_pool2d_with_indices": lambda: (_tensor(2, 3, 6, 7), *_POOL, True),

@@ -10,8 +10,8 @@
 
 namespace nnart {
 
-// y[i] = f(x[i] + residual[i]), or grad_x[i] = f'(grad_y[i], saved[i]). All tensors are dense and share one order of
-// elements.
+// y[i] = f(x[i] + bias + residual[i]), or grad_x[i] = f'(grad_y[i], saved[i]). All tensors are dense and share one
+// order of elements.
 struct ActivationArgs {
   Activation activation;
   ActivationParameters parameters;
@@ -20,8 +20,10 @@ struct ActivationArgs {
   const void* x;             // forward: the input; backward: what the forward saved
   const void* grad_y;        // null in the forward
   bool grad_y_is_one_value;  // Note [stride-0 gradients]: grad_y points at a single element
-  const void* residual;      // forward: may be null; the backward knows none
-  void* y;                   // forward: the output, may be x itself; backward: grad_x
+  const void* residual;      // forward: may be null; the backward knows none of the rest
+  const void* bias;          // may be null; element i has bias[i / bias_inner % bias_channels]
+  int64_t bias_channels, bias_inner;
+  void* y;  // forward: the output, may be x itself; backward: grad_x
 };
 
 // Max pooling over the last two axes. x is batch x channels x in, y and indices are batch x channels x out, either all

@@ -4,6 +4,7 @@
 
 #include "core/parallel.h"
 #include "cpu/vec.h"
+#include "math/integers.h"
 
 namespace nnart::cpu {
 namespace {
@@ -83,7 +84,7 @@ NNART_HD void map_range(S* y, int64_t begin, int64_t end, F f, Inputs... inputs)
   int64_t i = begin;
   for (; i + 4 * width <= end; i += 4 * width) map_four(y, past_caches, i, f, inputs...);
   for (; i < end; i += width) {
-    int64_t count = end - i < width ? end - i : width;
+    int64_t count = least(width, end - i);
     store_partial(y + i, Vec<ComputeType<S>>(f(inputs.partial(i, count)...).v), count);
   }
   if (past_caches) finish_stores();
@@ -92,9 +93,8 @@ NNART_HD void map_range(S* y, int64_t begin, int64_t end, F f, Inputs... inputs)
 // y[i] = f(inputs[i]...) for i < n; y may be one of the inputs.
 template <class S, class F, class... Inputs>
 NNART_HD void map(S* y, int64_t n, const F& f, const Inputs&... inputs) {
-  parallel_for((n + kMapBlock - 1) / kMapBlock, kMapGrainBlocks, [&](int64_t first, int64_t last) {
-    int64_t end = last * kMapBlock < n ? last * kMapBlock : n;
-    map_range(y, first * kMapBlock, end, f, inputs...);
+  parallel_for(ceil_div(n, kMapBlock), kMapGrainBlocks, [&](int64_t first, int64_t last) {
+    map_range(y, first * kMapBlock, least(last * kMapBlock, n), f, inputs...);
   });
 }
 

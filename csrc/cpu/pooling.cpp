@@ -8,6 +8,7 @@
 #include "core/parallel.h"
 #include "cpu/kernels.h"
 #include "cpu/vec.h"
+#include "math/integers.h"
 
 namespace nnart::cpu {
 namespace {
@@ -19,10 +20,7 @@ constexpr int64_t kPoolGrain = 32768;
 // Channels that one task of the channels-last backward takes: two cache lines of 16-bit elements or more.
 constexpr int64_t kChannelBlock = 64;
 
-NNART_HD int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-NNART_HD int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
-
-NNART_HD int64_t grain_of(int64_t elements_per_item) { return max(1, kPoolGrain / max(1, elements_per_item)); }
+NNART_HD int64_t grain_of(int64_t elements_per_item) { return most(1, kPoolGrain / most(1, elements_per_item)); }
 
 struct Range {
   int64_t begin, end;
@@ -31,16 +29,16 @@ struct Range {
 // The taps of output o that lie inside the input.
 NNART_HD Range taps(const Axis& axis, int64_t o) {
   int64_t start = axis.source(o, 0);
-  int64_t begin = start >= 0 ? 0 : (-start + axis.dilation - 1) / axis.dilation;
-  int64_t end = start >= axis.in ? begin : min(axis.kernel, (axis.in - 1 - start) / axis.dilation + 1);
+  int64_t begin = start >= 0 ? 0 : ceil_div(-start, axis.dilation);
+  int64_t end = start >= axis.in ? begin : least(axis.kernel, (axis.in - 1 - start) / axis.dilation + 1);
   return {begin, end};
 }
 
 // The outputs all of whose taps lie inside the input.
 NNART_HD Range interior(const Axis& axis) {
   int64_t last = axis.in - 1 - (axis.kernel - 1) * axis.dilation + axis.pad;
-  int64_t end = last < 0 ? 0 : min(axis.out, last / axis.stride + 1);
-  return {min((axis.pad + axis.stride - 1) / axis.stride, end), end};
+  int64_t end = last < 0 ? 0 : least(axis.out, last / axis.stride + 1);
+  return {least(ceil_div(axis.pad, axis.stride), end), end};
 }
 
 // Whether no input belongs to two windows.
@@ -77,7 +75,7 @@ template <class S>
 NNART_HD Vec<ComputeType<S>> load_before(const S* p, const S* end) {
   constexpr int64_t width = kWidth<ComputeType<S>>;
   if (end - p >= width) return load(p);
-  return load_partial(p, max(0, end - p));
+  return load_partial(p, most(0, end - p));
 }
 
 // Stores a whole vector where the memory before end allows it: what it spills past a row's last output is overwritten
@@ -96,7 +94,7 @@ using WideIndexVec __attribute__((vector_size(kVectorBytes / sizeof(C) * 8))) = 
 
 template <class C>
 NNART_HD void store_index_before(int64_t* p, int64_t* end, const IndexVec<C>& index) {
-  int64_t count = min(kWidth<C>, end - p);
+  int64_t count = least(kWidth<C>, end - p);
   if constexpr (sizeof(C) == 8) {
     std::memcpy(p, &index, size_t(count) * 8);
   } else {
@@ -340,7 +338,7 @@ struct Backward {
         int64_t from = (image * out + oh * w.out + ow) * channels + begin;
         Range rows = taps(h, oh), columns = taps(w, ow);
         for (int64_t c = 0; c < count; c += width) {
-          int64_t lanes = min(width, count - c);
+          int64_t lanes = least(width, count - c);
           Vec<C> grad = load_before(grad_y + from + c, grad_y + from + count);
           IndexVec<C> index = load_index_before<C>(args.indices + from + c, args.indices + from + count);
           for (int64_t kh = rows.begin; kh < rows.end; ++kh)
@@ -371,11 +369,11 @@ struct Backward {
 
   NNART_HD void channels_last(bool windows_are_disjoint) const {
     int64_t blocks = (args.channels + kChannelBlock - 1) / kChannelBlock;
-    int64_t block = min(args.channels, kChannelBlock);
+    int64_t block = least(args.channels, kChannelBlock);
     parallel_for(args.batch * blocks, grain_of(in * block), [&](int64_t first, int64_t last) {
       Scratch<C> sums(windows_are_disjoint || kSumsInPlace ? 0 : in * block);
       for (int64_t item = first; item < last; ++item) {
-        int64_t begin = item % blocks * block, count = min(block, args.channels - begin);
+        int64_t begin = item % blocks * block, count = least(block, args.channels - begin);
         if (windows_are_disjoint)
           disjoint_channels(item / blocks, begin, count);
         else

@@ -1,6 +1,8 @@
-// Convolution: `conv`, `conv_dgrad`, `conv_wgrad`, each the derivative of another, in one to three dimensions. x and
-// grad_y may lack the batch dimension. The kernels read any strides, so that no operand is ever copied here.
+// Convolution: `conv`, `conv_transpose`, `conv_wgrad`, each the derivative of another, in one to three dimensions. x
+// and y may lack the batch dimension. The kernels read any strides, so that no operand is ever copied here.
 #include <algorithm>
+#include <functional>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <vector>
@@ -26,6 +28,10 @@ std::string product(const Ints& factors) {
   return text;
 }
 
+int64_t numel_of(const Ints& sizes) {
+  return std::accumulate(sizes.begin(), sizes.end(), int64_t{1}, std::multiplies<>());
+}
+
 Ints to_vector(Sizes sizes) { return Ints(sizes.begin(), sizes.end()); }
 
 // torch's own reading of strides (suggest_memory_format): channels-last if they say so, contiguous where both readings
@@ -43,6 +49,11 @@ bool prefers_channels_last(const Tensor& t) {
     least = sizes[d] > 1 ? strides[d] * sizes[d] : strides[d];
   }
   return true;
+}
+
+// How the output lies: native goes by the weight, and by the input if that has a batch and anything in it.
+bool output_is_channels_last(const Tensor& x, bool batched, const Tensor& weight) {
+  return x.numel() > 0 && ((batched && prefers_channels_last(x)) || prefers_channels_last(weight));
 }
 
 // With the strides that torch.empty gives.
@@ -103,22 +114,51 @@ void check_numbers(const Geometry& g) {
   check(g.groups > 0, g.op, ": non-positive groups is not supported; groups must be at least 1, but is ", g.groups);
 }
 
-// What to do about a channel count that does not fit.
-std::string channel_advice(const Geometry& g, int64_t expected) {
-  const Ints& x = g.x_size;
-  std::string image = g.dims == 2 ? "images" : "inputs", channels = std::to_string(expected);
-  if (!g.batched && expected == 1)
+// What to do about an input x whose channels are not the expected ones.
+std::string channel_advice(Sizes x, int64_t dims, int64_t expected) {
+  bool batched = int64_t(x.size()) == dims + 2;
+  std::string image = dims == 2 ? "images" : "inputs", channels = std::to_string(expected);
+  if (!batched && expected == 1)
     return "; if input is a batch of 1-channel " + image + ", give it as input.unsqueeze(1)";
-  if (x.back() == expected && g.dims > 1) {
-    std::string to = g.batched ? "0, " : "", last = std::to_string(x.size() - 1);
-    for (size_t d = 0; d < x.size() - (g.batched ? 1 : 0); ++d) {
-      size_t from = d == 0 ? x.size() - 1 : d - 1 + (g.batched ? 1 : 0);
+  if (x.back() == expected && dims > 1) {
+    std::string to = batched ? "0, " : "";
+    for (size_t d = 0; d < x.size() - batched; ++d) {
+      size_t from = d == 0 ? x.size() - 1 : d - 1 + batched;
       to += (d ? ", " : "") + std::to_string(from);
     }
     return "; the last dimension has " + channels + ": put the channels first with input.permute(" + to + ")";
   }
-  return "; build the layer with in_channels=" + std::to_string(g.in_channels()) + " or feed " + channels +
-         "-channel " + image;
+  return "; build the layer with in_channels=" + std::to_string(x[batched]) + " or feed " + channels + "-channel " +
+         image;
+}
+
+// What both directions ask of a weight and of the input beside it.
+void check_operands(const Geometry& g, Sizes x, Sizes weight) {
+  check(g.dims >= 1 && g.dims <= 3, g.op, ": stride must have 1 to 3 elements, but has ", g.dims);
+  check(weight.size() >= 3, g.op, ": weight should have at least three dimensions, but has shape ", to_string(weight));
+  check_numbers(g);
+  int64_t dims = g.dims;
+  const char* unbatched[] = {"(C, L)", "(C, H, W)", "(C, D, H, W)"};
+  if (int64_t(x.size()) != dims + 1 && int64_t(x.size()) != dims + 2)
+    check(false, g.op, ": Expected ", dims + 1, "D (unbatched) or ", dims + 2, "D (batched) input to ", g.op,
+          ", but got input of size: ", to_string(x),
+          int64_t(x.size()) == dims ? "; add the channel dimension with input.unsqueeze(0)" : "",
+          ". Unbatched input is ", unbatched[dims - 1]);
+  check(int64_t(weight.size()) == dims + 2, g.op, ": Expected ", weight.size(), "-dimensional input for ",
+        weight.size(), "-dimensional weight ", to_string(weight), ", but got ", dims + 2,
+        "-dimensional input (with its batch dimension) of size ", to_string(x), "; ", g.op, " needs a weight with ",
+        dims + 2, " dimensions");
+}
+
+// The bias, one element for each of `channels` and beside each other, or an error.
+std::optional<Tensor> bias_of(std::optional<Tensor> bias, int64_t channels, const Tensor& x, const Tensor& weight,
+                              const std::string& op) {
+  if (!bias) return bias;
+  check(bias->dim() == 1 && bias->size(0) == channels, op, ": Given weight of size ", to_string(weight.sizes()),
+        ", expected bias to be 1-dimensional with ", plural(channels, "element"), ", but got bias of size ",
+        to_string(bias->sizes()), " instead");
+  check_same_dtype(x, "input", *bias, "bias", op.c_str());
+  return bias->size(0) > 1 && bias->stride(0) != 1 ? torch::stable::contiguous(*bias) : bias;
 }
 
 void check_sizes(const Geometry& g) {
@@ -132,7 +172,7 @@ void check_sizes(const Geometry& g) {
   if (g.in_channels() != expected)
     check(false, g.op, ": input has ", plural(g.in_channels(), "channel"), ", but weight of shape ", to_string(shown),
           " expects ", expected, " (weight.shape[1] * groups = ", weight[1], " * ", g.groups, "), and input has shape ",
-          to_string(x_shown), channel_advice(g, expected));
+          to_string(x_shown), channel_advice(x_shown, g.dims, expected));
   Ints padded, kernel, reach;
   bool fits = true, positive = true;
   for (int64_t a = 0; a < g.dims; ++a) {
@@ -194,26 +234,38 @@ void run(ConvArgs& args, const Geometry& g, const Tensor& x, const Tensor& weigh
   launch(args, y);
 }
 
-std::string name_of_conv(int64_t dims) { return "conv" + std::to_string(dims) + "d"; }
-
 // What follows the convolution, by name.
 struct Finish {
   std::optional<Tensor> residual;
   std::string activation;
   std::vector<double> parameters;
+
+  // Brings the residual into the order of y and returns the kernel's arguments, or an error.
+  ActivationArgs on(const Tensor& y, DType dtype, const std::string& op) {
+    if (residual) {
+      check_same_sizes(*residual, "residual", y, "the output", op.c_str());
+      check_same_dtype(*residual, "residual", y, "the output", op.c_str());
+      residual = in_order_of(y, *residual);
+    }
+    check(parameters.size() <= 3, op, ": an activation has at most 3 parameters, but parameters has ",
+          parameters.size());
+    double numbers[3] = {};
+    std::copy(parameters.begin(), parameters.end(), numbers);
+    ActivationArgs args{};
+    args.activation = activation_of(activation, op.c_str());
+    args.parameters = {numbers[0], numbers[1], numbers[2]};
+    args.dtype = dtype;
+    args.n = y.numel();
+    args.x = args.y = y.data_ptr();
+    args.residual = residual ? residual->data_ptr() : nullptr;
+    return args;
+  }
 };
 
-// The residual as y lies, and y's type, or an error.
-Tensor residual_of(const Tensor& residual, const Tensor& y, const char* op) {
-  check_same_sizes(residual, "residual", y, "the output", op);
-  check_same_dtype(residual, "residual", y, "the output", op);
-  return in_order_of(y, residual);
-}
-
 Tensor convolve(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, Ints stride, Ints padding,
-                Ints dilation, int64_t groups, const Finish* finish) {
+                Ints dilation, int64_t groups, Finish* finish) {
   int64_t dims = int64_t(stride.size());
-  Geometry g{name_of_conv(dims),
+  Geometry g{"conv" + std::to_string(dims) + "d",
              dims,
              groups,
              x.dim() == dims + 2,
@@ -222,49 +274,17 @@ Tensor convolve(const Tensor& x, const Tensor& weight, std::optional<Tensor> bia
              stride,
              padding,
              dilation};
-  check(dims >= 1 && dims <= 3, "conv: stride must have 1 to 3 elements, but has ", dims);
-  check(weight.dim() >= 3, g.op, ": weight should have at least three dimensions, but has shape ",
-        to_string(weight.sizes()));
-  check_numbers(g);
-  const char* unbatched[] = {"(C, L)", "(C, H, W)", "(C, D, H, W)"};
-  if (x.dim() != dims + 1 && x.dim() != dims + 2)
-    check(false, g.op, ": Expected ", dims + 1, "D (unbatched) or ", dims + 2, "D (batched) input to ", g.op,
-          ", but got input of size: ", to_string(x.sizes()),
-          x.dim() == dims ? "; add the channel dimension with input.unsqueeze(0)" : "", ". Unbatched input is ",
-          unbatched[dims - 1]);
-  check(weight.dim() == dims + 2, g.op, ": Expected ", weight.dim(), "-dimensional input for ", weight.dim(),
-        "-dimensional weight ", to_string(weight.sizes()), ", but got ", dims + 2,
-        "-dimensional input (with its batch dimension) of size ", to_string(x.sizes()), "; ", g.op,
-        " needs a weight with ", dims + 2, " dimensions");
+  check_operands(g, x.sizes(), weight.sizes());
   check_sizes(g);
   check_same_dtype(x, "input", weight, "weight", g.op.c_str());
-  if (bias) {
-    check(bias->dim() == 1 && bias->size(0) == g.out_channels(), g.op, ": Given weight of size ",
-          to_string(weight.sizes()), ", expected bias to be 1-dimensional with ", plural(g.out_channels(), "element"),
-          ", but got bias of size ", to_string(bias->sizes()), " instead");
-    check_same_dtype(x, "input", *bias, "bias", g.op.c_str());
-    if (bias->size(0) > 1 && bias->stride(0) != 1) bias = torch::stable::contiguous(*bias);
-  }
-  bool channels_last = x.numel() > 0 && (prefers_channels_last(x) || prefers_channels_last(weight));
+  bias = bias_of(bias, g.out_channels(), x, weight, g.op);
+  bool channels_last = output_is_channels_last(x, g.batched, weight);
   ConvArgs args = problem(ConvPass::Forward, g, dtype_of(x, g.op.c_str(), "input"), channels_last);
   bool is_native = args.strategy == ConvStrategy::Native;
   Tensor y = is_native ? native_conv(x, weight, bias, native_geometry(g))
                        : empty_in_layout(g.y_size(), channels_last, g.batched, x);
-  std::optional<Tensor> residual;
   ActivationArgs after{};
-  if (finish) {
-    if (finish->residual) residual = residual_of(*finish->residual, y, g.op.c_str());
-    check(finish->parameters.size() <= 3, g.op, ": an activation has at most 3 parameters, but parameters has ",
-          finish->parameters.size());
-    double numbers[3] = {};
-    std::copy(finish->parameters.begin(), finish->parameters.end(), numbers);
-    after.activation = activation_of(finish->activation, g.op.c_str());
-    after.parameters = {numbers[0], numbers[1], numbers[2]};
-    after.dtype = args.dtype;
-    after.n = y.numel();
-    after.x = after.y = y.data_ptr();
-    after.residual = residual ? residual->data_ptr() : nullptr;
-  }
+  if (finish) after = finish->on(y, args.dtype, g.op);
   if (y.numel() == 0) return y;
   bool in_kernel = args.strategy == ConvStrategy::Depthwise;
   args.finish = finish && in_kernel ? &after : nullptr;
@@ -285,46 +305,90 @@ Tensor conv_activation(const Tensor& x, const Tensor& weight, std::optional<Tens
   return convolve(x, weight, bias, stride, padding, dilation, groups, &finish);
 }
 
-// grad_y must be what conv() makes of g.
-void check_gradient(const Geometry& g, const Tensor& grad_y) {
-  check_numbers(g);
-  check_sizes(g);
+// What the forward of g would make of y_size must be `sizes`, those of the argument `name`.
+void check_output_sizes(const Geometry& g, Sizes sizes, const char* name) {
   Ints expected = g.y_size();
-  Sizes sizes = grad_y.sizes();
   bool same = sizes.size() == expected.size() && std::equal(sizes.begin(), sizes.end(), expected.begin());
   if (!same)
-    check(false, g.op, ": grad_y must have shape ", to_string({expected.data(), expected.size()}), ", but has ",
+    check(false, g.op, ": ", name, " must have shape ", to_string({expected.data(), expected.size()}), ", but has ",
           to_string(sizes));
 }
 
-Tensor conv_dgrad(const Tensor& grad_y, const Tensor& weight, Ints x_size, Ints stride, Ints padding, Ints dilation,
-                  int64_t groups) {
+// How much longer each axis of g's input is than its output needs.
+Ints output_padding(const Geometry& g) {
+  Ints extra;
+  for (int64_t a = 0; a < g.dims; ++a) extra.push_back((g.padded(a) - g.reach(a)) % g.stride[size_t(a)]);
+  return extra;
+}
+
+// y has y_size, which says what the sizes of x leave open, and is the gradient of the input of a convolution with the
+// same numbers that makes x of it.
+Tensor convolve_transposed(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, Ints y_size, Ints stride,
+                           Ints padding, Ints dilation, int64_t groups, Finish* finish) {
   int64_t dims = int64_t(stride.size());
-  check(dims >= 1 && dims <= 3 && weight.dim() == dims + 2,
-        "conv_dgrad: weight must have 2 dimensions more than stride ", "has elements (1 to 3), but has shape ",
-        to_string(weight.sizes()), " with ", dims);
-  check(int64_t(x_size.size()) == dims + 1 || int64_t(x_size.size()) == dims + 2, "conv_dgrad: x_size must have ",
-        dims + 1, " or ", dims + 2, " elements, but has ", x_size.size());
-  Geometry g{name_of_conv(dims) + " backward",
+  bool batched = x.dim() == dims + 2;
+  Geometry g{"conv_transpose" + std::to_string(dims) + "d",
              dims,
              groups,
-             int64_t(x_size.size()) == dims + 2,
-             x_size,
+             batched,
+             y_size,
              to_vector(weight.sizes()),
              stride,
              padding,
              dilation};
-  check_gradient(g, grad_y);
-  check_same_dtype(grad_y, "grad_y", weight, "weight", g.op.c_str());
-  bool channels_last = prefers_channels_last(grad_y) || prefers_channels_last(weight);
-  Tensor grad_x = empty_in_layout(x_size, channels_last, g.batched, grad_y);
-  if (grad_x.numel() == 0) return grad_x;
-  if (grad_y.numel() == 0) return torch::stable::zero_(grad_x);
-  ConvArgs args = problem(ConvPass::Dgrad, g, dtype_of(grad_y, g.op.c_str(), "grad_y"), channels_last);
-  if (args.strategy == ConvStrategy::Native)
-    return native_conv_backward(NativeGradient::X, grad_y, grad_x, weight, native_geometry(g));
-  run(args, g, grad_x, weight, grad_y, nullptr);
-  return grad_x;
+  check_operands(g, x.sizes(), weight.sizes());
+  Sizes shown = weight.sizes();
+  int64_t in_channels = weight.size(0), out_channels = weight.size(1) * groups;
+  check(in_channels >= groups && in_channels % groups == 0, g.op, ": Given groups=", groups,
+        ", expected weight to be divisible by ", groups, " at dimension 0, but got weight of size ", to_string(shown),
+        "; in_channels must be a multiple of groups");
+  if (x.size(batched) != in_channels)
+    check(false, g.op, ": input has ", plural(x.size(batched), "channel"), ", but weight of shape ", to_string(shown),
+          " expects ", in_channels, " (weight.shape[0]), and input has shape ", to_string(x.sizes()),
+          channel_advice(x.sizes(), dims, in_channels));
+  check(int64_t(y_size.size()) == x.dim() && y_size[batched] == out_channels, g.op, ": y_size must have ", x.dim(),
+        " elements, of which the channels are ", out_channels, " (weight.shape[1] * groups), but is ",
+        to_string({y_size.data(), y_size.size()}));
+  for (int64_t a = 0; a < dims; ++a)
+    check(x.size(a + 1 + batched) > 0, g.op,
+          ": Only zero batch inputs are supported, but got input shape: ", to_string(x.sizes()));
+  check_sizes(g);
+  check_output_sizes(g, x.sizes(), "input");
+  check_same_dtype(x, "input", weight, "weight", g.op.c_str());
+  bias = bias_of(bias, out_channels, x, weight, g.op);
+
+  bool channels_last = output_is_channels_last(x, batched, weight);
+  ConvArgs args = problem(ConvPass::Dgrad, g, dtype_of(x, g.op.c_str(), "input"), channels_last);
+  bool is_native = args.strategy == ConvStrategy::Native && numel_of(y_size) > 0;
+  bool bias_after = bias && is_native && !native_adds_bias(args);
+  Tensor y = is_native ? native_conv_transpose(x, weight, bias_after ? std::nullopt : bias, native_geometry(g),
+                                               output_padding(g))
+                       : empty_in_layout(y_size, channels_last, batched, x);
+  Finish none{{}, "identity", {}};
+  ActivationArgs after = (finish ? finish : &none)->on(y, args.dtype, g.op);
+  if (y.numel() == 0) return y;
+  bool in_kernel = args.strategy == ConvStrategy::Depthwise;
+  args.finish = finish && in_kernel ? &after : nullptr;
+  if (!is_native) run(args, g, y, weight, x, bias ? bias->data_ptr() : nullptr);
+  if (bias_after) {
+    after.bias = bias->data_ptr();
+    after.bias_channels = out_channels;
+    after.bias_inner = channels_last ? 1 : y.numel() / (args.batch * out_channels);
+  }
+  if ((finish && !in_kernel) || bias_after) launch(after, y);
+  return y;
+}
+
+Tensor conv_transpose(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, Ints y_size, Ints stride,
+                      Ints padding, Ints dilation, int64_t groups) {
+  return convolve_transposed(x, weight, bias, y_size, stride, padding, dilation, groups, nullptr);
+}
+
+Tensor conv_transpose_activation(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
+                                 std::optional<Tensor> residual, Ints y_size, Ints stride, Ints padding, Ints dilation,
+                                 int64_t groups, std::string activation, std::vector<double> parameters) {
+  Finish finish{residual, activation, parameters};
+  return convolve_transposed(x, weight, bias, y_size, stride, padding, dilation, groups, &finish);
 }
 
 // grad_weight is contiguous, as parameters are; autograd brings it into another order where the parameter has one.
@@ -340,7 +404,7 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
   check(groups > 0, "conv_wgrad: groups must be at least 1, but is ", groups);
   Ints weight_size{grad_y.size(batched), x.size(batched) / groups};
   weight_size.insert(weight_size.end(), kernel_size.begin(), kernel_size.end());
-  Geometry g{name_of_conv(dims) + " backward",
+  Geometry g{"conv" + std::to_string(dims) + "d backward",
              dims,
              groups,
              batched,
@@ -349,43 +413,45 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
              stride,
              padding,
              dilation};
-  check_gradient(g, grad_y);
+  check_numbers(g);
+  check_sizes(g);
+  check_output_sizes(g, grad_y.sizes(), "grad_y");
   check_same_dtype(grad_y, "grad_y", x, "x", g.op.c_str());
   Tensor grad_weight = empty_in_layout(weight_size, false, true, grad_y);
   if (grad_weight.numel() == 0) return grad_weight;
   if (grad_y.numel() == 0) return torch::stable::zero_(grad_weight);
   ConvArgs args = problem(ConvPass::Wgrad, g, dtype_of(grad_y, g.op.c_str(), "grad_y"), prefers_channels_last(x));
   if (args.strategy == ConvStrategy::Native)
-    return torch::stable::contiguous(
-        native_conv_backward(NativeGradient::Weight, grad_y, x, grad_weight, native_geometry(g)));
+    return torch::stable::contiguous(native_conv_wgrad(grad_y, x, grad_weight, native_geometry(g)));
   run(args, g, x, grad_weight, grad_y, nullptr);
   return grad_weight;
 }
 
 }  // namespace
 
-bool plan_is_native(const ConvProblem& p, bool dgrad, bool wgrad) {
+bool plan_is_native(const ConvProblem& p, const std::vector<ConvPass>& wanted) {
   int64_t dims = int64_t(p.stride.size());
   bool batched = int64_t(p.x_size.size()) == dims + 2;
   if (!batched || int64_t(p.weight_size.size()) != dims + 2) return false;
-  Geometry g{name_of_conv(dims), dims, p.groups, batched, p.x_size, p.weight_size, p.stride, p.padding, p.dilation};
+  Geometry g{"conv", dims, p.groups, batched, p.x_size, p.weight_size, p.stride, p.padding, p.dilation};
   try {
     check_numbers(g);
     check_sizes(g);
   } catch (const std::runtime_error&) {
     return false;
   }
-  auto is_native = [&](ConvPass pass) {
-    return problem(pass, g, p.dtype, p.channels_last).strategy == ConvStrategy::Native;
-  };
-  return is_native(ConvPass::Forward) && (!dgrad || is_native(ConvPass::Dgrad)) &&
-         (!wgrad || is_native(ConvPass::Wgrad));
+  return std::all_of(wanted.begin(), wanted.end(), [&](ConvPass pass) {
+    ConvArgs args = problem(pass, g, p.dtype, p.channels_last);
+    bool adds_bias = pass != ConvPass::Dgrad || !p.has_bias || native_adds_bias(args);
+    return args.strategy == ConvStrategy::Native && adds_bias;
+  });
 }
 
 void register_conv(Library& m) {
   m.impl("conv", TORCH_BOX((&conv)));
   m.impl("conv_activation", TORCH_BOX((&conv_activation)));
-  m.impl("conv_dgrad", TORCH_BOX((&conv_dgrad)));
+  m.impl("conv_transpose", TORCH_BOX((&conv_transpose)));
+  m.impl("conv_transpose_activation", TORCH_BOX((&conv_transpose_activation)));
   m.impl("conv_wgrad", TORCH_BOX((&conv_wgrad)));
 }
 

@@ -16,9 +16,10 @@ struct NativeGeometry {
 
 Tensor native_conv(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const NativeGeometry&);
 
-// x and weight may be uninitialized where only their sizes and strides are read: x for grad_x, weight for grad_weight.
-enum class NativeGradient { X, Weight };
-Tensor native_conv_backward(NativeGradient wanted, const Tensor& grad_y, const Tensor& x, const Tensor& weight,
-                            const NativeGeometry&);
+Tensor native_conv_transpose(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                             const NativeGeometry&, const std::vector<int64_t>& output_padding);
+
+// Of weight only sizes and strides are read.
+Tensor native_conv_wgrad(const Tensor& grad_y, const Tensor& x, const Tensor& weight, const NativeGeometry&);
 
 }  // namespace nnart

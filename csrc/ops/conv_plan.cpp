@@ -91,6 +91,17 @@ ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
 
 ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) { return last_plan = choose(args, native_takes_it); }
 
+bool native_adds_bias(const ConvArgs& args) {
+  // What oneDNN's brgemm deconvolution takes; its others are a convolution's gradient with the bias added after it.
+  bool strided = false, even = true, many = false;
+  for (const math::Axis& axis : args.axis) {
+    strided = strided || axis.stride > 1;
+    even = even && axis.in % axis.stride == 0;
+    many = many || axis.out > 1;
+  }
+  return many && even && (strided || args.channels_last);
+}
+
 const ConvPlan& last_conv_plan() { return last_plan; }
 
 const char* name_of(ConvStrategy strategy) {

@@ -1,16 +1,18 @@
 """Convolution and its gradients: three linear ops, each of whose derivatives is another of them, so that every higher
 order exists.
 
-    y = conv(x, w) + b        grad_x = conv_dgrad(g, w)   grad_w = conv_wgrad(g, x)   grad_b = sum of g
-    grad_x = conv_dgrad(g, w) grad_g = conv(gg, w)        grad_w = conv_wgrad(g, gg)
-    grad_w = conv_wgrad(g, x) grad_g = conv(x, gg)        grad_x = conv_dgrad(g, gg)
+    y = conv(x, w) + b             grad_x = conv_transpose(g, w)   grad_w = conv_wgrad(g, x)
+    y = conv_transpose(x, w) + b   grad_x = conv(g, w)             grad_w = conv_wgrad(x, g)
+    w = conv_wgrad(g, x)           grad_g = conv(x, grad_w)        grad_x = conv_transpose(g, grad_w)
 
-Their last arguments are the geometry ``(stride, padding, dilation, groups)``; padding has the amounts before each axis,
-then those after. Tensors may lack the batch dimension.
+and grad_b is the sum of g. The last arguments of each are the geometry ``(stride, padding, dilation, groups)``; padding
+has the amounts before each axis, then those after. ``conv_transpose`` takes the sizes of y before it, which the others
+leave open. Tensors may lack the batch dimension.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,18 +71,28 @@ class Conv(OpFunction):
             )
             places.append((padded - reach) // stride[a] + 1)
         sizes = (*x.shape[: -dims - 1], weight.shape[0], *places)
-        if statically_known_true(x.numel() == 0):
-            return x.new_empty(sizes)
         return _empty(sizes, x.dim() == dims + 2, x, weight)
 
     @staticmethod
     def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.geometry = inputs[3:]
+        ctx.where = inputs[3:]
         return inputs[0], inputs[1]
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
-        return *_gradients(ctx, grad_y, *ctx.saved_tensors), None, None, None, None
+        return *Conv.gradients(ctx, grad_y, *ctx.saved_tensors), None, None, None, None
+
+    @staticmethod
+    def gradients(ctx: Any, grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
+        """Of input, weight and bias, each if it is wanted."""
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _conv_transpose(grad_y, weight, None, x.shape, *ctx.where)
+        if ctx.needs_input_grad[1]:
+            grad_weight = _wgrad(grad_y, x, weight.shape[2:], *ctx.where)
+        if ctx.needs_input_grad[2]:
+            grad_bias = _sum_to_bias(grad_y, weight)
+        return grad_x, grad_weight, grad_bias
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
@@ -96,14 +108,61 @@ class Conv(OpFunction):
         return _out_of_channels(info, y, batched)
 
     @staticmethod
-    def jvp(ctx: Any, x_tangent: Tensor | None, weight_tangent: Tensor | None, bias_tangent: Any, *_: None) -> Any:
-        x, weight = ctx.saved_tensors
-        tangent = _tangent(ctx, None, x, weight, x_tangent, weight_tangent)
-        if bias_tangent is not None:
-            if tangent is None:
-                tangent = torch.zeros_like(_conv(x, weight, None, *ctx.geometry))
-            tangent = tangent + bias_tangent.view(-1, *(1,) * (weight.dim() - 2))
-        return tangent
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return _tangent(Conv, ctx, *ctx.saved_tensors, *tangents[:3])
+
+
+class ConvTranspose(OpFunction):
+    """``conv_transpose(x, weight, bias, y_size, *geometry)``."""
+
+    op = _ops.conv_transpose.default
+
+    @staticmethod
+    def fake(
+        x: Tensor, weight: Tensor, bias: Tensor | None, y_size: Sequence[int], stride: Sequence[int], *_: Any
+    ) -> Tensor:
+        return _empty(y_size, len(y_size) == len(stride) + 2, x, weight)
+
+    @staticmethod
+    def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.where = inputs[3:]
+        return inputs[0], inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+        return *ConvTranspose.gradients(ctx, grad_y, *ctx.saved_tensors), None, None, None, None, None
+
+    @staticmethod
+    def gradients(ctx: Any, grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
+        """Of input, weight and bias, each if it is wanted."""
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _conv(grad_y, weight, None, *ctx.where[1:])
+        if ctx.needs_input_grad[1]:
+            grad_weight = _wgrad(x, grad_y, weight.shape[2:], *ctx.where[1:])
+        if ctx.needs_input_grad[2]:
+            grad_bias = _sum_to_bias(grad_y, weight)
+        return grad_x, grad_weight, grad_bias
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        x, weight, bias, y_size, *geometry = args
+        batched = len(y_size) == len(geometry[0]) + 2
+        if in_dims[1] is None and in_dims[2] is None:
+            y_size = (info.batch_size * y_size[0], *y_size[1:]) if batched else (info.batch_size, *y_size)
+            return _each_image(ConvTranspose, info, x, in_dims[0], batched, weight, bias, y_size, *geometry), 0
+        x = _in_channels(info, x, in_dims[0], batched)
+        weight = _in_channels(info, weight, in_dims[1], False)
+        if bias is not None:
+            bias = _in_channels(info, bias, in_dims[2], False)
+        y_size = list(y_size)
+        y_size[int(batched)] = y_size[int(batched)] * info.batch_size
+        y = ConvTranspose.apply(x, weight, bias, y_size, *geometry[:3], geometry[3] * info.batch_size)
+        return _out_of_channels(info, y, batched)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return _tangent(ConvTranspose, ctx, *ctx.saved_tensors, *tangents[:3])
 
 
 class ConvActivation(OpFunction):
@@ -117,48 +176,75 @@ class ConvActivation(OpFunction):
 
     @staticmethod
     def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.geometry, ctx.activation, ctx.numbers = inputs[4:8], inputs[8], inputs[9]
+        ctx.where, ctx.activation, ctx.numbers = inputs[4:-2], inputs[-2], inputs[-1]
         return inputs[0], inputs[1], output
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
-        x, weight, y = ctx.saved_tensors
-        grad = _before_activation(ctx.activation, ctx.numbers, grad_y, y)
-        grad_residual = grad if ctx.needs_input_grad[3] else None
-        return *_gradients(ctx, grad, x, weight), grad_residual, *(None,) * 6
+        return _backward_of_activated(Conv, ctx, grad_y)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        parts = torch.vmap(_in_parts, in_dims, 0, randomness="error")
-        return parts(*args), 0
+        return torch.vmap(functools.partial(_in_parts, Conv), in_dims, 0, randomness="error")(*args), 0
 
     @staticmethod
-    def jvp(ctx: Any, x_tangent: Any, weight_tangent: Any, bias_tangent: Any, residual_tangent: Any, *_: None) -> Any:
-        x, weight, y = ctx.saved_tensors
-        tangent = _tangent(ctx, residual_tangent, x, weight, x_tangent, weight_tangent)
-        if bias_tangent is not None:
-            tangent = _sum(tangent, bias_tangent.view(-1, *(1,) * (weight.dim() - 2)).expand_as(y))
-        return _before_activation(ctx.activation, ctx.numbers, tangent, y)
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return _tangent_of_activated(Conv, ctx, *tangents[:4])
 
 
-def _gradients(ctx: Any, grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
-    """Of input, weight and bias, each if it is wanted."""
-    grad_x = grad_weight = grad_bias = None
-    if ctx.needs_input_grad[0]:
-        grad_x = _dgrad(grad_y, weight, x.shape, *ctx.geometry)
-    if ctx.needs_input_grad[1]:
-        grad_weight = _wgrad(grad_y, x, weight.shape[2:], *ctx.geometry)
-    if ctx.needs_input_grad[2]:
-        grad_bias = _sum_to_bias(grad_y, weight)
-    return grad_x, grad_weight, grad_bias
+class ConvTransposeActivation(OpFunction):
+    """``activation(conv_transpose(x, weight, bias, *where) + residual)``, of which only the output is kept."""
+
+    op = _ops.conv_transpose_activation.default
+    prepare = staticmethod(ConvActivation.prepare)
+
+    @staticmethod
+    def fake(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, *args: Any) -> Tensor:
+        return ConvTranspose.fake(x, weight, bias, *args[:5])
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+        return _backward_of_activated(ConvTranspose, ctx, grad_y)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        return torch.vmap(functools.partial(_in_parts, ConvTranspose), in_dims, 0, randomness="error")(*args), 0
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return _tangent_of_activated(ConvTranspose, ctx, *tangents[:4])
 
 
-def _tangent(ctx: Any, tangent: Any, x: Tensor, weight: Tensor, x_tangent: Any, weight_tangent: Any) -> Any:
-    """``tangent`` plus what the tangents of input and weight make of it."""
+def _backward_of_activated(linear: Any, ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+    x, weight, y = ctx.saved_tensors
+    grad = _before_activation(ctx.activation, ctx.numbers, grad_y, y)
+    grad_residual = grad if ctx.needs_input_grad[3] else None
+    return *linear.gradients(ctx, grad, x, weight), grad_residual, *(None,) * (len(ctx.where) + 2)
+
+
+def _tangent_of_activated(
+    linear: Any, ctx: Any, x_tangent: Any, weight_tangent: Any, bias_tangent: Any, residual_tangent: Any
+) -> Any:
+    x, weight, y = ctx.saved_tensors
+    tangent = residual_tangent
+    if not (x_tangent is None and weight_tangent is None and bias_tangent is None):
+        tangent = _sum(tangent, _tangent(linear, ctx, x, weight, x_tangent, weight_tangent, bias_tangent))
+    return _before_activation(ctx.activation, ctx.numbers, tangent, y)
+
+
+def _tangent(
+    linear: Any, ctx: Any, x: Tensor, weight: Tensor, x_tangent: Any, weight_tangent: Any, bias_tangent: Any
+) -> Any:
+    """Of ``linear``, conv or its transpose, with at least one tangent that is none."""
+    tangent: Any = None
     if x_tangent is not None:
-        tangent = _sum(tangent, _conv(x_tangent, weight, None, *ctx.geometry))
+        tangent = linear.entry(x_tangent, weight, None, *ctx.where)
     if weight_tangent is not None:
-        tangent = _sum(tangent, _conv(x, weight_tangent, None, *ctx.geometry))
+        tangent = _sum(tangent, linear.entry(x, weight_tangent, None, *ctx.where))
+    if bias_tangent is not None:
+        if tangent is None:
+            tangent = torch.zeros_like(linear.entry(x, weight, None, *ctx.where))
+        tangent = tangent + bias_tangent.view(-1, *(1,) * (weight.dim() - 2))
     return tangent
 
 
@@ -182,63 +268,16 @@ def _before_activation(activation: str, numbers: Sequence[float], grad_y: Tensor
     return gradient
 
 
-def _in_parts(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, *args: Any) -> Tensor:
-    y = _conv(x, weight, bias, *args[:4])
+def _in_parts(
+    linear: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, *args: Any
+) -> Tensor:
+    y: Tensor = linear.entry(x, weight, bias, *args[:-2])
     if residual is not None:
         y = y + residual
-    if args[4] == "identity":
+    if args[-2] == "identity":
         return y
-    result: Tensor = getattr(_activation, args[4]).apply(y, *args[5])
+    result: Tensor = getattr(_activation, args[-2]).apply(y, *args[-1])
     return result
-
-
-class ConvDgrad(OpFunction):
-    """``conv_dgrad(grad_y, weight, x_size, *geometry)``, the transposed convolution."""
-
-    op = _ops.conv_dgrad.default
-
-    @staticmethod
-    def fake(grad_y: Tensor, weight: Tensor, x_size: Sequence[int], stride: Sequence[int], *_: Any) -> Tensor:
-        return _empty(x_size, len(x_size) == len(stride) + 2, grad_y, weight)
-
-    @staticmethod
-    def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.x_size, ctx.geometry = inputs[2], inputs[3:]
-        return inputs[0], inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, grad_grad_x: Tensor) -> tuple[Any, ...]:
-        grad_y, weight = ctx.saved_tensors
-        grad_grad_y = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_grad_y = _conv(grad_grad_x, weight, None, *ctx.geometry)
-        if ctx.needs_input_grad[1]:
-            grad_weight = _wgrad(grad_y, grad_grad_x, weight.shape[2:], *ctx.geometry)
-        return grad_grad_y, grad_weight, None, None, None, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        grad_y, weight, x_size, *geometry = args
-        batched = len(x_size) == len(geometry[0]) + 2
-        if in_dims[1] is None:
-            x_size = (info.batch_size * x_size[0], *x_size[1:]) if batched else (info.batch_size, *x_size)
-            return _each_image(ConvDgrad, info, grad_y, in_dims[0], batched, weight, x_size, *geometry), 0
-        grad_y = _in_channels(info, grad_y, in_dims[0], batched)
-        weight = _in_channels(info, weight, in_dims[1], False)
-        x_size = list(x_size)
-        x_size[int(batched)] = x_size[int(batched)] * info.batch_size
-        grad_x = ConvDgrad.apply(grad_y, weight, x_size, *geometry[:3], geometry[3] * info.batch_size)
-        return _out_of_channels(info, grad_x, batched)
-
-    @staticmethod
-    def jvp(ctx: Any, grad_y_tangent: Tensor | None, weight_tangent: Tensor | None, *_: None) -> Any:
-        grad_y, weight = ctx.saved_tensors
-        tangent: Any = None
-        if grad_y_tangent is not None:
-            tangent = _dgrad(grad_y_tangent, weight, ctx.x_size, *ctx.geometry)
-        if weight_tangent is not None:
-            tangent = _sum(tangent, _dgrad(grad_y, weight_tangent, ctx.x_size, *ctx.geometry))
-        return tangent
 
 
 class ConvWgrad(OpFunction):
@@ -271,7 +310,7 @@ class ConvWgrad(OpFunction):
         if ctx.needs_input_grad[0]:
             grad_grad_y = _conv(x, grad_grad_weight, None, *ctx.geometry)
         if ctx.needs_input_grad[1]:
-            grad_x = _dgrad(grad_y, grad_grad_weight, x.shape, *ctx.geometry)
+            grad_x = _conv_transpose(grad_y, grad_grad_weight, None, x.shape, *ctx.geometry)
         return grad_grad_y, grad_x, None, None, None, None, None
 
     @staticmethod
@@ -294,15 +333,14 @@ class ConvWgrad(OpFunction):
         return tangent
 
 
-def _empty(sizes: Sequence[int], batched: bool, *operands: Tensor) -> Tensor:
-    """Channels-last if an operand is, as torch reads strides; else contiguous."""
-    memory_format = _FORMATS.get(len(sizes) + (not batched))
-    for operand in operands:
-        if memory_format and torch._prims_common.suggest_memory_format(operand) == memory_format:
-            break
-    else:
-        return operands[0].new_empty(sizes)
-    like: dict[str, Any] = {"dtype": operands[0].dtype, "device": operands[0].device, "memory_format": memory_format}
+def _empty(sizes: Sequence[int], batched: bool, x: Tensor, weight: Tensor) -> Tensor:
+    """Channels-last if the weight is, or an input that has a batch, as torch reads strides; else contiguous."""
+    memory_format = _FORMATS.get(weight.dim())
+    operands = (x, weight) if batched else (weight,)
+    suggested = [torch._prims_common.suggest_memory_format(operand) for operand in operands]
+    if memory_format not in suggested or statically_known_true(x.numel() == 0):
+        return x.new_empty(sizes)
+    like: dict[str, Any] = {"dtype": x.dtype, "device": x.device, "memory_format": memory_format}
     if batched:
         return torch.empty(sizes, **like)
     return torch.empty((1, *sizes), **like).squeeze(0)
@@ -317,8 +355,7 @@ def _sum(a: Tensor | None, b: Tensor) -> Tensor:
     return b if a is None else a + b
 
 
-# ---- the mapped dimension: images where the weight is shared, groups where each image set has its own
-# ------------------
+# ---- the mapped dimension: images where the weight is shared, groups where each image set has its own ----------------
 
 
 def _is_batched(x: Tensor, in_dim: int | None, geometry: Sequence[Any]) -> bool:
@@ -349,12 +386,14 @@ def _autocast(device: str) -> None:
     """``torch.autocast`` runs convolutions in its lower precision, whichever the user chose."""
     keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device.upper()}"))
 
-    def lowered(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
-        x, weight, bias = autocast_operands(device, x, weight, bias)
-        with torch._C._ExcludeDispatchKeyGuard(keys):
-            return Conv.op(x, weight, bias, *geometry)
+    for name, function in (("conv", Conv), ("conv_transpose", ConvTranspose)):
 
-    _library.impl("conv", lowered, f"Autocast{device.upper()}")
+        def lowered(x: Tensor, weight: Tensor, bias: Any, *where: Any, function: Any = function) -> Any:
+            x, weight, bias = autocast_operands(device, x, weight, bias)
+            with torch._C._ExcludeDispatchKeyGuard(keys):
+                return function.op(x, weight, bias, *where)
+
+        _library.impl(name, lowered, f"Autocast{device.upper()}")
 
 
 def autocast_operands(device: str, *tensors: Tensor | None) -> tuple[Any, ...]:
@@ -367,7 +406,8 @@ def autocast_operands(device: str, *tensors: Tensor | None) -> tuple[Any, ...]:
 
 _conv = differentiable(Conv)
 _conv_activation = differentiable(ConvActivation)
-_dgrad = differentiable(ConvDgrad)
+_conv_transpose = differentiable(ConvTranspose)
+_conv_transpose_activation = differentiable(ConvTransposeActivation)
 _wgrad = differentiable(ConvWgrad)
 
 _library = torch.library.Library("nnart_ops", "FRAGMENT")
@@ -376,3 +416,5 @@ _autocast("cuda")
 
 conv = _conv
 conv_activation = _conv_activation
+conv_transpose = _conv_transpose
+conv_transpose_activation = _conv_transpose_activation

@@ -26,6 +26,7 @@ from nnart_ops.functional.activation import (
     threshold,
 )
 from nnart_ops.functional.conv import conv1d, conv2d, conv3d
+from nnart_ops.functional.conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
 from nnart_ops.functional.pooling import max_pool2d
 
 __all__ = [
@@ -33,6 +34,9 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "elu",
     "gelu",
     "hardshrink",

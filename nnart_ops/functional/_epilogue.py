@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,12 @@ class Epilogue(NamedTuple):
     op: str
     numbers: Numbers
     function: Callable[[Tensor], Tensor]
+
+    def in_place(self, pre: Tensor) -> Tensor:
+        """Overwrites ``pre`` with the activation of it, without autograd."""
+        if self.op != "identity":
+            getattr(torch.ops.nnart_ops, self.op + "_").kernel(pre, *self.numbers)
+        return pre
 
 
 IDENTITY = Epilogue("identity", (), lambda pre: pre)
@@ -59,11 +66,7 @@ def epilogue_of(activation: Any) -> Epilogue:
     if activation is None:
         return IDENTITY
     if isinstance(activation, str):
-        row = _TABLE.get(activation)
-        if row is None:
-            raise ValueError(f"activation must be one of {', '.join(_TABLE)}, but got {activation!r}")
-        numbers = tuple(float(number) for number in row[2](row[0]()))
-        return Epilogue(row[1], numbers, getattr(_functional, activation))
+        return _epilogue_named(activation)
     bases = getattr(type(activation), "__mro__", ())[:2]  # torch's own class, or ours right above it
     for cls, op, numbers_of in _TABLE.values():
         if cls in bases:
@@ -74,3 +77,12 @@ def epilogue_of(activation: Any) -> Epilogue:
         f"activation must be a name ({', '.join(_TABLE)}) or a module of these without weights, "
         f"but got {type(activation).__name__}"
     )
+
+
+@functools.cache
+def _epilogue_named(activation: str) -> Epilogue:
+    row = _TABLE.get(activation)
+    if row is None:
+        raise ValueError(f"activation must be one of {', '.join(_TABLE)}, but got {activation!r}")
+    numbers = tuple(float(number) for number in row[2](row[0]()))
+    return Epilogue(row[1], numbers, getattr(_functional, activation))

@@ -25,7 +25,20 @@ from nnart_ops.nn.activation import (
     Tanhshrink,
     Threshold,
 )
-from nnart_ops.nn.conv import Conv1d, Conv2d, Conv3d, LazyConv1d, LazyConv2d, LazyConv3d
+from nnart_ops.nn.conv import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    LazyConv1d,
+    LazyConv2d,
+    LazyConv3d,
+    LazyConvTranspose1d,
+    LazyConvTranspose2d,
+    LazyConvTranspose3d,
+)
 from nnart_ops.nn.convert import convert
 from nnart_ops.nn.pooling import MaxPool2d
 
@@ -37,6 +50,9 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "Hardshrink",
     "Hardsigmoid",
     "Hardswish",
@@ -44,6 +60,9 @@ __all__ = [
     "LazyConv1d",
     "LazyConv2d",
     "LazyConv3d",
+    "LazyConvTranspose1d",
+    "LazyConvTranspose2d",
+    "LazyConvTranspose3d",
     "LeakyReLU",
     "LogSigmoid",
     "MaxPool2d",

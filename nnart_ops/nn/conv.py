@@ -1,7 +1,7 @@
 """Convolution modules: torch.nn's own classes with the forward on our kernels.
 
 Constructor, initialization, attributes, state_dict and pickling are inherited; ``activation=`` and a residual are ours.
-A ``padding_mode`` other than ``'zeros'`` pads first and convolves then, as torch does.
+In a convolution a ``padding_mode`` other than ``'zeros'`` pads first and convolves then, as torch does.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from nnart_ops.functional._epilogue import epilogue_of
 from nnart_ops.functional.conv import conv1d, conv2d, conv3d
+from nnart_ops.functional.conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
 
 
-class _Convolution:
-    """What the three have in common."""
+class _Activated:
+    """The keyword argument that both directions have."""
 
     activation: Any = None
 
@@ -25,6 +26,14 @@ class _Convolution:
         super().__init__(*args, **kwargs)
         epilogue_of(activation)  # refuses what it does not know
         self.__dict__["activation"] = activation  # not a submodule: the state_dict and children stay torch's
+
+    def extra_repr(self: Any) -> str:
+        text: str = super().extra_repr()  # type: ignore[misc]
+        return text if self.activation is None else f"{text}, activation={self.activation!r}"
+
+
+class _Convolution(_Activated):
+    """What the three have in common."""
 
     def forward(self: Any, input: Tensor, residual: Tensor | None = None) -> Tensor:
         result: Tensor = self._conv_forward(input, self.weight, self.bias, residual)
@@ -41,9 +50,21 @@ class _Convolution:
         plain = (input, weight, bias, self.stride, padding, self.dilation, self.groups)
         return function(*plain, activation=self.activation, residual=residual)
 
-    def extra_repr(self: Any) -> str:
-        text: str = super().extra_repr()  # type: ignore[misc]
-        return text if self.activation is None else f"{text}, activation={self.activation!r}"
+
+class _TransposedConvolution(_Activated):
+    """What the three have in common."""
+
+    def forward(
+        self: Any, input: Tensor, output_size: list[int] | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        if self.padding_mode != "zeros":
+            raise ValueError(f"Only `zeros` padding mode is supported for {type(self).__name__}")
+        dims = len(self.stride)
+        geometry = (self.stride, self.padding, self.kernel_size, dims, self.dilation)
+        output_padding = self._output_padding(input, output_size, *geometry)
+        function = (conv_transpose1d, conv_transpose2d, conv_transpose3d)[dims - 1]
+        numbers = (self.stride, self.padding, output_padding, self.groups, self.dilation)
+        return function(input, self.weight, self.bias, *numbers, activation=self.activation, residual=residual)
 
 
 class Conv1d(_Convolution, torch.nn.Conv1d):
@@ -76,6 +97,48 @@ class Conv3d(_Convolution, torch.nn.Conv3d):
 
     >>> nnart_ops.Conv3d(3, 8, 3)(torch.zeros(2, 3, 8, 8, 8)).shape
     torch.Size([2, 8, 6, 6, 6])
+    """
+
+
+class ConvTranspose1d(_TransposedConvolution, torch.nn.ConvTranspose1d):
+    """:class:`torch.nn.ConvTranspose1d` by :func:`nnart_ops.functional.conv_transpose1d`, with its ``activation``.
+
+    The call is ``layer(input, output_size=None, residual=None)``; ``output_size`` chooses among the sizes that a stride
+    leaves open.
+
+    Shape: ``(N, C, L)`` or ``(C, L)`` to ``(N, O, L')`` or ``(O, L')``; a residual as the
+        output.
+
+    >>> nnart_ops.ConvTranspose1d(3, 8, 5)(torch.zeros(2, 3, 16)).shape
+    torch.Size([2, 8, 20])
+    """
+
+
+class ConvTranspose2d(_TransposedConvolution, torch.nn.ConvTranspose2d):
+    """:class:`torch.nn.ConvTranspose2d` by :func:`nnart_ops.functional.conv_transpose2d`, with its ``activation``.
+
+    The call is ``layer(input, output_size=None, residual=None)``; ``output_size`` chooses among the sizes that a stride
+    leaves open.
+
+    Shape: ``(N, C, H, W)`` or ``(C, H, W)`` to ``(N, O, H', W')`` or ``(O, H', W')``; a residual as the
+        output.
+
+    >>> nnart_ops.ConvTranspose2d(3, 8, 4, stride=2, padding=1)(torch.zeros(2, 3, 16, 16)).shape
+    torch.Size([2, 8, 32, 32])
+    """
+
+
+class ConvTranspose3d(_TransposedConvolution, torch.nn.ConvTranspose3d):
+    """:class:`torch.nn.ConvTranspose3d` by :func:`nnart_ops.functional.conv_transpose3d`, with its ``activation``.
+
+    The call is ``layer(input, output_size=None, residual=None)``; ``output_size`` chooses among the sizes that a stride
+    leaves open.
+
+    Shape: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` to ``(N, O, D', H', W')`` or ``(O, D', H', W')``; a residual as the
+        output.
+
+    >>> nnart_ops.ConvTranspose3d(3, 8, 2, stride=2)(torch.zeros(2, 3, 4, 4, 4)).shape
+    torch.Size([2, 8, 8, 8, 8])
     """
 
 
@@ -113,3 +176,42 @@ class LazyConv3d(_Convolution, torch.nn.LazyConv3d):  # type: ignore[misc]
     """
 
     cls_to_become = Conv3d
+
+
+class LazyConvTranspose1d(_TransposedConvolution, torch.nn.LazyConvTranspose1d):  # type: ignore[misc]
+    """:class:`torch.nn.LazyConvTranspose1d`: a :class:`ConvTranspose1d` that takes its input channels from the first
+    input.
+
+    Shape: as :class:`ConvTranspose1d`.
+
+    >>> nnart_ops.LazyConvTranspose1d(8, 5)(torch.zeros(2, 3, 16)).shape
+    torch.Size([2, 8, 20])
+    """
+
+    cls_to_become = ConvTranspose1d
+
+
+class LazyConvTranspose2d(_TransposedConvolution, torch.nn.LazyConvTranspose2d):  # type: ignore[misc]
+    """:class:`torch.nn.LazyConvTranspose2d`: a :class:`ConvTranspose2d` that takes its input channels from the first
+    input.
+
+    Shape: as :class:`ConvTranspose2d`.
+
+    >>> nnart_ops.LazyConvTranspose2d(8, 4, stride=2, padding=1)(torch.zeros(2, 3, 16, 16)).shape
+    torch.Size([2, 8, 32, 32])
+    """
+
+    cls_to_become = ConvTranspose2d
+
+
+class LazyConvTranspose3d(_TransposedConvolution, torch.nn.LazyConvTranspose3d):  # type: ignore[misc]
+    """:class:`torch.nn.LazyConvTranspose3d`: a :class:`ConvTranspose3d` that takes its input channels from the first
+    input.
+
+    Shape: as :class:`ConvTranspose3d`.
+
+    >>> nnart_ops.LazyConvTranspose3d(8, 2, stride=2)(torch.zeros(2, 3, 4, 4, 4)).shape
+    torch.Size([2, 8, 8, 8, 8])
+    """
+
+    cls_to_become = ConvTranspose3d

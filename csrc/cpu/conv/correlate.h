@@ -298,8 +298,9 @@ struct Correlation {
     Scratch<T> packed(Use::weight, packs() ? args.groups * packed_outputs() * taps : 0);
     if (packs()) pack(packed.data());
     weight = packed.data();
-    Scratch<T> widened(Use::bias, args.bias ? args.out_channels + kTileColumns<T> : 0);
-    if (args.bias) widen_run(widened.data(), static_cast<const S*>(args.bias), 1, args.out_channels);
+    int64_t channels = args.groups * outputs;
+    Scratch<T> widened(Use::bias, args.bias ? channels + kTileColumns<T> : 0);
+    if (args.bias) widen_run(widened.data(), static_cast<const S*>(args.bias), 1, channels);
     bias = args.bias ? widened.data() : nullptr;
 
     int64_t pieces = bands.pieces(), units = pieces * args.groups * output_pieces;

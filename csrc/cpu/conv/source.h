@@ -7,15 +7,11 @@
 #pragma once
 
 #include "core/args.h"
-#include "cpu/conv/scratch.h"
 #include "cpu/conv/tile.h"
+#include "cpu/scratch.h"
 
 namespace nnart::cpu {
 namespace {
-
-NNART_HD int64_t div_floor(int64_t a, int64_t b) { return a / b - (a % b < 0); }
-NNART_HD int64_t div_up(int64_t a, int64_t b) { return -div_floor(-a, b); }
-NNART_HD int64_t modulo(int64_t a, int64_t b) { return a - div_floor(a, b) * b; }
 
 // One axis of the source and how outputs walk along it.
 struct Walk {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "cpu/vec.h"
+#include "math/integers.h"
 
 namespace nnart::cpu {
 namespace {
@@ -75,10 +76,6 @@ template <class T>
 NNART_HD TileFunction<T> tile_function(int64_t rows, int64_t vectors) {
   return kTiles<T>.functions[(rows - 1) * kTileVectors + vectors - 1];
 }
-
-NNART_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-NNART_HD int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-NNART_HD int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Cuts n into ceil(n / largest) pieces that differ by at most one: a tile of one row after one of eight would wait on
 // the latency of its few sums.

@@ -1,0 +1,21 @@
+// Whole-number arithmetic of sizes and places.
+#pragma once
+
+#include <cstdint>
+
+#include "math/portable.h"
+
+namespace nnart {
+
+NNART_HD int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+NNART_HD int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// a / b rounded up, for a >= 0 and b > 0.
+NNART_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// For b > 0 and any a: a / b rounded down or up, and what the rounding down leaves.
+NNART_HD int64_t div_floor(int64_t a, int64_t b) { return a / b - (a % b < 0); }
+NNART_HD int64_t div_up(int64_t a, int64_t b) { return -div_floor(-a, b); }
+NNART_HD int64_t modulo(int64_t a, int64_t b) { return a - div_floor(a, b) * b; }
+
+}  // namespace nnart
