@@ -78,6 +78,14 @@ DEPTHWISE = (
     case((2, 17, 4, 6, 7), (17, 1, 2, 3, 3), groups=17, padding=(0, 1, 1), stride=(1, 2, 1)),
     case((2, 32, 5, 4, 6), (32, 1, 3, 3, 2), groups=32, padding=1, dilation=(2, 1, 1)),
     case((2, 96, 120, 80), (96, 1, 3, 3), groups=96, padding=1),  # large: stored past the caches
+    # 2, 4 and 8 channels a group
+    case((2, 32, 9, 17), (32, 4, 3, 3), groups=8, padding=1),
+    case((2, 40, 7, 8), (40, 2, 3, 3), groups=20, padding=1, stride=2),
+    case((2, 8, 9, 12), (8, 4, 3, 3), groups=2, padding=(0, 1), bias=False),
+    case((1, 48, 11, 10), (48, 8, 5, 5), groups=6, padding=2),
+    case((2, 16, 12, 9), (16, 2, 3, 2), groups=8, dilation=(1, 2), stride=(2, 1), padding=1),
+    case((2, 24, 40), (24, 4, 9), groups=6, padding=4),
+    case((2, 16, 4, 6, 7), (16, 4, 2, 3, 3), groups=4, padding=(0, 1, 1), stride=(1, 2, 1)),
 )
 
 
@@ -416,11 +424,12 @@ def threads(n: int) -> Iterator[None]:
         ((1, 64, 30, 30), (96, 64, 3, 3), {"padding": 1}),
         ((5, 16, 20, 20), (32, 8, 3, 3), {"stride": 2, "groups": 2}),
         ((5, 40, 60, 60), (40, 1, 3, 3), {"padding": 1, "groups": 40}),
+        ((5, 40, 60, 60), (40, 4, 3, 3), {"padding": 1, "groups": 10}),
     ],
     ids=str,
 )
 def test_bits_do_not_depend_on_threads(x: Any, weight: Any, numbers: Any, layout: str) -> None:
-    strategy = "depthwise" if weight[1] == 1 else "gemm"  # native's own sums may depend on them
+    strategy = {1: "depthwise", 4: "grouped"}.get(weight[1], "gemm")  # native's own sums may depend on them
     tensors = operands(x, weight, True, torch.float32, layout)
     grad_y = torch.randn(native.conv2d(*tensors, **numbers).shape)
     results = []

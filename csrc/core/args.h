@@ -66,6 +66,7 @@ enum class ConvPass : int32_t {
 enum class ConvStrategy : int32_t {
   Gemm,       // takes everything
   Depthwise,  // one input channel and one output channel a group
+  Grouped,    // 2, 4 or 8 of both, whole groups in a vector
   Native,     // torch's own convolution; never reaches a kernel of ours
 };
 
@@ -76,10 +77,11 @@ struct ConvArgs {
   DType dtype;
   int64_t batch, groups, in_channels, out_channels;
   math::Axis axis[3];
+  bool fused;  // whether an activation or a residual follows
   ConvOperand x, weight, y;
   const void* bias;  // contiguous; may be null
   // Forward: applied in place to y, each piece while it is in a cache. Its tensors are y's own, its residual lies as y
-  // does. Null, or taken care of by the caller, for every strategy but Depthwise.
+  // does. Null, or taken care of by the caller, for every strategy but Depthwise and Grouped.
   const ActivationArgs* finish;
 };
 

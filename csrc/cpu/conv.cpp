@@ -11,6 +11,7 @@ namespace nnart::cpu {
 template <>
 void Kernels<Isa::NNART_ISA>::launch(const ConvArgs& args) {
   if (args.strategy == ConvStrategy::Depthwise) return ConvStrategies<Isa::NNART_ISA>::depthwise(args);
+  if (args.strategy == ConvStrategy::Grouped) return ConvStrategies<Isa::NNART_ISA>::grouped(args);
   with_dtype(args.dtype, [&](auto type) {
     using S = typename decltype(type)::type;
     if (args.pass == ConvPass::Wgrad)

@@ -204,7 +204,7 @@ ConvOperand operand(const Tensor& t, bool batched, int64_t dims) {
 }
 
 // All of the arguments but the operands.
-ConvArgs problem(ConvPass pass, const Geometry& g, DType dtype, bool channels_last) {
+ConvArgs problem(ConvPass pass, const Geometry& g, DType dtype, bool channels_last, bool fused) {
   ConvArgs args{};
   args.pass = pass;
   args.dtype = dtype;
@@ -217,6 +217,7 @@ ConvArgs problem(ConvPass pass, const Geometry& g, DType dtype, bool channels_la
     args.axis[3 - g.dims + a] = {
         g.in(a), g.out(a), g.kernel(a), g.stride[size_t(a)], g.padding[size_t(a)], g.dilation[size_t(a)]};
   args.channels_last = channels_last;
+  args.fused = fused;
   bool one_padding = std::equal(g.padding.begin(), g.padding.begin() + g.dims, g.padding.begin() + g.dims);
   args.strategy = plan_of(args, g.batched && one_padding && native_conv_is_fast(args.dtype)).strategy;
   return args;
@@ -232,6 +233,11 @@ void run(ConvArgs& args, const Geometry& g, const Tensor& x, const Tensor& weigh
   args.y = operand(y, g.batched, g.dims);
   args.bias = bias;
   launch(args, y);
+}
+
+// Whether the kernel applies what follows the convolution.
+bool finishes(ConvStrategy strategy) {
+  return strategy == ConvStrategy::Depthwise || strategy == ConvStrategy::Grouped;
 }
 
 // What follows the convolution, by name.
@@ -279,14 +285,14 @@ Tensor convolve(const Tensor& x, const Tensor& weight, std::optional<Tensor> bia
   check_same_dtype(x, "input", weight, "weight", g.op.c_str());
   bias = bias_of(bias, g.out_channels(), x, weight, g.op);
   bool channels_last = output_is_channels_last(x, g.batched, weight);
-  ConvArgs args = problem(ConvPass::Forward, g, dtype_of(x, g.op.c_str(), "input"), channels_last);
+  ConvArgs args = problem(ConvPass::Forward, g, dtype_of(x, g.op.c_str(), "input"), channels_last, finish != nullptr);
   bool is_native = args.strategy == ConvStrategy::Native;
   Tensor y = is_native ? native_conv(x, weight, bias, native_geometry(g))
                        : empty_in_layout(g.y_size(), channels_last, g.batched, x);
   ActivationArgs after{};
   if (finish) after = finish->on(y, args.dtype, g.op);
   if (y.numel() == 0) return y;
-  bool in_kernel = args.strategy == ConvStrategy::Depthwise;
+  bool in_kernel = finishes(args.strategy);
   args.finish = finish && in_kernel ? &after : nullptr;
   if (!is_native) run(args, g, x, weight, y, bias ? bias->data_ptr() : nullptr);
   if (finish && !in_kernel) launch(after, y);
@@ -358,7 +364,7 @@ Tensor convolve_transposed(const Tensor& x, const Tensor& weight, std::optional<
   bias = bias_of(bias, out_channels, x, weight, g.op);
 
   bool channels_last = output_is_channels_last(x, batched, weight);
-  ConvArgs args = problem(ConvPass::Dgrad, g, dtype_of(x, g.op.c_str(), "input"), channels_last);
+  ConvArgs args = problem(ConvPass::Dgrad, g, dtype_of(x, g.op.c_str(), "input"), channels_last, finish != nullptr);
   bool is_native = args.strategy == ConvStrategy::Native && numel_of(y_size) > 0;
   bool bias_after = bias && is_native && !native_adds_bias(args);
   Tensor y = is_native ? native_conv_transpose(x, weight, bias_after ? std::nullopt : bias, native_geometry(g),
@@ -367,7 +373,7 @@ Tensor convolve_transposed(const Tensor& x, const Tensor& weight, std::optional<
   Finish none{{}, "identity", {}};
   ActivationArgs after = (finish ? finish : &none)->on(y, args.dtype, g.op);
   if (y.numel() == 0) return y;
-  bool in_kernel = args.strategy == ConvStrategy::Depthwise;
+  bool in_kernel = finishes(args.strategy);
   args.finish = finish && in_kernel ? &after : nullptr;
   if (!is_native) run(args, g, y, weight, x, bias ? bias->data_ptr() : nullptr);
   if (bias_after) {
@@ -420,7 +426,8 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
   Tensor grad_weight = empty_in_layout(weight_size, false, true, grad_y);
   if (grad_weight.numel() == 0) return grad_weight;
   if (grad_y.numel() == 0) return torch::stable::zero_(grad_weight);
-  ConvArgs args = problem(ConvPass::Wgrad, g, dtype_of(grad_y, g.op.c_str(), "grad_y"), prefers_channels_last(x));
+  ConvArgs args =
+      problem(ConvPass::Wgrad, g, dtype_of(grad_y, g.op.c_str(), "grad_y"), prefers_channels_last(x), false);
   if (args.strategy == ConvStrategy::Native)
     return torch::stable::contiguous(native_conv_wgrad(grad_y, x, grad_weight, native_geometry(g)));
   run(args, g, x, grad_weight, grad_y, nullptr);
@@ -441,7 +448,7 @@ bool plan_is_native(const ConvProblem& p, const std::vector<ConvPass>& wanted) {
     return false;
   }
   return std::all_of(wanted.begin(), wanted.end(), [&](ConvPass pass) {
-    ConvArgs args = problem(pass, g, p.dtype, p.channels_last);
+    ConvArgs args = problem(pass, g, p.dtype, p.channels_last, p.fused);
     bool adds_bias = pass != ConvPass::Dgrad || !p.has_bias || native_adds_bias(args);
     return args.strategy == ConvStrategy::Native && adds_bias;
   });

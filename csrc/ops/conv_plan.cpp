@@ -3,10 +3,13 @@
 #include <atomic>
 #include <cstdlib>
 
+#include "ops/launch.h"
+
 namespace nnart {
 namespace {
 
-constexpr ConvStrategy kStrategies[] = {ConvStrategy::Gemm, ConvStrategy::Depthwise, ConvStrategy::Native};
+constexpr ConvStrategy kStrategies[] = {ConvStrategy::Gemm, ConvStrategy::Depthwise, ConvStrategy::Grouped,
+                                        ConvStrategy::Native};
 constexpr int kAuto = -1;
 
 int number_of(const std::string& name) {
@@ -30,6 +33,13 @@ bool takes(ConvStrategy strategy, const ConvArgs& args, bool native_takes_it) {
       return true;
     case ConvStrategy::Depthwise:
       return args.in_channels == args.groups && args.out_channels == args.groups && args.groups > 1;
+    case ConvStrategy::Grouped: {
+      int64_t channels = args.in_channels / args.groups,
+              lanes = vector_bytes() / (args.dtype == DType::Float64 ? 8 : 4);
+      bool some = channels == 2 || channels == 4 || channels == 8;
+      return args.in_channels == args.out_channels && some && channels <= lanes &&
+             vector_bytes() > 16;  // a shuffle of lanes by a variable
+    }
     case ConvStrategy::Native:
       return native_takes_it;
   }
@@ -59,9 +69,17 @@ ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
   if (takes(ConvStrategy::Depthwise, args, native_takes_it)) {
     const math::Axis& width = args.axis[2];
     if (native_takes_it && args.dtype == DType::BFloat16 && args.pass == ConvPass::Forward && args.channels_last &&
-        width.kernel <= 5 && width.out >= 28)
+        width.kernel <= 5 && width.out >= 14 && !args.fused)
       return {ConvStrategy::Native, "depthwise, but bound by rounding to bfloat16, which oneDNN does in hardware"};
     return {ConvStrategy::Depthwise, "one input and one output channel a group: nothing to sum over channels"};
+  }
+  if (takes(ConvStrategy::Grouped, args, native_takes_it)) {
+    // Eight channels, or one group, are enough for oneDNN where its layout is the tensor's.
+    bool many = args.in_channels / args.groups == 8 || args.groups == 1;
+    bool narrow = args.dtype == DType::BFloat16;
+    if (!native_takes_it || !many || (narrow && !args.channels_last) ||
+        (args.pass == ConvPass::Wgrad && args.groups > 1))
+      return {ConvStrategy::Grouped, "few channels a group: the channels of all groups fill the vectors"};
   }
   if (!native_takes_it)
     return {ConvStrategy::Gemm, "native has no vectorized kernel for this dtype, or cannot pad one side more"};
@@ -73,8 +91,6 @@ ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
   if (args.pass == ConvPass::Wgrad) {
     if (has_idle_tap(args))
       return {ConvStrategy::Gemm, "part of the filter meets no input: oneDNN leaves its bfloat16 gradient unwritten"};
-    if (args.groups > 1 && in <= 4 && out <= 4 && !args.channels_last)
-      return {ConvStrategy::Gemm, "few channels a group: oneDNN fills few lanes"};
   } else if (!one_tap) {
     if (args.groups == 1 && written <= 4)
       return {ConvStrategy::Gemm,
@@ -110,6 +126,8 @@ const char* name_of(ConvStrategy strategy) {
       return "gemm";
     case ConvStrategy::Depthwise:
       return "depthwise";
+    case ConvStrategy::Grouped:
+      return "grouped";
     case ConvStrategy::Native:
       return "native";
   }

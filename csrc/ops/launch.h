@@ -12,6 +12,9 @@ namespace nnart {
 // of magnitude.
 bool native_conv_is_fast(DType dtype);
 
+// The bytes of a vector register in the kernels in use, 0 where they have none.
+int64_t vector_bytes();
+
 void launch(const ActivationArgs&, const Tensor& on);
 void launch(const ConvArgs&, const Tensor& on);
 void launch(const MaxPoolArgs&, const Tensor& on);

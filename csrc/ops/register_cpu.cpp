@@ -10,6 +10,18 @@ bool native_conv_is_fast(DType dtype) {
   return dtype == DType::Float32 || (dtype == DType::BFloat16 && cpu::isa() == cpu::Isa::avx512);
 }
 
+int64_t vector_bytes() {
+  switch (cpu::isa()) {
+    case cpu::Isa::avx512:
+      return 64;
+    case cpu::Isa::avx2:
+      return 32;
+    case cpu::Isa::baseline:
+      return 16;
+  }
+  return 0;
+}
+
 void launch(const ActivationArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const ConvArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const MaxPoolArgs& args, const Tensor&) { cpu::launch(args); }

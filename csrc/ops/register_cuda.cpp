@@ -25,6 +25,7 @@ void launch_on(const Args& args, const Tensor& on) {
 }  // namespace
 
 bool native_conv_is_fast(DType) { return true; }
+int64_t vector_bytes() { return 0; }
 
 void launch(const ActivationArgs& args, const Tensor& on) { launch_on(args, on); }
 

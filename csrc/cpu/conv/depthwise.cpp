@@ -1,21 +1,14 @@
 // Depthwise convolution: one filter a channel. Nothing is summed over channels, so the vectors run along them and the
 // work is bound by how often the tensors are read. Channels-last tensors are read where they lie; tensors of another
 // layout are copied, a block of channels at a time, in the L2 cache.
-#include "cpu/conv/depthwise_lines.h"
-#include "cpu/conv/depthwise_wgrad.h"
+#include "cpu/conv/depthwise_passes.h"
 #include "cpu/conv/strategies.h"
 
 namespace nnart::cpu {
 
 template <>
 void ConvStrategies<Isa::NNART_ISA>::depthwise(const ConvArgs& args) {
-  with_dtype(args.dtype, [&](auto type) {
-    using S = typename decltype(type)::type;
-    if (args.pass == ConvPass::Wgrad)
-      DepthwiseWgrad<S>(args).run();
-    else
-      DepthwiseCorrelation<S>(args).run();
-  });
+  run_depthwise<Itself>(args);
 }
 
 }  // namespace nnart::cpu

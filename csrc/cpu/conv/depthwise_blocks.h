@@ -1,5 +1,8 @@
 // What the depthwise passes are made of: blocks of channels beside each other, which fill the vectors; the taps of an
 // axis; and the copies that bring tensors of another layout into blocks.
+//
+// Note [mix]: the same passes serve groups of `mix` channels, in and out. y is then a sum over m < mix of depthwise
+// convolutions, in which each channel of a group reads the group's m-th channel: Mixed brings it to their lanes.
 #pragma once
 
 #include <type_traits>
@@ -55,6 +58,57 @@ NNART_HD void add_block(Block<S>& sum, const Block<S>& a) {
   for (int i = 0; i < Block<S>::vectors; ++i) sum.v[i] = sum.v[i] + a.v[i];
 }
 
+// How a pass reads its source: each channel itself.
+template <class S>
+struct Itself {
+  static constexpr bool mixes = false;
+  Itself() = default;
+  NNART_HD Itself(int64_t, int64_t) {}
+  NNART_HD Block<S> from(const S* p) const { return Block<S>::from(p); }
+};
+
+// Or channel m of each group of `mix` to all channels of the group; a block is made of whole groups (Note [mix]).
+template <class S>
+struct Mixed {
+  using T = ComputeType<S>;
+  static constexpr bool mixes = true;
+  RawVec<Bits<T>> lanes;
+  Mixed() = default;
+  NNART_HD Mixed(int64_t mix, int64_t m) {
+    for (int i = 0; i < Vec<T>::size; ++i) lanes[i] = Bits<T>(i / mix * mix + m);
+  }
+  NNART_HD Block<S> from(const S* p) const { return {{Vec<T>(__builtin_shuffle(load(p).v, lanes))}}; }
+};
+template <>
+struct Mixed<BFloat16> {
+  static constexpr bool mixes = true;
+  RawVec<int32_t> lanes;  // of the pairs; mix is even
+  int shift;              // that brings the pair's channel to the upper half
+  Mixed() = default;
+  NNART_HD Mixed(int64_t mix, int64_t m) : shift(m % 2 ? 0 : 16) {
+    int64_t pairs = mix / 2;
+    for (int i = 0; i < Vec<float>::size; ++i) lanes[i] = int32_t(i / pairs * pairs + m / 2);
+  }
+  NNART_HD Block<BFloat16> from(const BFloat16* p) const {
+    RawU32 pairs;
+    std::memcpy(&pairs, p, sizeof pairs);
+    Vec<float> x(__builtin_shuffle(reinterpret_cast<RawVec<float>>((pairs << shift) & 0xffff0000), lanes));
+    return {{x, x}};
+  }
+};
+
+constexpr int64_t kMostMix = 8;
+
+// One for each m < mix.
+template <class Reader>
+struct Readers {
+  int64_t mix;
+  Reader reader[Reader::mixes ? kMostMix : 1];
+  NNART_HD explicit Readers(int64_t mix) : mix(Reader::mixes ? mix : 1) {
+    for (int64_t m = 0; m < this->mix; ++m) reader[m] = Reader(mix, m);
+  }
+};
+
 // The channels in whole blocks. Where they do not divide evenly the last block overlaps its neighbour, unless there are
 // fewer than one block has.
 template <class S>
@@ -67,12 +121,12 @@ struct Blocks {
   NNART_HD int64_t padded() const { return count * Block<S>::channels; }
 };
 
-// to[lane] = from[(first + lane) * stride], zero for channels that do not exist.
-template <class S, class P>
-NNART_HD void pack_channels(const S* from, int64_t stride, int64_t first, int64_t channels, P* to) {
+// to[lane] = *place(first + lane), zero for channels that do not exist.
+template <class Place, class P>
+NNART_HD void pack_channels(const Place& place, int64_t first, int64_t channels, P* to) {
   for (int64_t lane = 0; lane < Block<P>::channels; ++lane) {
-    const S* p = from + least(first + lane, channels - 1) * stride;
-    if constexpr (std::is_same_v<S, P>)
+    auto* p = place(least(first + lane, channels - 1));
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(*p)>, P>)
       to[lane] = *p;
     else
       to[lane] = widen_one<P>(p);
@@ -136,27 +190,35 @@ NNART_HD bool with_narrow(int64_t count, int64_t step, const Run& run) {
   return ((count == Known::count && step == Known::step && (run(Known{}), true)) || ...);
 }
 
-// packed[tap * tap_step + block * block_step + lane], zeros for channels that do not exist.
+// packed[tap * tap_step + block * block_step + lane], zeros for channels that do not exist: what each channel takes
+// of the m-th of its group.
 template <class S, class P>
-void pack_filters(const ConvArgs& args, const Blocks<P>& blocks, int64_t tap_step, int64_t block_step, P* packed) {
+void pack_filters(const ConvArgs& args, int64_t m, const Blocks<P>& blocks, int64_t tap_step, int64_t block_step,
+                  P* packed) {
   const ConvOperand& weight = args.weight;
   int64_t kernel_h = args.axis[1].kernel, kernel_w = args.axis[2].kernel;
+  int64_t mix = args.in_channels / args.groups;
+  // A channel is row c / mix * mix + c % mix of the weight; in a dgrad it is a column, and m the row.
+  bool transposed = args.pass == ConvPass::Dgrad && mix > 1;
+  auto* data = static_cast<const S*>(weight.data) + m * (transposed ? weight.batch : weight.channel);
   if constexpr (std::is_same_v<P, ComputeType<S>>)
     if (weight.space[2] == 1 && weight.space[1] == kernel_w && weight.space[0] == kernel_h * kernel_w &&
-        args.groups >= Block<P>::channels) {
+        blocks.channels >= Block<P>::channels && !transposed) {
       for (int64_t block = 0; block < blocks.count; ++block)
-        copy_transposed(packed + block * block_step, tap_step,
-                        static_cast<const S*>(weight.data) + blocks.start(block) * weight.batch, weight.batch,
+        copy_transposed(packed + block * block_step, tap_step, data + blocks.start(block) * weight.batch, weight.batch,
                         Block<P>::channels, args.axis[0].kernel * kernel_h * kernel_w);
       return;
     }
   for (int64_t i = 0; i < args.axis[0].kernel; ++i)
     for (int64_t j = 0; j < kernel_h; ++j)
       for (int64_t k = 0; k < kernel_w; ++k, packed += tap_step) {
-        const S* from =
-            static_cast<const S*>(weight.data) + i * weight.space[0] + j * weight.space[1] + k * weight.space[2];
+        const S* from = data + i * weight.space[0] + j * weight.space[1] + k * weight.space[2];
         for (int64_t block = 0; block < blocks.count; ++block)
-          pack_channels(from, weight.batch, blocks.start(block), args.groups, packed + block * block_step);
+          pack_channels(
+              [&](int64_t c) {
+                return from + (transposed ? c / mix * mix * weight.batch + c % mix * weight.channel : c * weight.batch);
+              },
+              blocks.start(block), blocks.channels, packed + block * block_step);
       }
 }
 

@@ -4,12 +4,13 @@
 
 #include "core/parallel.h"
 #include "cpu/conv/depthwise_blocks.h"
+#include "cpu/conv/fetch_ahead.h"
 
 namespace nnart::cpu {
 namespace {
 
-// One image's lines, channels beside each other, stored as S.
-template <class S>
+// One image's lines, channels beside each other, stored as S, for the m-th channel of each group of x.
+template <class S, class Reader>
 struct FilterSums {
   using T = ComputeType<S>;
   static constexpr int kSomeTaps = 8 / Block<S>::vectors;
@@ -22,6 +23,8 @@ struct FilterSums {
   const math::Axis* axis;
   int64_t x_space[3], grad_space[3];
   int64_t tap_step;  // of the sums
+  Reader reader;     // of x
+  FetchAhead* ahead;
 
   template <int n>
   NNART_HD static void clear(Block<S> (&sum)[n]) {
@@ -64,7 +67,7 @@ struct FilterSums {
 #pragma GCC unroll 16
       for (int q = 0; q < (kPixels - 1) * step + taps; ++q) {
         if (border && (place + q < 0 || place + q >= width.in)) continue;
-        Block<S> x = Block<S>::from(from + q * pixel);
+        Block<S> x = reader.from(from + q * pixel);
 #pragma GCC unroll 8
         for (int k = 0; k < taps; ++k)
           if (q >= k && (q - k) % step == 0 && (q - k) / step < kPixels) add_product(sum[r][k], x, g[(q - k) / step]);
@@ -94,6 +97,7 @@ struct FilterSums {
       }
       const S* grad_row = grad_y + line * grad_space[1];
       for (int64_t w = 0; w < width.out; w += kPixels) {
+        ahead->step();
         if (has_short_sums && w % kShortSum == 0)
           for (int r = 0; r < rows; ++r) flush(total[r], sum[r]);
         if (w >= from && w + kPixels <= to)
@@ -134,17 +138,18 @@ struct FilterSums {
       const S* row = x + in_h * x_space[1] + (k * width.dilation - width.pad) * pixel;
       const S* grad_row = grad_y + line * grad_space[1];
       for (int64_t w = from; w < to; ++w) {
+        if (w % kPixels == 0) ahead->step();
         if (has_short_sums && (w - from) % kShortSum == 0) flush(total, sum);
         Block<S> g = Block<S>::from(grad_row + w * grad_pixel);
         const S* p = row + w * step;
 #pragma GCC unroll 8
-        for (int t = 0; t < n; ++t) add_product(sum[t], g, Block<S>::from(p + t * tap));
+        for (int t = 0; t < n; ++t) add_product(sum[t], g, reader.from(p + t * tap));
       }
 #pragma GCC unroll 8
       for (int t = 0; t < n; ++t) {
         auto add_range = [&](int64_t begin, int64_t end) {
           for (int64_t w = begin; w < end; ++w)
-            add_product(sum[t], Block<S>::from(grad_row + w * grad_pixel), Block<S>::from(row + w * step + t * tap));
+            add_product(sum[t], Block<S>::from(grad_row + w * grad_pixel), reader.from(row + w * step + t * tap));
         };
         add_range(low[t], least(from, high[t]));
         add_range(most(to, low[t]), high[t]);
@@ -172,10 +177,14 @@ struct FilterSums {
   // All taps of one depth of the filter, for the lines [h, h_end) of grad_y.
   void add(const S* x, const S* grad_y, int64_t h, int64_t h_end, T* sums) const {
     const math::Axis& width = axis[2];
-    bool done = width.dilation == 1 &&
-                with_narrow<Narrow<3, 1>, Narrow<5, 1>, Narrow<7, 1>, Narrow<3, 2>, Narrow<5, 2>, Narrow<7, 2>>(
-                    width.kernel, width.stride,
-                    [&](auto narrow) { add_narrow_filter<narrow.count, narrow.step>(x, grad_y, h, h_end, sums); });
+    auto run = [&](auto narrow) { add_narrow_filter<narrow.count, narrow.step>(x, grad_y, h, h_end, sums); };
+    bool done = false;
+    if constexpr (!Reader::mixes)
+      done = width.dilation == 1 &&
+             with_narrow<Narrow<3, 1>, Narrow<5, 1>, Narrow<7, 1>, Narrow<3, 2>, Narrow<5, 2>, Narrow<7, 2>>(
+                 width.kernel, width.stride, run);
+    else
+      done = width.dilation == 1 && with_narrow<Narrow<3, 1>, Narrow<3, 2>>(width.kernel, width.stride, run);
     if (done) return;
     Even cuts(axis[2].kernel, kSomeTaps);
     for (int64_t j = 0; j < axis[1].kernel; ++j)
@@ -189,7 +198,7 @@ struct FilterSums {
 
 // Where the tensors come from, as in depthwise_lines.h, and the order of the sums: over the pixels of a band, the bands
 // of a part, the parts. None depends on the number of threads.
-template <class S>
+template <class S, template <class> class Reader>
 struct DepthwiseWgrad {
   using T = ComputeType<S>;
   static constexpr int64_t kParts = 16;
@@ -198,20 +207,21 @@ struct DepthwiseWgrad {
   static constexpr int64_t kBandElements = int64_t{1} << 16;
 
   const ConvArgs& args;
-  int64_t taps, line_taps, band_lines, pieces, bands, parts;  // pieces: bands of one depth of an image
-  T* partial;                                                 // [part][tap][channel]
+  int64_t channels, mix, taps, line_taps, band_lines, pieces, bands, parts;  // pieces: bands of one depth of an image
+  T* partial;                                                                // [part][m][tap][channel]
 
-  NNART_HD explicit DepthwiseWgrad(const ConvArgs& args) : args(args) {
+  NNART_HD explicit DepthwiseWgrad(const ConvArgs& args)
+      : args(args), channels(args.in_channels), mix(channels / args.groups) {
     line_taps = args.axis[1].kernel * args.axis[2].kernel;
     taps = args.axis[0].kernel * line_taps;
   }
 
-  NNART_HD void cut(int64_t channels, int64_t padded) {
-    int64_t line = channels * (args.axis[2].out + args.axis[1].stride * args.axis[2].in);
+  NNART_HD void cut(int64_t in_band, int64_t padded) {
+    int64_t line = in_band * (args.axis[2].out + args.axis[1].stride * args.axis[2].in);
     band_lines = most(1, least(args.axis[1].out, kBandElements / most(1, line)));
     pieces = ceil_div(args.axis[1].out, band_lines);
     bands = args.batch * args.axis[0].out * pieces;
-    parts = most(1, least(least(bands, kParts), kPartialElements / (taps * padded)));
+    parts = most(1, least(least(bands, kParts), kPartialElements / (mix * taps * padded)));
   }
 
   struct Place {
@@ -228,9 +238,50 @@ struct DepthwiseWgrad {
     return static_cast<const S*>(args.y.data) + image * args.y.batch + d * args.y.space[0];
   }
 
+  // The lines [h, h_end) of one image, depth and block to the sums of depth i of the filters, for every m.
   template <class P>
-  NNART_HD FilterSums<P> filter_sums(const Blocks<P>& blocks) const {
-    return {args.axis, {}, {}, blocks.padded()};
+  void add(const P* x, const P* grad_y, const int64_t (&x_space)[3], const int64_t (&grad_space)[3], int64_t h,
+           int64_t h_end, int64_t tap_step, T* sums, FetchAhead& ahead) const {
+    FilterSums<P, Reader<P>> some{args.axis, {}, {}, tap_step, {}, &ahead};
+    for (int a = 0; a < 3; ++a) {
+      some.x_space[a] = x_space[a];
+      some.grad_space[a] = grad_space[a];
+    }
+    for (int64_t m = 0; m < mix; ++m) {
+      some.reader = Reader<P>(mix, m);
+      some.add(x, grad_y, h, h_end, sums + m * taps * tap_step);
+    }
+  }
+
+  struct Lines {
+    int64_t low, high;
+  };
+  NNART_HD Lines lines_of(const Place& at) const {
+    const math::Axis& height = args.axis[1];
+    return {most(0, height.source(at.h, 0)), least(height.in, height.source(at.h_end - 1, height.kernel - 1) + 1)};
+  }
+
+  // What the band reads, which will be worked on after this one.
+  void fetch(int64_t band, int64_t blocks, FetchAhead& ahead) const {
+    constexpr int64_t size = sizeof(S);
+    const math::Axis& depth = args.axis[0];
+    const math::Axis& width = args.axis[2];
+    Place at = place_of(band);
+    Lines lines = lines_of(at);
+    int64_t first = depth.kernel, planes = 0;
+    for (int64_t i = 0; i < depth.kernel; ++i) {
+      int64_t in_d = depth.source(at.d, i);
+      if (in_d < 0 || in_d >= depth.in) continue;
+      first = least(first, i);
+      ++planes;
+    }
+    const S* x = x_of(at.image) + depth.source(at.d, first) * args.x.space[0] + lines.low * args.x.space[1];
+    const S* grad_y = grad_of(at.image, at.d) + at.h * args.y.space[1];
+    ahead.start(blocks * band_lines * ceil_div(width.out, FilterSums<S, Reader<S>>::kPixels),
+                {reinterpret_cast<const char*>(grad_y), 1, 0, at.h_end - at.h, args.y.space[1] * size,
+                 width.out * args.y.space[2] * size},
+                {reinterpret_cast<const char*>(x), planes, depth.dilation * args.x.space[0] * size,
+                 lines.high - lines.low, args.x.space[1] * size, width.in * args.x.space[2] * size});
   }
 
   // The parts in their order, to the weight's gradient.
@@ -238,47 +289,47 @@ struct DepthwiseWgrad {
   void finish(const Blocks<P>& blocks) const {
     constexpr int64_t lanes = Block<P>::channels;
     const ConvOperand& w = args.weight;
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      S* to = static_cast<S*>(w.data) + tap / line_taps * w.space[0] +
+    for (int64_t i = 0; i < mix * taps; ++i) {
+      int64_t m = i / taps, tap = i % taps;
+      S* to = static_cast<S*>(w.data) + m * w.channel + tap / line_taps * w.space[0] +
               tap % line_taps / args.axis[2].kernel * w.space[1] + tap % args.axis[2].kernel * w.space[2];
       for (int64_t b = 0; b < blocks.count; ++b) {
         Block<P> sum = zero_block<P>();
         for (int64_t part = 0; part < parts; ++part)
           for (int v = 0; v < Block<P>::vectors; ++v)
-            sum.v[v] = sum.v[v] + load(partial + (part * taps + tap) * blocks.padded() + b * lanes + v * Vec<T>::size);
+            sum.v[v] =
+                sum.v[v] + load(partial + (part * mix * taps + i) * blocks.padded() + b * lanes + v * Vec<T>::size);
         S line[lanes];
         if constexpr (std::is_same_v<S, P>)
           sum.to(line);
         else
           store(line, sum.v[0]);
-        for (int64_t lane = 0; lane < least(lanes, args.groups); ++lane)
+        for (int64_t lane = 0; lane < least(lanes, channels); ++lane)
           to[(blocks.start(b) + lane) * w.batch] = line[lane];
       }
     }
   }
 
   void run_in_place() {
-    Blocks<S> blocks(args.groups);
-    cut(args.groups, blocks.padded());
-    FilterSums<S> sums = filter_sums(blocks);
-    for (int a = 0; a < 3; ++a) {
-      sums.x_space[a] = args.x.space[a];
-      sums.grad_space[a] = args.y.space[a];
-    }
-    Scratch<T> scratch(Use::partial, parts * taps * blocks.padded());
+    Blocks<S> blocks(channels);
+    cut(channels, blocks.padded());
+    Scratch<T> scratch(Use::partial, parts * mix * taps * blocks.padded());
     partial = scratch.data();
     parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
+      FetchAhead ahead;
       for (int64_t part = begin; part < end; ++part) {
-        T* to = partial + part * taps * blocks.padded();
-        zero_run(to, taps * blocks.padded());
+        T* to = partial + part * mix * taps * blocks.padded();
+        zero_run(to, mix * taps * blocks.padded());
         for (int64_t band = bands * part / parts; band < bands * (part + 1) / parts; ++band) {
           Place at = place_of(band);
+          if (band + 1 < bands * end / parts) fetch(band + 1, blocks.count, ahead);
           for (int64_t b = 0; b < blocks.count; ++b)
             for (int64_t i = 0; i < args.axis[0].kernel; ++i) {
               int64_t in_d = args.axis[0].source(at.d, i), c = blocks.start(b);
               if (in_d < 0 || in_d >= args.axis[0].in) continue;
-              sums.add(x_of(at.image) + in_d * args.x.space[0] + c, grad_of(at.image, at.d) + c, at.h, at.h_end,
-                       to + i * line_taps * blocks.padded() + b * Block<S>::channels);
+              add(x_of(at.image) + in_d * args.x.space[0] + c, grad_of(at.image, at.d) + c, args.x.space, args.y.space,
+                  at.h, at.h_end, blocks.padded(), to + i * line_taps * blocks.padded() + b * Block<S>::channels,
+                  ahead);
             }
         }
       }
@@ -288,37 +339,34 @@ struct DepthwiseWgrad {
 
   void run_copied() {
     constexpr int64_t lanes = Vec<T>::size;
-    Blocks<T> blocks(args.groups);
+    Blocks<T> blocks(channels);
     cut(lanes, blocks.padded());
-    FilterSums<T> sums = filter_sums(blocks);
     const math::Axis& height = args.axis[1];
-    int64_t in_w = args.axis[2].in, out_w = args.axis[2].out, channels = least(lanes, args.groups);
-    sums.x_space[2] = sums.grad_space[2] = lanes;
-    sums.x_space[1] = in_w * lanes;
-    sums.grad_space[1] = out_w * lanes;
+    int64_t in_w = args.axis[2].in, out_w = args.axis[2].out, wide = least(lanes, channels);
+    const int64_t x_space[] = {0, in_w * lanes, lanes}, grad_space[] = {0, out_w * lanes, lanes};
     int64_t in_lines = least(height.in, (band_lines - 1) * height.stride + (height.kernel - 1) * height.dilation + 1);
-    Scratch<T> scratch(Use::partial, parts * taps * blocks.padded());
+    Scratch<T> scratch(Use::partial, parts * mix * taps * blocks.padded());
     partial = scratch.data();
     parallel_for(parts * blocks.count, 1, [&](int64_t begin, int64_t end) {
       Scratch<T> x(Use::source, in_lines * in_w * lanes);
       Scratch<T> grad_y(Use::gradient, band_lines * out_w * lanes);
+      FetchAhead nothing;  // the copies are in the cache
       for (int64_t unit = begin; unit < end; ++unit) {
         int64_t part = unit / blocks.count, b = unit % blocks.count, channel = blocks.start(b);
-        T* to = partial + part * taps * blocks.padded() + b * lanes;
-        for (int64_t tap = 0; tap < taps; ++tap) zero_run(to + tap * blocks.padded(), lanes);
+        T* to = partial + part * mix * taps * blocks.padded() + b * lanes;
+        for (int64_t tap = 0; tap < mix * taps; ++tap) zero_run(to + tap * blocks.padded(), lanes);
         for (int64_t band = bands * part / parts; band < bands * (part + 1) / parts; ++band) {
           Place at = place_of(band);
-          gather_block(args.y, grad_of(at.image, at.d) + channel * args.y.channel, channels, 0, 1, at.h,
-                       at.h_end - at.h, out_w, grad_y.data());
-          int64_t low = most(0, height.source(at.h, 0));
-          int64_t high = least(height.in, height.source(at.h_end - 1, height.kernel - 1) + 1);
+          gather_block(args.y, grad_of(at.image, at.d) + channel * args.y.channel, wide, 0, 1, at.h, at.h_end - at.h,
+                       out_w, grad_y.data());
+          auto [low, high] = lines_of(at);
           for (int64_t i = 0; i < args.axis[0].kernel; ++i) {
             int64_t in_d = args.axis[0].source(at.d, i);
             if (in_d < 0 || in_d >= args.axis[0].in || low >= high) continue;
-            gather_block(args.x, x_of(at.image) + channel * args.x.channel, channels, in_d, 1, low, high - low, in_w,
+            gather_block(args.x, x_of(at.image) + channel * args.x.channel, wide, in_d, 1, low, high - low, in_w,
                          x.data());
-            sums.add(x.data() - low * sums.x_space[1], grad_y.data() - at.h * sums.grad_space[1], at.h, at.h_end,
-                     to + i * line_taps * blocks.padded());
+            add(x.data() - low * x_space[1], grad_y.data() - at.h * grad_space[1], x_space, grad_space, at.h, at.h_end,
+                blocks.padded(), to + i * line_taps * blocks.padded(), nothing);
           }
         }
       }
@@ -327,7 +375,7 @@ struct DepthwiseWgrad {
   }
 
   NNART_HD void run() {
-    if (args.x.channel == 1 && args.y.channel == 1 && args.groups >= Block<S>::channels)
+    if (args.x.channel == 1 && args.y.channel == 1 && channels >= Block<S>::channels)
       run_in_place();
     else
       run_copied();

@@ -8,6 +8,7 @@ namespace nnart::cpu {
 template <Isa isa>
 struct ConvStrategies {
   static void depthwise(const ConvArgs&);
+  static void grouped(const ConvArgs&);
 };
 
 }  // namespace nnart::cpu

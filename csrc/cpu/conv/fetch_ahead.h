@@ -1,0 +1,58 @@
+// Brings what is read next from memory to the L2 cache while there is work on what is there. The hardware does not
+// foresee lines whose pixels are read one block of channels at a time.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "math/integers.h"
+
+namespace nnart::cpu {
+namespace {
+
+// Lines of several planes of a tensor; steps and sizes in bytes.
+struct LineBox {
+  const char* from;
+  int64_t planes, plane_step, lines, line_step, line_bytes;
+  bool empty() const { return planes <= 0 || lines <= 0 || line_bytes <= 0; }
+};
+
+// One or two boxes, a few cache lines at each step of the work: a burst of them would keep the loads of the work
+// waiting.
+class FetchAhead {
+ public:
+  // Over so many calls of step().
+  void start(int64_t steps, const LineBox& first, const LineBox& second = {}) {
+    box_ = first;
+    next_ = second;
+    if (box_.empty()) std::swap(box_, next_);
+    plane_ = line_ = at_ = 0;
+    if (!box_.empty()) each_ = ceil_div(cache_lines(box_) + cache_lines(next_), steps);
+  }
+
+  NNART_HD void step() {
+    for (int64_t i = 0; i < each_ && !box_.empty(); ++i) {
+      __builtin_prefetch(box_.from + plane_ * box_.plane_step + line_ * box_.line_step + at_, 0, 2);
+      if ((at_ += kCacheLine) < box_.line_bytes) continue;
+      at_ = 0;
+      if (++line_ < box_.lines) continue;
+      line_ = 0;
+      if (++plane_ < box_.planes) continue;
+      plane_ = 0;
+      box_ = next_;
+      next_ = {};
+    }
+  }
+
+ private:
+  static constexpr int64_t kCacheLine = 64;
+  static int64_t cache_lines(const LineBox& box) {
+    return box.empty() ? 0 : box.planes * box.lines * ceil_div(box.line_bytes, kCacheLine);
+  }
+
+  LineBox box_{}, next_{};
+  int64_t plane_ = 0, line_ = 0, at_ = 0, each_ = 0;
+};
+
+}  // namespace
+}  // namespace nnart::cpu
