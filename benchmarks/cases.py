@@ -15,6 +15,7 @@ from torch import Tensor
 
 import nnart_ops
 import nnart_ops.functional as ours
+from benchmarks.layers import CONVOLUTIONS, TRANSPOSED, Layer
 from benchmarks.models import MODELS
 
 COPIES = 3  # of each input; a call in between has pushed the others out of the second-level cache
@@ -98,50 +99,16 @@ def overhead(dtype: str) -> Iterator[Case]:
         yield Case("overhead", f"{name} forward+backward", dtype, *map(both, pair), inner=500)
 
 
-CONVOLUTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, int]]] = {  # name: input, weight, options
-    # the demo network
-    "1->32 3x3 @28": ((64, 1, 28, 28), (32, 1, 3, 3), {}),
-    "32->64 3x3 @13": ((64, 32, 13, 13), (64, 32, 3, 3), {}),
-    # dense
-    "64->64 3x3 @56": ((4, 64, 56, 56), (64, 64, 3, 3), {"padding": 1}),
-    "256->256 3x3 @14": ((8, 256, 14, 14), (256, 256, 3, 3), {"padding": 1}),
-    "64->128 3x3 s2 @56": ((4, 64, 56, 56), (128, 64, 3, 3), {"padding": 1, "stride": 2}),
-    "64->64 3x3 d4 @28": ((8, 64, 28, 28), (64, 64, 3, 3), {"padding": 4, "dilation": 4}),
-    "64->256 1x1 @56": ((16, 64, 56, 56), (256, 64, 1, 1), {}),
-    "16->16 3x3 @56": ((8, 16, 56, 56), (16, 16, 3, 3), {"padding": 1}),
-    # few channels
-    "3->32 3x3 @32": ((64, 3, 32, 32), (32, 3, 3, 3), {"padding": 1}),
-    "3->64 7x7 s2 @112": ((4, 3, 112, 112), (64, 3, 7, 7), {"padding": 3, "stride": 2}),
-    "64->3 3x3 @56": ((4, 64, 56, 56), (3, 64, 3, 3), {"padding": 1}),
-    "8->8 3x3 @56": ((8, 8, 56, 56), (8, 8, 3, 3), {"padding": 1}),
-    "3->192 16x16 s16 @224": ((4, 3, 224, 224), (192, 3, 16, 16), {"stride": 16}),
-    # groups
-    "128->128 3x3 g32 @56": ((4, 128, 56, 56), (128, 4, 3, 3), {"padding": 1, "groups": 32}),
-    "1024->1024 3x3 g32 @14": ((4, 1024, 14, 14), (1024, 32, 3, 3), {"padding": 1, "groups": 32}),
-    # depthwise
-    "dw 144 3x3 @56": ((8, 144, 56, 56), (144, 1, 3, 3), {"padding": 1, "groups": 144}),
-    "dw 96 3x3 s2 @112": ((8, 96, 112, 112), (96, 1, 3, 3), {"padding": 1, "stride": 2, "groups": 96}),
-    "dw 384 3x3 @14": ((8, 384, 14, 14), (384, 1, 3, 3), {"padding": 1, "groups": 384}),
-    "dw 960 3x3 @7": ((16, 960, 7, 7), (960, 1, 3, 3), {"padding": 1, "groups": 960}),
-    "dw 120 5x5 @28": ((8, 120, 28, 28), (120, 1, 5, 5), {"padding": 2, "groups": 120}),
-    "dw 72 5x5 s2 @56": ((8, 72, 56, 56), (72, 1, 5, 5), {"padding": 2, "stride": 2, "groups": 72}),
-    "dw 96 7x7 @56": ((4, 96, 56, 56), (96, 1, 7, 7), {"padding": 3, "groups": 96}),
-    "dw 384 7x7 @14": ((8, 384, 14, 14), (384, 1, 7, 7), {"padding": 3, "groups": 384}),
-    "dw 768 7x7 @7": ((8, 768, 7, 7), (768, 1, 7, 7), {"padding": 3, "groups": 768}),
-    "dw 128 3x3 d2 @28": ((8, 128, 28, 28), (128, 1, 3, 3), {"padding": 2, "dilation": 2, "groups": 128}),
-    # one and three dimensions
-    "64->64 9 @500": ((8, 64, 500), (64, 64, 9), {"padding": 4}),
-    "dw 256 31 @500": ((8, 256, 500), (256, 1, 31), {"padding": 15, "groups": 256}),
-    "32->32 3x3x3 @14": ((2, 32, 14, 14, 14), (32, 32, 3, 3, 3), {"padding": 1}),
-}
 LAYOUTS = {"NCHW": {}, "NHWC": {4: torch.channels_last, 5: torch.channels_last_3d}}
 
 
 def convolutions(dtype: str) -> Iterator[Case]:
-    """Each layer in both layouts: the forward with its bias, and either gradient alone."""
-    for (name, (x_size, w_size, options)), (layout, formats) in itertools.product(
-        CONVOLUTIONS.items(), LAYOUTS.items()
-    ):
+    """Each layer in both layouts: the forward with its bias, the same with ReLU, and either gradient alone."""
+    return itertools.chain(_layers(dtype, CONVOLUTIONS, "conv"), _layers(dtype, TRANSPOSED, "conv_transpose"))
+
+
+def _layers(dtype: str, layers: dict[str, Layer], function_name: str) -> Iterator[Case]:
+    for (name, (x_size, w_size, options)), (layout, formats) in itertools.product(layers.items(), LAYOUTS.items()):
         if formats and len(x_size) not in formats:
             continue
         memory_format = formats.get(len(x_size), torch.contiguous_format)
@@ -149,16 +116,31 @@ def convolutions(dtype: str) -> Iterator[Case]:
         def laid_out(t: Tensor, memory_format: Any = memory_format) -> Tensor:
             return t.to(DTYPES[dtype]).contiguous(memory_format=memory_format)
 
+        transposed = function_name == "conv_transpose"
+        channels = w_size[1] * options.get("groups", 1) if transposed else w_size[0]
         xs = [laid_out(torch.randn(x_size)) for _ in range(COPIES)]
-        w, b = laid_out(torch.randn(w_size)), torch.randn(w_size[0]).to(DTYPES[dtype])
-        pair = [functools.partial(getattr(library, f"conv{len(x_size) - 2}d"), **options) for library in (ours, native)]
+        w, b = laid_out(torch.randn(w_size)), torch.randn(channels).to(DTYPES[dtype])
+        library_name = f"{function_name}{len(x_size) - 2}d"
+        pair = [functools.partial(getattr(library, library_name), **options) for library in (ours, native)]
         y = pair[1](xs[0], w, b)
         gradients = [torch.randn_like(y) for _ in range(COPIES)]
-        flops = 2 * y.numel() * w[0].numel()
+        flops = 2 * (xs[0] if transposed else y).numel() * w[0].numel()
         exact = 1e-4 if dtype in ("float32", "float64") else 5e-2
 
         def forward(function: Any, xs: Any = xs, w: Any = w, b: Any = b) -> Callable[[int], Tensor]:
             return lambda i: function(xs[i % COPIES], w, b)
+
+        def fused(activation: str, residuals: Any, xs: Any = xs, w: Any = w, b: Any = b, pair: Any = pair) -> Any:
+            def ours(i: int) -> Tensor:
+                return pair[0](
+                    xs[i % COPIES], w, b, activation=activation, residual=residuals and residuals[i % COPIES]
+                )
+
+            def peer(i: int) -> Tensor:
+                y = pair[1](xs[i % COPIES], w, b)
+                return native.relu_(y.add_(residuals[i % COPIES]) if residuals else y)
+
+            return ours, peer
 
         def gradient(function: Any, of: int, xs: Any = xs, w: Any = w, gradients: Any = gradients) -> Any:
             leaves, graphs = [], []
@@ -173,15 +155,22 @@ def convolutions(dtype: str) -> Iterator[Case]:
 
             return run
 
-        label, terms = f"{name} {layout}", w[0].numel()
-        yield Case("conv", f"{label} forward", dtype, *map(forward, pair), flops=flops, tolerance=exact * terms**0.5)
-        for of, gradient_name, terms in (
-            (0, "dgrad", w.numel() // w.shape[1]),
-            (1, "wgrad", y.numel() // y.shape[1]),
-        ):
+        label = f"{'transposed ' * transposed}{name} {layout}"
+        taps = w[0, 0].numel()
+        into_y, into_x = (w.shape[0], w.shape[1]) if transposed else (w.shape[1], w.shape[0])
+        terms = {"forward": into_y * taps, "dgrad": into_x * taps, "wgrad": y.numel() // y.shape[1]}
+        kind = functools.partial(Case, "conv", dtype=dtype, flops=flops)
+        tolerance = exact * terms["forward"] ** 0.5
+        yield kind(f"{label} forward", ours=forward(pair[0]), peer=forward(pair[1]), tolerance=tolerance)
+        sides = fused("relu", None)
+        yield kind(f"{label} forward, ReLU", ours=sides[0], peer=sides[1], tolerance=tolerance)
+        if min(w_size[:2]) >= 32 and not transposed:
+            sides = fused("relu", gradients)
+            yield kind(f"{label} forward, residual, ReLU", ours=sides[0], peer=sides[1], tolerance=tolerance)
+        for of, gradient_name in enumerate(("dgrad", "wgrad")):
             sides = [gradient(function, of) for function in pair]
-            tolerance = exact * terms**0.5
-            yield Case("conv", f"{label} {gradient_name}", dtype, *sides, flops=flops, tolerance=tolerance)
+            tolerance = exact * terms[gradient_name] ** 0.5
+            yield kind(f"{label} {gradient_name}", ours=sides[0], peer=sides[1], tolerance=tolerance)
 
 
 def models(dtype: str) -> Iterator[Case]:

@@ -78,6 +78,19 @@ DEPTHWISE = (
     case((2, 17, 4, 6, 7), (17, 1, 2, 3, 3), groups=17, padding=(0, 1, 1), stride=(1, 2, 1)),
     case((2, 32, 5, 4, 6), (32, 1, 3, 3, 2), groups=32, padding=1, dilation=(2, 1, 1)),
     case((2, 96, 120, 80), (96, 1, 3, 3), groups=96, padding=1),  # large: stored past the caches
+    # planes in order: pairs of narrow ones, lines of several vectors, bands, phases, borders that are not alike
+    case((3, 17, 7, 7), (17, 1, 3, 3), groups=17, padding=1),
+    case((2, 7, 5, 6), (7, 1, 5, 5), groups=7, padding=2, bias=False),
+    case((2, 5, 15, 16), (5, 1, 3, 3), groups=5, padding=1),
+    case((1, 3, 150, 130), (3, 1, 3, 3), groups=3, padding=1),
+    case((1, 3, 150, 130), (3, 1, 5, 5), groups=3, padding=2),
+    case((2, 6, 40, 33), (6, 1, 3, 3), groups=6, padding=(0, 2)),
+    case((2, 6, 30, 50), (6, 1, 4, 4), groups=6, padding="same"),
+    case((2, 6, 31, 49), (6, 1, 3, 3), groups=6, padding=1, stride=2),
+    case((2, 6, 32, 70), (6, 1, 7, 5), groups=6, padding=(3, 1), stride=(1, 2)),
+    case((2, 6, 30, 41), (6, 1, 3, 3), groups=6, padding=2, dilation=2, stride=(3, 2)),
+    case((1, 4, 5, 9, 40), (4, 1, 3, 3, 3), groups=4, padding=1),
+    case((1, 2, 3, 20), (2, 1, 3, 9), groups=2, padding=(4, 30)),
     # 2, 4 and 8 channels a group
     case((2, 32, 9, 17), (32, 4, 3, 3), groups=8, padding=1),
     case((2, 40, 7, 8), (40, 2, 3, 3), groups=20, padding=1, stride=2),

@@ -19,6 +19,8 @@ EPILOGUES = ("relu", "relu6", "leaky_relu", "sigmoid", "tanh", "silu", "gelu", "
 FUSED = (  # a strategy each: depthwise in place or copied, native, GEMM
     case((2, 40, 9, 10), (40, 1, 3, 3), padding=1, groups=40),
     case((2, 5, 9, 10), (5, 1, 3, 3), padding=1, groups=5, bias=False),
+    case((2, 5, 7, 7), (5, 1, 3, 3), padding=1, groups=5),
+    case((2, 5, 70, 40), (5, 1, 5, 5), padding=2, groups=5),
     case((2, 32, 8, 8), (32, 32, 3, 3), padding=1),
     case((3, 9, 9), (4, 3, 3, 3), stride=2),
     case((2, 3, 20), (4, 3, 3)),

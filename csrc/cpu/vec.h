@@ -457,6 +457,14 @@ NNART_HD RawU32 join_even_odd(EvenOdd x) {
   return (round_to_bfloat16(x.even) >> 16) | (round_to_bfloat16(x.odd) & 0xffff0000);
 }
 
+// Keeps the compiler from loading x from memory again at each use, which a line-crossing load is too slow for.
+template <class T>
+NNART_HD void keep_in_register([[maybe_unused]] Vec<T>& x) {
+#if defined(__x86_64__)
+  asm("" : "+v"(x.v));
+#endif
+}
+
 // The first count lanes; the others are zero.
 template <class S>
 NNART_HD Vec<ComputeType<S>> load_partial(const S* p, int64_t count) {

@@ -8,6 +8,7 @@ namespace nnart::cpu {
 template <Isa isa>
 struct ConvStrategies {
   static void depthwise(const ConvArgs&);
+  static bool depthwise_planes(const ConvArgs&);  // part of depthwise: false if this is no problem for it
   static void grouped(const ConvArgs&);
 };
 
