@@ -467,6 +467,21 @@ def test_every_instruction_set(isa: str) -> None:
     assert result.returncode == 0, result.stdout[-3000:]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [5, 7, 14, 20])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_an_infinite_pixel_reaches_only_its_own_taps(kernel: int, size: int, layout: str) -> None:
+    x = laid_out(torch.zeros(2, 20, size, size), layout)
+    x[0, 3, 0, 0] = x[1, 5, -1, -1] = x[1, 6, 0, -1] = torch.inf
+    w = torch.randn(20, 1, kernel, kernel, requires_grad=True)
+    grad_y = laid_out(torch.ones(2, 20, size, size), layout)
+    ours, theirs = (
+        torch.autograd.grad(f(x, w, padding=kernel // 2, groups=20), w, grad_y)[0] for f in (F.conv2d, native.conv2d)
+    )
+    assert torch.equal(ours.isfinite(), theirs.isfinite())
+    assert torch.equal(ours.isnan(), theirs.isnan())
+
+
 def test_elements_of_the_filter_that_meet_no_input() -> None:
     """oneDNN leaves their bfloat16 gradient unwritten, which shows where the memory held something else before."""
     x = torch.randn(2, 3, 2, 1).bfloat16().contiguous(memory_format=torch.channels_last)

@@ -1,6 +1,6 @@
 // Depthwise convolution: one filter a channel. Nothing is summed over channels, so the vectors run along them and the
 // work is bound by how often the tensors are read. Channels-last tensors are read where they lie; tensors of another
-// layout are copied, a block of channels at a time, in the L2 cache, unless depthwise_planes.cpp takes them.
+// layout are copied, a block of channels at a time, in the L2 cache, unless depthwise_planes*.cpp take them.
 #include "cpu/conv/depthwise_passes.h"
 #include "cpu/conv/strategies.h"
 
@@ -8,7 +8,8 @@ namespace nnart::cpu {
 
 template <>
 void ConvStrategies<Isa::NNART_ISA>::depthwise(const ConvArgs& args) {
-  if (!ConvStrategies<Isa::NNART_ISA>::depthwise_planes(args)) run_depthwise<Itself>(args);
+  bool taken = args.pass == ConvPass::Wgrad ? depthwise_planes_wgrad(args) : depthwise_planes(args);
+  if (!taken) run_depthwise<Itself>(args);
 }
 
 }  // namespace nnart::cpu

@@ -400,7 +400,7 @@ struct DepthwisePlanes {
 
 template <>
 bool ConvStrategies<Isa::NNART_ISA>::depthwise_planes(const ConvArgs& args) {
-  if (args.pass == ConvPass::Wgrad || !has_plane_lines(args.x) || !has_plane_lines(args.y)) return false;
+  if (!has_plane_lines(args.x) || !has_plane_lines(args.y)) return false;
   const math::Axis* axis = args.axis;
   if (args.pass == ConvPass::Dgrad) {
     bool whole = axis[1].stride == 1 && axis[2].stride == 1;

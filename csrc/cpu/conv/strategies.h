@@ -8,7 +8,9 @@ namespace nnart::cpu {
 template <Isa isa>
 struct ConvStrategies {
   static void depthwise(const ConvArgs&);
-  static bool depthwise_planes(const ConvArgs&);  // part of depthwise: false if this is no problem for it
+  // Parts of depthwise, false if the problem is not for them.
+  static bool depthwise_planes(const ConvArgs&);
+  static bool depthwise_planes_wgrad(const ConvArgs&);
   static void grouped(const ConvArgs&);
 };
 
