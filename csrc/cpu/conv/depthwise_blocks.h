@@ -35,13 +35,38 @@ struct Block<BFloat16> {
     return {{x.even, x.odd}};
   }
   NNART_HD void to(BFloat16* p) const {
-    RawU32 joined = join_even_odd({v[0], v[1]});
-    std::memcpy(p, &joined, sizeof joined);
+    RawU32 rounded = joined();
+    std::memcpy(p, &rounded, sizeof rounded);
   }
-  NNART_HD void past_caches(BFloat16* p) const {
-    store_past_caches(static_cast<void*>(p), join_even_odd({v[0], v[1]}));
+  NNART_HD void past_caches(BFloat16* p) const { store_past_caches(static_cast<void*>(p), joined()); }
+
+ private:
+  // Products and sums of bfloat16 make no NaN with bits in the lower half, so that the rounding leaves a NaN as it is.
+  NNART_HD RawU32 joined() const {
+    RawU32 even = reinterpret_cast<RawU32>(v[0].v), odd = reinterpret_cast<RawU32>(v[1].v);
+    even += 0x7fff + ((even >> 16) & 1);
+    odd += 0x7fff + ((odd >> 16) & 1);
+    return (even >> 16) | (odd & 0xffff0000);
   }
 };
+
+// p += step, which the compiler can neither foresee nor undo: it would keep the places of all pixels of an unrolled
+// loop in registers, spill them, and load a pixel anew for each use.
+template <class S>
+NNART_HD void step_on(S*& p, int64_t step) {
+  p += step;
+  asm("" : "+r"(p));
+}
+
+// x stays in its register: the compiler would rather load it anew for each use than spill something else.
+template <class S>
+NNART_HD void keep(Block<S>& x) {
+#if defined(__x86_64__)
+  for (auto& v : x.v) asm("" : "+v"(v.v));
+#elif defined(__aarch64__)
+  for (auto& v : x.v) asm("" : "+w"(v.v));
+#endif
+}
 
 template <class S>
 NNART_HD Block<S> zero_block() {
@@ -96,6 +121,30 @@ struct Mixed<BFloat16> {
     return {{x, x}};
   }
 };
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kVectorRegisters = 32;
+#else
+constexpr int kVectorRegisters = 16;
+#endif
+
+// Pixels of a line that are worked on at once.
+template <class S>
+constexpr int kTilePixels = kVectorRegisters == 32   ? 8
+                            : Block<S>::vectors == 1 ? 6
+                                                     : 3;
+constexpr int kSlimTile = 7;
+template <class S>
+NNART_HD bool slim_tiles(int64_t n) {
+  return ceil_div(n, kSlimTile) * kSlimTile < ceil_div(n, kTilePixels<S>) * kTilePixels<S>;
+}
+
+// So many pixels are missing before the first tile of a line and after the last one, if its padding keeps the width (or
+// halves an even one).
+template <int taps>
+constexpr int kBefore = taps > 0 ? (taps - 1) / 2 : 0;
+template <int taps, int step>
+constexpr int kAfter = taps > 0 ? taps / 2 - (step - 1) : 0;
 
 constexpr int64_t kMostMix = 8;
 
