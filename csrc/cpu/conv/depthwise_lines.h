@@ -329,15 +329,17 @@ struct DepthwiseCorrelation {
       using Lines = DepthwiseLines<S, Reader<S>>;
       Scratch<typename Lines::SourceLine> scratch(Use::pixels, most_lines * source_lines());
       FetchAhead ahead;
+      auto lines_from = [&](int64_t i) { return least(least(most_lines, end - i), axis[1].outputs - place_of(i).h); };
+      auto fetch = [&](int64_t i, int64_t steps) {
+        Place at = place_of(i);
+        ahead.start(steps, mine.new_lines(image_of(at.image), at.d, at.h, at.h + lines_from(i)));
+      };
+      fetch(begin, 1);
+      ahead.step();
       for (int64_t i = begin, n; i < end; i += n) {
-        auto lines_from = [&](int64_t i) { return least(least(most_lines, end - i), axis[1].outputs - place_of(i).h); };
         Place at = place_of(i);
         n = lines_from(i);
-        if (i + n < end) {
-          Place next = place_of(i + n);
-          ahead.start(n * ceil_div(axis[2].outputs, kTilePixels<S>) * blocks.count,
-                      mine.new_lines(image_of(next.image), next.d, next.h, next.h + lines_from(i + n)));
-        }
+        if (i + n < end) fetch(i + n, n * ceil_div(axis[2].outputs, kTilePixels<S>) * blocks.count);
         int64_t offset = at.image * target.batch + at.d * target.space[0] + at.h * target.space[1];
         S* line = static_cast<S*>(target.data) + offset;
         mine.run_lines(image_of(at.image), line, at.d, at.h, n, scratch.data(), ahead);

@@ -311,8 +311,8 @@ struct DepthwiseWgrad {
     return {most(0, height.source(at.h, 0)), least(height.in, height.source(at.h_end - 1, height.kernel - 1) + 1)};
   }
 
-  // What the band reads, which will be worked on after this one.
-  void fetch(int64_t band, int64_t blocks, FetchAhead& ahead) const {
+  // What the band reads, in so many steps.
+  void fetch(int64_t band, int64_t steps, FetchAhead& ahead) const {
     constexpr int64_t size = sizeof(S);
     const math::Axis& depth = args.axis[0];
     const math::Axis& width = args.axis[2];
@@ -327,7 +327,7 @@ struct DepthwiseWgrad {
     }
     const S* x = x_of(at.image) + depth.source(at.d, first) * args.x.space[0] + lines.low * args.x.space[1];
     const S* grad_y = grad_of(at.image, at.d) + at.h * args.y.space[1];
-    ahead.start(blocks * band_lines * ceil_div(width.out, kTilePixels<S>),
+    ahead.start(steps,
                 {reinterpret_cast<const char*>(grad_y), 1, 0, at.h_end - at.h, args.y.space[1] * size,
                  width.out * args.y.space[2] * size},
                 {reinterpret_cast<const char*>(x), planes, depth.dilation * args.x.space[0] * size,
@@ -365,14 +365,17 @@ struct DepthwiseWgrad {
     cut(channels, blocks.padded());
     Scratch<T> scratch(Use::partial, parts * mix * taps * blocks.padded());
     partial = scratch.data();
+    int64_t steps = blocks.count * band_lines * ceil_div(args.axis[2].out, kTilePixels<S>);
     parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
       FetchAhead ahead;
+      fetch(bands * begin / parts, 1, ahead);
+      ahead.step();
       for (int64_t part = begin; part < end; ++part) {
         T* to = partial + part * mix * taps * blocks.padded();
         zero_run(to, mix * taps * blocks.padded());
         for (int64_t band = bands * part / parts; band < bands * (part + 1) / parts; ++band) {
           Place at = place_of(band);
-          if (band + 1 < bands * end / parts) fetch(band + 1, blocks.count, ahead);
+          if (band + 1 < bands * end / parts) fetch(band + 1, steps, ahead);
           for (int64_t b = 0; b < blocks.count; ++b)
             for (int64_t i = 0; i < args.axis[0].kernel; ++i) {
               int64_t in_d = args.axis[0].source(at.d, i), c = blocks.start(b);
