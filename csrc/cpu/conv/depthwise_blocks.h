@@ -128,7 +128,8 @@ constexpr int kVectorRegisters = 32;
 constexpr int kVectorRegisters = 16;
 #endif
 
-// Pixels of a line that are worked on at once.
+// Pixels of a line that are worked on at once, as many as the registers hold beside a line of a filter; or 7, which
+// divides the lines of most networks.
 template <class S>
 constexpr int kTilePixels = kVectorRegisters == 32   ? 8
                             : Block<S>::vectors == 1 ? 6
@@ -138,13 +139,6 @@ template <class S>
 NNART_HD bool slim_tiles(int64_t n) {
   return ceil_div(n, kSlimTile) * kSlimTile < ceil_div(n, kTilePixels<S>) * kTilePixels<S>;
 }
-
-// So many pixels are missing before the first tile of a line and after the last one, if its padding keeps the width (or
-// halves an even one).
-template <int taps>
-constexpr int kBefore = taps > 0 ? (taps - 1) / 2 : 0;
-template <int taps, int step>
-constexpr int kAfter = taps > 0 ? taps / 2 - (step - 1) : 0;
 
 constexpr int64_t kMostMix = 8;
 
@@ -227,16 +221,27 @@ NNART_HD TapAxis tap_axis(const math::Axis& axis, bool transposed, int64_t* tabl
   return result;
 }
 
-// Taps beside each other, `step` pixels between outputs, both known to the compiler.
-template <int taps, int pixels>
+// So many taps with `gap` places from one to the next and `step` from one output to the next, known to the compiler.
+template <int count, int output_step, int tap_gap = 1>
 struct Narrow {
-  static constexpr int count = taps, step = pixels;
+  static constexpr int taps = count, step = output_step, gap = tap_gap;
+  // How many places are missing before the first output of a line and after the last one, if the padding keeps the
+  // width (or halves an even one).
+  static constexpr int before = taps == 0 ? 0 : (taps - 1) / 2 * gap, after = taps / 2 * gap - (step - 1);
+
+  NNART_HD static constexpr int places(int outputs) { return (outputs - 1) * step + (taps - 1) * gap + 1; }
+  // Whether tap k of an output lies at place q of the places of so many outputs, and of which.
+  NNART_HD static constexpr bool meet(int q, int k, int outputs) {
+    return q >= k * gap && (q - k * gap) % step == 0 && output(q, k) < outputs;
+  }
+  NNART_HD static constexpr int output(int q, int k) { return (q - k * gap) / step; }
 };
+using AnyTaps = Narrow<0, 1>;
 
 // Calls run with the one of Known that has these numbers; false if none does.
 template <class... Known, class Run>
-NNART_HD bool with_narrow(int64_t count, int64_t step, const Run& run) {
-  return ((count == Known::count && step == Known::step && (run(Known{}), true)) || ...);
+NNART_HD bool with_narrow(int64_t taps, int64_t step, int64_t gap, const Run& run) {
+  return ((taps == Known::taps && step == Known::step && gap == Known::gap && (run(Known{}), true)) || ...);
 }
 
 // packed[tap * tap_step + block * block_step + lane], zeros for channels that do not exist: what each channel takes

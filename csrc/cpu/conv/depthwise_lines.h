@@ -117,21 +117,22 @@ struct DepthwiseLines {
   }
 
   // What a line of the source adds to a tile, whose first tap lies at `line`: place `place` of axis[2].
-  template <int taps, int step, int tile, class Edges>
+  template <class Filter, int tile, class Edges>
   NNART_HD void add_line(const Reader& reader, const S* line, const S* weights, const TapPhase& phase, int64_t place,
                          int64_t pixel, int64_t weight_step, Block<S>* sum) const {
-    if constexpr (taps > 0) {
-      Block<S> w[taps];
+    if constexpr (Filter::taps > 0) {
+      Block<S> w[Filter::taps];
 #pragma GCC unroll 8
-      for (int k = 0; k < taps; ++k, step_on(weights, weight_step)) w[k] = Block<S>::from(weights);
+      for (int k = 0; k < Filter::taps; ++k, step_on(weights, weight_step)) w[k] = Block<S>::from(weights);
       line += Edges::low * pixel;
+      constexpr int end = Filter::places(tile) - Edges::high;
 #pragma GCC unroll 32
-      for (int q = Edges::low; q < (tile - 1) * step + taps - Edges::high; ++q, step_on(line, pixel)) {
+      for (int q = Edges::low; q < end; ++q, step_on(line, pixel)) {
         Block<S> x = reader.from(line);
         keep(x);
 #pragma GCC unroll 8
-        for (int k = 0; k < taps; ++k)
-          if (q >= k && (q - k) % step == 0 && (q - k) / step < tile) add_product(sum[(q - k) / step], x, w[k]);
+        for (int k = 0; k < Filter::taps; ++k)
+          if (Filter::meet(q, k, tile)) add_product(sum[Filter::output(q, k)], x, w[k]);
       }
     } else {
       int64_t source_step = phase.source_step * pixel;
@@ -152,16 +153,17 @@ struct DepthwiseLines {
     }
   }
 
-  // The outputs [begin, begin + n) of a phase of some lines, n <= tile. With taps == 0 any taps; else so many that
-  // stand beside each other, so that a pixel is loaded once for all of them.
-  template <int taps, int step, int tile, class Edges>
+  // The outputs [begin, begin + n) of a phase of some lines, n <= tile. A pixel is loaded once for all taps of a narrow
+  // filter. The lines follow each other block by block because they read the same pixels, which then are in the L1
+  // cache.
+  template <class Filter, int tile, class Edges>
   void run_tile(const TargetLine* lines, int64_t line_count, const TapPhase& phase, int64_t begin, int64_t n,
                 FetchAhead& ahead) const {
     int64_t pixel = source_space[2], to_step = phase.step * target_space[2];
     int64_t first_to = (phase.first + begin * phase.step) * target_space[2];
     int64_t place = begin * phase.source_step + phase.lowest;
-    int64_t first_weight = taps > 0 ? phase.tap[0] * tap_step : 0;
-    int64_t weight_step = taps > 1 ? (phase.tap[1] - phase.tap[0]) * tap_step : 0;
+    int64_t first_weight = Filter::taps > 0 ? phase.tap[0] * tap_step : 0;
+    int64_t weight_step = Filter::taps > 1 ? (phase.tap[1] - phase.tap[0]) * tap_step : 0;
     int64_t mix = Reader::mixes ? readers.mix : 1;
     if (!Edges::tested) n = tile;
     for (int64_t block = 0; block < blocks.count; ++block) {
@@ -175,29 +177,29 @@ struct DepthwiseLines {
         const SourceLine* sources_end = target->sources + target->source_count;
         for (const SourceLine* source = target->sources; source < sources_end; ++source)
           for (int64_t m = 0; m < mix; ++m)
-            add_line<taps, step, tile, Edges>(readers.reader[m], source->pixels + from,
-                                              source->weights + m * mix_step + packed_c + first_weight, phase, place,
-                                              pixel, weight_step, sum);
+            add_line<Filter, tile, Edges>(readers.reader[m], source->pixels + from,
+                                          source->weights + m * mix_step + packed_c + first_weight, phase, place, pixel,
+                                          weight_step, sum);
         store_tile<tile>(sum, n, target->pixels + to, to_step);
       }
     }
   }
 
-  template <int taps, int step, int tile>
+  template <class Filter, int tile>
   void run_phase(const TargetLine* lines, int64_t line_count, const TapPhase& phase, FetchAhead& ahead) const {
-    constexpr int before = kBefore<taps>, after = kAfter<taps, step>;
+    constexpr int before = Filter::before, after = Filter::after;
     for (int64_t begin = 0; begin < phase.count; begin += tile) {
       int64_t first = most(0, least(begin, phase.count - tile)), n = least(tile, phase.count - first);
       int64_t low = most(0, -(first * phase.source_step + phase.lowest));
       int64_t high = most(0, (first + tile - 1) * phase.source_step + phase.highest + 1 - axis[2].sources);
       auto run = [&](auto edges) {
         if (n < tile || low != edges.low || high != edges.high) return false;
-        run_tile<taps, step, tile, decltype(edges)>(lines, line_count, phase, first, tile, ahead);
+        run_tile<Filter, tile, decltype(edges)>(lines, line_count, phase, first, tile, ahead);
         return true;
       };
       bool done = run(Edges<0, 0>{}) || (before > 0 && run(Edges<before, 0>{})) ||
                   (after > 0 && run(Edges<0, after>{})) || (before > 0 && after > 0 && run(Edges<before, after>{}));
-      if (!done) run_tile<0, 0, tile, AnyEdges>(lines, line_count, phase, first, n, ahead);
+      if (!done) run_tile<AnyTaps, tile, AnyEdges>(lines, line_count, phase, first, n, ahead);
     }
   }
 
@@ -209,22 +211,23 @@ struct DepthwiseLines {
       lines[i] = {to + i * target_space[1], sources, fill_lines(from, d, h + i, sources)};
     for (int64_t p = 0; p < axis[2].phase_count; ++p) {
       const TapPhase& phase = axis[2].phases[p];
-      bool beside = phase.highest - phase.lowest + 1 == phase.n;
+      int64_t gap = phase.n > 1 ? phase.shift[1] - phase.shift[0] : 1;
       bool slim = slim_tiles<S>(phase.count);
-      auto run = [&](auto narrow) {
+      auto run = [&](auto filter) {
         if (slim)
-          run_phase<narrow.count, narrow.step, kSlimTile>(lines, line_count, phase, ahead);
+          run_phase<decltype(filter), kSlimTile>(lines, line_count, phase, ahead);
         else
-          run_phase<narrow.count, narrow.step, kTilePixels<S>>(lines, line_count, phase, ahead);
+          run_phase<decltype(filter), kTilePixels<S>>(lines, line_count, phase, ahead);
       };
       bool done = false;
       if constexpr (!Reader::mixes)
-        done = beside && with_narrow<Narrow<1, 1>, Narrow<2, 1>, Narrow<3, 1>, Narrow<4, 1>, Narrow<5, 1>, Narrow<7, 1>,
-                                     Narrow<3, 2>, Narrow<5, 2>, Narrow<7, 2>>(phase.n, phase.source_step, run);
+        done = with_narrow<Narrow<1, 1>, Narrow<2, 1>, Narrow<3, 1>, Narrow<4, 1>, Narrow<5, 1>, Narrow<7, 1>,
+                           Narrow<3, 2>, Narrow<5, 2>, Narrow<7, 2>, Narrow<3, 1, 2>>(phase.n, phase.source_step, gap,
+                                                                                      run);
       else
-        done = beside &&
-               with_narrow<Narrow<1, 1>, Narrow<2, 1>, Narrow<3, 1>, Narrow<3, 2>>(phase.n, phase.source_step, run);
-      if (!done) run(Narrow<0, 0>{});
+        done =
+            with_narrow<Narrow<1, 1>, Narrow<2, 1>, Narrow<3, 1>, Narrow<3, 2>>(phase.n, phase.source_step, gap, run);
+      if (!done) run(AnyTaps{});
     }
   }
 };

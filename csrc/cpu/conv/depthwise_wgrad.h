@@ -54,53 +54,56 @@ struct FilterSums {
 
   // The products of `pixels` outputs of a line, the first at grad, with the places from each row on, of which the first
   // `low` and the last `high` do not exist: no more than a padding to the same width leaves out.
-  template <int rows, int taps, int step, int pixels>
-  NNART_HD void add_pixels(const S* const* row, const S* grad, int64_t low, int64_t high, Block<S> (*sum)[taps]) const {
-    constexpr int reach = (pixels - 1) * step + taps;
+  template <int rows, class Filter, int pixels>
+  NNART_HD void add_pixels(const S* const* row, const S* grad, int64_t low, int64_t high,
+                           Block<S> (*sum)[Filter::taps]) const {
+    constexpr int step = Filter::step, places = Filter::places(pixels);
     int64_t pixel = x_space[2], grad_pixel = grad_space[2];
     const S* from[rows];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) from[r] = row[r];
     Block<S> g[pixels];
 #pragma GCC unroll 32
-    for (int q = 0; q < reach; ++q) {
+    for (int q = 0; q < places; ++q) {
       if (q % step == 0 && q / step < pixels) {
         g[q / step] = Block<S>::from(grad);
         step_on(grad, grad_pixel);
       }
-      bool exists = (q >= kBefore<taps> || q >= low) && (q < reach - kAfter<taps, step> || q < reach - high);
+      bool exists = (q >= Filter::before || q >= low) && (q < places - Filter::after || q < places - high);
 #pragma GCC unroll 8
       for (int r = 0; r < rows; ++r) {
         if (exists) {
           Block<S> x = reader.from(from[r]);
           keep(x);
 #pragma GCC unroll 8
-          for (int k = 0; k < taps; ++k)
-            if (q >= k && (q - k) % step == 0 && (q - k) / step < pixels) add_product(sum[r][k], x, g[(q - k) / step]);
+          for (int k = 0; k < Filter::taps; ++k)
+            if (Filter::meet(q, k, pixels)) add_product(sum[r][k], x, g[Filter::output(q, k)]);
         }
         step_on(from[r], pixel);
       }
     }
   }
 
-  // The products of one output, whose tap k lies at place + k.
-  template <int rows, int taps>
-  NNART_HD void add_pixel(const S* const* row, const S* grad, int64_t place, Block<S> (*sum)[taps]) const {
+  // The products of one output, whose taps lie from `place` on.
+  template <int rows, class Filter>
+  NNART_HD void add_pixel(const S* const* row, const S* grad, int64_t place, Block<S> (*sum)[Filter::taps]) const {
     Block<S> g = Block<S>::from(grad);
 #pragma GCC unroll 8
-    for (int k = 0; k < taps; ++k) {
-      if (place + k < 0 || place + k >= axis[2].in) continue;
+    for (int k = 0; k < Filter::taps; ++k) {
+      int shift = k * Filter::gap;
+      if (place + shift < 0 || place + shift >= axis[2].in) continue;
 #pragma GCC unroll 8
-      for (int r = 0; r < rows; ++r) add_product(sum[r][k], reader.from(row[r] + k * x_space[2]), g);
+      for (int r = 0; r < rows; ++r) add_product(sum[r][k], reader.from(row[r] + shift * x_space[2]), g);
     }
   }
 
-  // `rows` lines of a filter that is `taps` wide, from line j on, dilation 1, for lines [h, h_end) of grad_y that read
+  // `rows` lines of a narrow filter, from line j on, for lines [h, h_end) of grad_y that read
   // no padding there: a pixel of x is loaded once for all taps of its line, a pixel of grad_y once for all lines.
-  template <int rows, int taps, int step, int pixels>
+  template <int rows, class Filter, int pixels>
   void add_full_lines(const S* x, const S* grad_y, int64_t h, int64_t h_end, int64_t j, T* sums) const {
     const math::Axis& height = axis[1];
     const math::Axis& width = axis[2];
+    constexpr int taps = Filter::taps, step = Filter::step;
     Block<S> sum[rows][taps];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) clear(sum[r]);
@@ -111,16 +114,16 @@ struct FilterSums {
       for (int64_t w = 0; w < width.out; w += pixels) {
         ahead->step();
         int64_t place = w * step - width.pad;
-        int64_t low = most(0, -place), high = most(0, place + (pixels - 1) * step + taps - width.in);
+        int64_t low = most(0, -place), high = most(0, place + Filter::places(pixels) - width.in);
         const S* grad = grad_row + w * grad_space[2];
         const S* row[rows];
 #pragma GCC unroll 8
         for (int r = 0; r < rows; ++r) row[r] = x_row + r * row_step + place * x_space[2];
-        if (w + pixels <= width.out && low <= kBefore<taps> && high <= kAfter<taps, step>)
-          add_pixels<rows, taps, step, pixels>(row, grad, low, high, sum);
+        if (w + pixels <= width.out && low <= Filter::before && high <= Filter::after)
+          add_pixels<rows, Filter, pixels>(row, grad, low, high, sum);
         else
           for (int64_t t = 0; t < least(pixels, width.out - w); ++t) {
-            add_pixel<rows, taps>(row, grad + t * grad_space[2], place + t * step, sum);
+            add_pixel<rows, Filter>(row, grad + t * grad_space[2], place + t * step, sum);
 #pragma GCC unroll 8
             for (int r = 0; r < rows; ++r) row[r] += step * x_space[2];
           }
@@ -138,18 +141,18 @@ struct FilterSums {
     for (int r = 0; r < rows; ++r) add_to<taps>(sums + r * taps * tap_step, sum[r]);
   }
 
-  template <int rows, int taps, int step, int pixels>
+  template <int rows, class Filter, int pixels>
   void add_filter_lines(const S* x, const S* grad_y, int64_t h, int64_t h_end, int64_t j, T* sums) const {
     const math::Axis& height = axis[1];
     // The outputs [full, full_end) read all of these lines.
     int64_t high = height.in - 1 + height.pad - (j + rows - 1) * height.dilation;
     int64_t full = most(h, least(h_end, ceil_div(most(0, height.pad - j * height.dilation), height.stride)));
     int64_t full_end = most(full, least(h_end, div_floor(high, height.stride) + 1));
-    if (full < full_end) add_full_lines<rows, taps, step, pixels>(x, grad_y, full, full_end, j, sums);
+    if (full < full_end) add_full_lines<rows, Filter, pixels>(x, grad_y, full, full_end, j, sums);
     if constexpr (rows > 1)
       for (int r = 0; r < rows; ++r) {
-        add_filter_lines<1, taps, step, pixels>(x, grad_y, h, full, j + r, sums + r * taps * tap_step);
-        add_filter_lines<1, taps, step, pixels>(x, grad_y, full_end, h_end, j + r, sums + r * taps * tap_step);
+        add_filter_lines<1, Filter, pixels>(x, grad_y, h, full, j + r, sums + r * Filter::taps * tap_step);
+        add_filter_lines<1, Filter, pixels>(x, grad_y, full_end, h_end, j + r, sums + r * Filter::taps * tap_step);
       }
   }
 
@@ -206,35 +209,35 @@ struct FilterSums {
     ((count == n + 1 ? add_taps<n + 1>(x, grad_y, h, h_end, j, k, sums) : void()), ...);
   }
 
-  template <int taps, int step, int pixels>
+  template <class Filter, int pixels>
   void add_narrow_filter(const S* x, const S* grad_y, int64_t h, int64_t h_end, T* sums) const {
     // The sums of so many lines, the pixels of grad_y that a pixel of x meets and that pixel fill the registers.
+    constexpr int taps = Filter::taps;
     constexpr int fitting = (kVectorRegisters / Block<S>::vectors - 2) / taps - 1;
     constexpr int rows = fitting < 1 ? 1 : fitting < taps ? fitting : taps;
     int64_t j = 0;
     for (; j + rows <= axis[1].kernel; j += rows)
-      add_filter_lines<rows, taps, step, pixels>(x, grad_y, h, h_end, j, sums + j * taps * tap_step);
+      add_filter_lines<rows, Filter, pixels>(x, grad_y, h, h_end, j, sums + j * taps * tap_step);
     if constexpr (rows > 1)
       for (; j < axis[1].kernel; ++j)
-        add_filter_lines<1, taps, step, pixels>(x, grad_y, h, h_end, j, sums + j * taps * tap_step);
+        add_filter_lines<1, Filter, pixels>(x, grad_y, h, h_end, j, sums + j * taps * tap_step);
   }
 
   // All taps of one depth of the filter, for the lines [h, h_end) of grad_y.
   void add(const S* x, const S* grad_y, int64_t h, int64_t h_end, T* sums) const {
     const math::Axis& width = axis[2];
-    auto run = [&](auto narrow) {
+    auto run = [&](auto filter) {
       if (slim_tiles<S>(width.out))
-        add_narrow_filter<narrow.count, narrow.step, kSlimTile>(x, grad_y, h, h_end, sums);
+        add_narrow_filter<decltype(filter), kSlimTile>(x, grad_y, h, h_end, sums);
       else
-        add_narrow_filter<narrow.count, narrow.step, kTilePixels<S>>(x, grad_y, h, h_end, sums);
+        add_narrow_filter<decltype(filter), kTilePixels<S>>(x, grad_y, h, h_end, sums);
     };
     bool done = false;
     if constexpr (!Reader::mixes)
-      done = width.dilation == 1 &&
-             with_narrow<Narrow<3, 1>, Narrow<5, 1>, Narrow<7, 1>, Narrow<3, 2>, Narrow<5, 2>, Narrow<7, 2>>(
-                 width.kernel, width.stride, run);
+      done = with_narrow<Narrow<3, 1>, Narrow<5, 1>, Narrow<7, 1>, Narrow<3, 2>, Narrow<5, 2>, Narrow<7, 2>,
+                         Narrow<3, 1, 2>>(width.kernel, width.stride, width.dilation, run);
     else
-      done = width.dilation == 1 && with_narrow<Narrow<3, 1>, Narrow<3, 2>>(width.kernel, width.stride, run);
+      done = with_narrow<Narrow<3, 1>, Narrow<3, 2>>(width.kernel, width.stride, width.dilation, run);
     if (done) return;
     Even cuts(axis[2].kernel, kSomeTaps);
     for (int64_t j = 0; j < axis[1].kernel; ++j)
