@@ -213,7 +213,7 @@ struct FilterSums {
   void add_narrow_filter(const S* x, const S* grad_y, int64_t h, int64_t h_end, T* sums) const {
     // The sums of so many lines, the pixels of grad_y that a pixel of x meets and that pixel fill the registers.
     constexpr int taps = Filter::taps;
-    constexpr int fitting = (kVectorRegisters / Block<S>::vectors - 2) / taps - 1;
+    constexpr int fitting = (kVectorRegisters / Block<S>::vectors - 1) / taps - 1;
     constexpr int rows = fitting < 1 ? 1 : fitting < taps ? fitting : taps;
     int64_t j = 0;
     for (; j + rows <= axis[1].kernel; j += rows)
@@ -255,7 +255,7 @@ template <class S, template <class> class Reader>
 struct DepthwiseWgrad {
   using T = ComputeType<S>;
   static constexpr int64_t kParts = 16;
-  static constexpr int64_t kPartialElements = int64_t{1} << 22;
+  static constexpr int64_t kReadForPartial = 4;  // elements of x and grad_y for each partial sum, or fewer parts
   // Elements of x and grad_y in a band: they should stay in the L2 cache, and a float sum over its pixels be short.
   static constexpr int64_t kBandElements = int64_t{1} << 16;
 
@@ -269,12 +269,18 @@ struct DepthwiseWgrad {
     taps = args.axis[0].kernel * line_taps;
   }
 
+  NNART_HD int64_t pixels_of(int64_t math::Axis::* size) const {
+    return args.axis[0].*size * args.axis[1].*size * args.axis[2].*size;
+  }
+
   NNART_HD void cut(int64_t in_band, int64_t padded) {
     int64_t line = in_band * (args.axis[2].out + args.axis[1].stride * args.axis[2].in);
     band_lines = most(1, least(args.axis[1].out, kBandElements / most(1, line)));
     pieces = ceil_div(args.axis[1].out, band_lines);
     bands = args.batch * args.axis[0].out * pieces;
-    parts = most(1, least(least(bands, kParts), kPartialElements / (mix * taps * padded)));
+    int64_t elements = channels * args.batch * (pixels_of(&math::Axis::in) + pixels_of(&math::Axis::out));
+    int64_t most_parts = least(kParts, elements / (kReadForPartial * mix * taps * padded));
+    parts = most(1, least(bands, most_parts));
   }
 
   struct Place {
