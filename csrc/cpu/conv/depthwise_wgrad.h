@@ -69,6 +69,7 @@ struct FilterSums {
         g[q / step] = Block<S>::from(grad);
         step_on(grad, grad_pixel);
       }
+      if (q == places / 2) ahead->step();
       bool exists = (q >= Filter::before || q >= low) && (q < places - Filter::after || q < places - high);
 #pragma GCC unroll 8
       for (int r = 0; r < rows; ++r) {
@@ -374,7 +375,7 @@ struct DepthwiseWgrad {
     cut(channels, blocks.padded());
     Scratch<T> scratch(Use::partial, parts * mix * taps * blocks.padded());
     partial = scratch.data();
-    int64_t steps = blocks.count * band_lines * ceil_div(args.axis[2].out, kTilePixels<S>);
+    int64_t steps = 2 * blocks.count * band_lines * ceil_div(args.axis[2].out, kTilePixels<S>);  // two a tile
     parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
       FetchAhead ahead;
       fetch(bands * begin / parts, 1, ahead);
