@@ -77,6 +77,18 @@ DEPTHWISE = (
     case((2, 40, 5, 40), (40, 1, 2, 17), groups=40, padding=(0, 8)),
     case((2, 17, 4, 6, 7), (17, 1, 2, 3, 3), groups=17, padding=(0, 1, 1), stride=(1, 2, 1)),
     case((2, 32, 5, 4, 6), (32, 1, 3, 3, 2), groups=32, padding=1, dilation=(2, 1, 1)),
+    # tiles of 7 or 8 pixels, at either end of a line, at both, or not padded to the same width
+    case((2, 35, 14, 14), (35, 1, 3, 3), groups=35, padding=1),
+    case((3, 33, 7, 15), (33, 1, 3, 3), groups=33, padding=1, bias=False),
+    case((2, 34, 9, 28), (34, 1, 3, 3), groups=34, padding=1, stride=2),
+    case((2, 32, 7, 7), (32, 1, 5, 5), groups=32, padding=2),
+    case((2, 32, 14, 14), (32, 1, 5, 5), groups=32, padding=2, stride=2),
+    case((1, 40, 28, 28), (40, 1, 5, 5), groups=40, padding=(2, 1), stride=2),
+    case((2, 32, 7, 7), (32, 1, 7, 7), groups=32, padding=3),
+    case((1, 33, 16, 28), (33, 1, 7, 7), groups=33, padding=3),
+    case((1, 32, 14, 30), (32, 1, 7, 7), groups=32, padding=(5, 6), stride=2),
+    case((2, 32, 10, 14), (32, 1, 3, 3), groups=32, padding=(0, 2)),
+    case((2, 36, 14, 28), (36, 1, 3, 3), groups=36, dilation=2, padding=2),
     case((2, 96, 120, 80), (96, 1, 3, 3), groups=96, padding=1),  # large: stored past the caches
     # planes in order: pairs of narrow ones, lines of several vectors, bands, phases, borders that are not alike
     case((3, 17, 7, 7), (17, 1, 3, 3), groups=17, padding=1),

@@ -35,13 +35,38 @@ struct Block<BFloat16> {
     return {{x.even, x.odd}};
   }
   NNART_HD void to(BFloat16* p) const {
-    RawU32 joined = join_even_odd({v[0], v[1]});
-    std::memcpy(p, &joined, sizeof joined);
+    RawU32 rounded = joined();
+    std::memcpy(p, &rounded, sizeof rounded);
   }
-  NNART_HD void past_caches(BFloat16* p) const {
-    store_past_caches(static_cast<void*>(p), join_even_odd({v[0], v[1]}));
+  NNART_HD void past_caches(BFloat16* p) const { store_past_caches(static_cast<void*>(p), joined()); }
+
+ private:
+  // Products and sums of bfloat16 make no NaN with bits in the lower half, so that the rounding leaves a NaN as it is.
+  NNART_HD RawU32 joined() const {
+    RawU32 even = reinterpret_cast<RawU32>(v[0].v), odd = reinterpret_cast<RawU32>(v[1].v);
+    even += 0x7fff + ((even >> 16) & 1);
+    odd += 0x7fff + ((odd >> 16) & 1);
+    return (even >> 16) | (odd & 0xffff0000);
   }
 };
+
+// p += step, which the compiler can neither foresee nor undo: it would keep the places of all pixels of an unrolled
+// loop in registers, spill them, and load a pixel anew for each use.
+template <class S>
+NNART_HD void step_on(S*& p, int64_t step) {
+  p += step;
+  asm("" : "+r"(p));
+}
+
+// x stays in its register: the compiler would rather load it anew for each use than spill something else.
+template <class S>
+NNART_HD void keep(Block<S>& x) {
+#if defined(__x86_64__)
+  for (auto& v : x.v) asm("" : "+v"(v.v));
+#elif defined(__aarch64__)
+  for (auto& v : x.v) asm("" : "+w"(v.v));
+#endif
+}
 
 template <class S>
 NNART_HD Block<S> zero_block() {
@@ -96,6 +121,24 @@ struct Mixed<BFloat16> {
     return {{x, x}};
   }
 };
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kVectorRegisters = 32;
+#else
+constexpr int kVectorRegisters = 16;
+#endif
+
+// Pixels of a line that are worked on at once, as many as the registers hold beside a line of a filter; or 7, which
+// divides the lines of most networks.
+template <class S>
+constexpr int kTilePixels = kVectorRegisters == 32   ? 8
+                            : Block<S>::vectors == 1 ? 6
+                                                     : 3;
+constexpr int kSlimTile = 7;
+template <class S>
+NNART_HD bool slim_tiles(int64_t n) {
+  return ceil_div(n, kSlimTile) * kSlimTile < ceil_div(n, kTilePixels<S>) * kTilePixels<S>;
+}
 
 constexpr int64_t kMostMix = 8;
 
@@ -178,16 +221,27 @@ NNART_HD TapAxis tap_axis(const math::Axis& axis, bool transposed, int64_t* tabl
   return result;
 }
 
-// Taps beside each other, `step` pixels between outputs, both known to the compiler.
-template <int taps, int pixels>
+// So many taps with `gap` places from one to the next and `step` from one output to the next, known to the compiler.
+template <int count, int output_step, int tap_gap = 1>
 struct Narrow {
-  static constexpr int count = taps, step = pixels;
+  static constexpr int taps = count, step = output_step, gap = tap_gap;
+  // How many places are missing before the first output of a line and after the last one, if the padding keeps the
+  // width (or halves an even one).
+  static constexpr int before = taps == 0 ? 0 : (taps - 1) / 2 * gap, after = taps / 2 * gap - (step - 1);
+
+  NNART_HD static constexpr int places(int outputs) { return (outputs - 1) * step + (taps - 1) * gap + 1; }
+  // Whether tap k of an output lies at place q of the places of so many outputs, and of which.
+  NNART_HD static constexpr bool meet(int q, int k, int outputs) {
+    return q >= k * gap && (q - k * gap) % step == 0 && output(q, k) < outputs;
+  }
+  NNART_HD static constexpr int output(int q, int k) { return (q - k * gap) / step; }
 };
+using AnyTaps = Narrow<0, 1>;
 
 // Calls run with the one of Known that has these numbers; false if none does.
 template <class... Known, class Run>
-NNART_HD bool with_narrow(int64_t count, int64_t step, const Run& run) {
-  return ((count == Known::count && step == Known::step && (run(Known{}), true)) || ...);
+NNART_HD bool with_narrow(int64_t taps, int64_t step, int64_t gap, const Run& run) {
+  return ((taps == Known::taps && step == Known::step && gap == Known::gap && (run(Known{}), true)) || ...);
 }
 
 // packed[tap * tap_step + block * block_step + lane], zeros for channels that do not exist: what each channel takes

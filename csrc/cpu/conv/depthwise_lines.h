@@ -10,19 +10,20 @@
 namespace nnart::cpu {
 namespace {
 
-// Pixels of a tile: beside their sums, the registers hold a line of the filter.
-#if defined(__AVX512F__) || defined(__aarch64__)
-template <class S>
-constexpr int kTilePixels = 8;
-#else
-template <class S>
-constexpr int kTilePixels = Block<S>::vectors == 1 ? 6 : 3;
-#endif
+// How many of the first pixels that a tile reads do not exist, and of the last; or any, tested one by one.
+template <int first, int last>
+struct Edges {
+  static constexpr bool tested = false;
+  static constexpr int low = first, high = last;
+};
+struct AnyEdges {
+  static constexpr bool tested = true;
+};
 
 // Lines of a tensor whose channels lie beside each other, stored as S.
 template <class S, class Reader>
 struct DepthwiseLines {
-  static constexpr int tile = kTilePixels<S>;
+  static constexpr int64_t kMostLines = 8;  // that are worked on together
   static constexpr bool has_past_caches = Block<S>::channels * sizeof(S) == 64;
 
   // A line of the source that a line of the output reads, and the weights it meets there.
@@ -43,8 +44,16 @@ struct DepthwiseLines {
   double low = 0, high = 0;
   bool past_caches = false;
 
-  // The lines of the image `from` that line (d, h) of the output reads and the line above it did not.
-  NNART_HD LineBox new_lines(const S* from, int64_t d, int64_t h) const {
+  // A line of the output.
+  struct TargetLine {
+    S* pixels;
+    const SourceLine* sources;
+    int64_t source_count;
+  };
+
+  // The lines of the image `from` that the lines [h, h_end) of depth d of the output read and the line above them did
+  // not.
+  NNART_HD LineBox new_lines(const S* from, int64_t d, int64_t h, int64_t h_end) const {
     const TapPhase& depth = axis[0].phase_of(d);
     int64_t base = axis[0].index_of(d) * depth.source_step, first_plane = axis[0].sources, planes = 0;
     for (int64_t i = 0; i < depth.n; ++i) {
@@ -55,7 +64,7 @@ struct DepthwiseLines {
     }
     int64_t between = depth.n > 1 ? depth.shift[1] - depth.shift[0] : 1;
     int64_t first = most(0, h > 0 ? last_source(h - 1) + 1 : 0);
-    int64_t last = least(last_source(h), axis[1].sources - 1);
+    int64_t last = least(last_source(h_end - 1), axis[1].sources - 1);
     constexpr int64_t size = sizeof(S);
     return {reinterpret_cast<const char*>(from + first_plane * source_space[0] + first * source_space[1]),
             planes,
@@ -86,101 +95,139 @@ struct DepthwiseLines {
     return n;
   }
 
-  template <bool border>
+  template <int tile>
   NNART_HD void store_tile(Block<S>* sum, int64_t n, S* pixels, int64_t step) const {
     using V = Vec<ComputeType<S>>;
+    if (clamps)
 #pragma GCC unroll 8
-    for (int t = 0; t < tile; ++t) {
-      if (border && t >= n) break;
-      if (clamps)
+      for (int t = 0; t < tile; ++t)
         for (auto& v : sum[t].v) v = at_most(at_least(v, V(low)), V(high));
-      if (has_past_caches && past_caches)
-        sum[t].past_caches(pixels + t * step);
-      else
-        sum[t].to(pixels + t * step);
-    }
+    if (has_past_caches && past_caches)
+#pragma GCC unroll 8
+      for (int t = 0; t < tile; ++t, step_on(pixels, step)) {
+        if (t >= n) break;
+        sum[t].past_caches(pixels);
+      }
+    else
+#pragma GCC unroll 8
+      for (int t = 0; t < tile; ++t, step_on(pixels, step)) {
+        if (t >= n) break;
+        sum[t].to(pixels);
+      }
   }
 
-  // The outputs [begin, begin + n) of a phase of one line, n <= tile. With taps == 0 any taps; else so many that stand
-  // beside each other, so that a pixel is loaded once for all of them. A tile at the border reads places that do not
-  // exist.
-  template <int taps, int step, bool border>
-  void run_tile(const SourceLine* lines, int64_t line_count, const TapPhase& phase, int64_t begin, int64_t n, S* to,
-                FetchAhead& ahead) const {
-    int64_t pixel = source_space[2], to_step = phase.step * target_space[2];
-    for (int64_t block = 0; block < blocks.count; ++block) {
-      ahead.step();
-      int64_t c = blocks.start(block);
-      Block<S> sum[tile], first = bias ? Block<S>::from(bias + block * Block<S>::channels) : zero_block<S>();
-      for (int t = 0; t < tile; ++t) sum[t] = first;
-      for (int64_t i = 0; i < line_count * readers.mix; ++i) {
-        int64_t m = Reader::mixes ? i % readers.mix : 0, at_line = Reader::mixes ? i / readers.mix : i;
-        const Reader reader = readers.reader[m];
-        const S* weights = lines[at_line].weights + m * mix_step + block * Block<S>::channels;
-        const S* line = lines[at_line].pixels + c;
-        if constexpr (taps > 0) {
-          Block<S> w[taps];
+  // What a line of the source adds to a tile, whose first tap lies at `line`: place `place` of axis[2].
+  template <class Filter, int tile, class Edges>
+  NNART_HD void add_line(const Reader& reader, const S* line, const S* weights, const TapPhase& phase, int64_t place,
+                         int64_t pixel, int64_t weight_step, Block<S>* sum) const {
+    if constexpr (Filter::taps > 0) {
+      Block<S> w[Filter::taps];
 #pragma GCC unroll 8
-          for (int k = 0; k < taps; ++k) w[k] = Block<S>::from(weights + phase.tap[k] * tap_step);
-          int64_t place = begin * step + phase.lowest;
-          const S* from = line + place * pixel;
+      for (int k = 0; k < Filter::taps; ++k, step_on(weights, weight_step)) w[k] = Block<S>::from(weights);
+      line += Edges::low * pixel;
+      constexpr int end = Filter::places(tile) - Edges::high;
 #pragma GCC unroll 32
-          for (int q = 0; q < (tile - 1) * step + taps; ++q) {
-            if (border && (place + q < 0 || place + q >= axis[2].sources)) continue;
-            Block<S> x = reader.from(from + q * pixel);
+      for (int q = Edges::low; q < end; ++q, step_on(line, pixel)) {
+        Block<S> x = reader.from(line);
+        keep(x);
 #pragma GCC unroll 8
-            for (int k = 0; k < taps; ++k)
-              if (q >= k && (q - k) % step == 0 && (q - k) / step < tile) add_product(sum[(q - k) / step], x, w[k]);
-          }
-        } else {
-          int64_t source_step = phase.source_step * pixel;
-          for (int64_t j = 0; j < phase.n; ++j) {
-            Block<S> w = Block<S>::from(weights + phase.tap[j] * tap_step);
-            int64_t at = begin * phase.source_step + phase.shift[j];
-            const S* from = line + at * pixel;
+        for (int k = 0; k < Filter::taps; ++k)
+          if (Filter::meet(q, k, tile)) add_product(sum[Filter::output(q, k)], x, w[k]);
+      }
+    } else {
+      int64_t source_step = phase.source_step * pixel;
+      for (int64_t j = 0; j < phase.n; ++j) {
+        Block<S> w = Block<S>::from(weights + phase.tap[j] * tap_step);
+        int64_t at = place + phase.shift[j] - phase.lowest;
+        const S* from = line + (phase.shift[j] - phase.lowest) * pixel;
 #pragma GCC unroll 8
-            for (int t = 0; t < tile; ++t) {
-              const S* p = from + t * source_step;
-              if constexpr (border) {
-                int64_t place = at + t * phase.source_step;
-                if (place < 0 || place >= axis[2].sources) p = zeros;
-              }
-              add_product(sum[t], reader.from(p), w);
-            }
+        for (int t = 0; t < tile; ++t, step_on(from, source_step)) {
+          const S* p = from;
+          if constexpr (Edges::tested) {
+            int64_t source = at + t * phase.source_step;
+            if (source < 0 || source >= axis[2].sources) p = zeros;
           }
+          add_product(sum[t], reader.from(p), w);
         }
       }
-      store_tile<border>(sum, n, to + begin * to_step + c, to_step);
     }
   }
 
-  template <int taps, int step>
-  void run_phase(const SourceLine* lines, int64_t line_count, const TapPhase& phase, S* to, FetchAhead& ahead) const {
+  // The outputs [begin, begin + n) of a phase of some lines, n <= tile. A pixel is loaded once for all taps of a narrow
+  // filter. The lines follow each other block by block because they read the same pixels, which then are in the L1
+  // cache.
+  template <class Filter, int tile, class Edges>
+  void run_tile(const TargetLine* lines, int64_t line_count, const TapPhase& phase, int64_t begin, int64_t n,
+                FetchAhead& ahead) const {
+    int64_t pixel = source_space[2], to_step = phase.step * target_space[2];
+    int64_t first_to = (phase.first + begin * phase.step) * target_space[2];
+    int64_t place = begin * phase.source_step + phase.lowest;
+    int64_t first_weight = Filter::taps > 0 ? phase.tap[0] * tap_step : 0;
+    int64_t weight_step = Filter::taps > 1 ? (phase.tap[1] - phase.tap[0]) * tap_step : 0;
+    int64_t mix = Reader::mixes ? readers.mix : 1;
+    if (!Edges::tested) n = tile;
+    for (int64_t block = 0; block < blocks.count; ++block) {
+      int64_t from = blocks.start(block) + place * pixel, to = blocks.start(block) + first_to;
+      int64_t packed_c = block * Block<S>::channels;
+      for (const TargetLine* target = lines; target < lines + line_count; ++target) {
+        ahead.step();
+        Block<S> sum[tile], first = bias ? Block<S>::from(bias + packed_c) : zero_block<S>();
+#pragma GCC unroll 8
+        for (int t = 0; t < tile; ++t) sum[t] = first;
+        const SourceLine* sources_end = target->sources + target->source_count;
+        for (const SourceLine* source = target->sources; source < sources_end; ++source)
+          for (int64_t m = 0; m < mix; ++m)
+            add_line<Filter, tile, Edges>(readers.reader[m], source->pixels + from,
+                                          source->weights + m * mix_step + packed_c + first_weight, phase, place, pixel,
+                                          weight_step, sum);
+        store_tile<tile>(sum, n, target->pixels + to, to_step);
+      }
+    }
+  }
+
+  template <class Filter, int tile>
+  void run_phase(const TargetLine* lines, int64_t line_count, const TapPhase& phase, FetchAhead& ahead) const {
+    constexpr int before = Filter::before, after = Filter::after;
     for (int64_t begin = 0; begin < phase.count; begin += tile) {
       int64_t first = most(0, least(begin, phase.count - tile)), n = least(tile, phase.count - first);
-      int64_t last = (first + tile - 1) * phase.source_step + phase.highest;
-      if (n == tile && first * phase.source_step + phase.lowest >= 0 && last < axis[2].sources)
-        run_tile<taps, step, false>(lines, line_count, phase, first, n, to, ahead);
-      else
-        run_tile<taps, step, true>(lines, line_count, phase, first, n, to, ahead);
+      int64_t low = most(0, -(first * phase.source_step + phase.lowest));
+      int64_t high = most(0, (first + tile - 1) * phase.source_step + phase.highest + 1 - axis[2].sources);
+      auto run = [&](auto edges) {
+        if (n < tile || low != edges.low || high != edges.high) return false;
+        run_tile<Filter, tile, decltype(edges)>(lines, line_count, phase, first, tile, ahead);
+        return true;
+      };
+      bool done = run(Edges<0, 0>{}) || (before > 0 && run(Edges<before, 0>{})) ||
+                  (after > 0 && run(Edges<0, after>{})) || (before > 0 && after > 0 && run(Edges<before, after>{}));
+      if (!done) run_tile<AnyTaps, tile, AnyEdges>(lines, line_count, phase, first, n, ahead);
     }
   }
 
-  void run_line(const S* from, S* to, int64_t d, int64_t h, SourceLine* lines, FetchAhead& ahead) const {
-    int64_t line_count = fill_lines(from, d, h, lines);
+  // The lines [h, h + line_count) of depth d of the output, line_count <= kMostLines.
+  void run_lines(const S* from, S* to, int64_t d, int64_t h, int64_t line_count, SourceLine* sources,
+                 FetchAhead& ahead) const {
+    TargetLine lines[kMostLines];
+    for (int64_t i = 0; i < line_count; ++i, sources += lines[i - 1].source_count)
+      lines[i] = {to + i * target_space[1], sources, fill_lines(from, d, h + i, sources)};
     for (int64_t p = 0; p < axis[2].phase_count; ++p) {
       const TapPhase& phase = axis[2].phases[p];
-      S* to_phase = to + phase.first * target_space[2];
-      bool beside = phase.highest - phase.lowest + 1 == phase.n;
-      auto run = [&](auto narrow) { run_phase<narrow.count, narrow.step>(lines, line_count, phase, to_phase, ahead); };
+      int64_t gap = phase.n > 1 ? phase.shift[1] - phase.shift[0] : 1;
+      bool slim = slim_tiles<S>(phase.count);
+      auto run = [&](auto filter) {
+        if (slim)
+          run_phase<decltype(filter), kSlimTile>(lines, line_count, phase, ahead);
+        else
+          run_phase<decltype(filter), kTilePixels<S>>(lines, line_count, phase, ahead);
+      };
       bool done = false;
       if constexpr (!Reader::mixes)
-        done = beside && with_narrow<Narrow<1, 1>, Narrow<2, 1>, Narrow<3, 1>, Narrow<4, 1>, Narrow<5, 1>, Narrow<7, 1>,
-                                     Narrow<3, 2>, Narrow<5, 2>, Narrow<7, 2>>(phase.n, phase.source_step, run);
+        done = with_narrow<Narrow<1, 1>, Narrow<2, 1>, Narrow<3, 1>, Narrow<4, 1>, Narrow<5, 1>, Narrow<7, 1>,
+                           Narrow<3, 2>, Narrow<5, 2>, Narrow<7, 2>, Narrow<3, 1, 2>>(phase.n, phase.source_step, gap,
+                                                                                      run);
       else
-        done = beside &&
-               with_narrow<Narrow<1, 1>, Narrow<2, 1>, Narrow<3, 1>, Narrow<3, 2>>(phase.n, phase.source_step, run);
-      if (!done) run(Narrow<0, 0>{});
+        done =
+            with_narrow<Narrow<1, 1>, Narrow<2, 1>, Narrow<3, 1>, Narrow<3, 2>>(phase.n, phase.source_step, gap, run);
+      if (!done) run(AnyTaps{});
     }
   }
 };
@@ -276,23 +323,30 @@ struct DepthwiseCorrelation {
     bool aligned = reinterpret_cast<uintptr_t>(target.data) % 64 == 0 && pixel_bytes % 64 == 0 &&
                    channels * int64_t(sizeof(S)) % 64 == 0 && target.space[1] % target.space[2] == 0 &&
                    target.space[0] % target.space[2] == 0 && target.batch % target.space[2] == 0;
+    int64_t line = channels * (axis[2].outputs + axis[2].sources * args.axis[1].stride);
+    int64_t most_lines = most(1, least(DepthwiseLines<S, Reader<S>>::kMostLines, kBandElements / line));
     int64_t count = args.batch * axis[0].outputs * axis[1].outputs, line_bytes = axis[2].outputs * pixel_bytes;
     parallel_for(count, most(1, kGrain / most(1, line_work)), [&](int64_t begin, int64_t end) {
       DepthwiseLines<S, Reader<S>> mine = lines;
       mine.past_caches = !after && aligned && (end - begin) * line_bytes >= kPastCachesBytes;
-      Scratch<typename DepthwiseLines<S, Reader<S>>::SourceLine> scratch(Use::pixels, source_lines());
+      using Lines = DepthwiseLines<S, Reader<S>>;
+      Scratch<typename Lines::SourceLine> scratch(Use::pixels, most_lines * source_lines());
       FetchAhead ahead;
-      for (int64_t i = begin; i < end; ++i) {
+      auto lines_from = [&](int64_t i) { return least(least(most_lines, end - i), axis[1].outputs - place_of(i).h); };
+      auto fetch = [&](int64_t i, int64_t steps) {
         Place at = place_of(i);
-        if (i + 1 < end) {
-          Place next = place_of(i + 1);
-          ahead.start(ceil_div(axis[2].outputs, mine.tile) * blocks.count,
-                      mine.new_lines(image_of(next.image), next.d, next.h));
-        }
+        ahead.start(steps, mine.new_lines(image_of(at.image), at.d, at.h, at.h + lines_from(i)));
+      };
+      fetch(begin, 1);
+      ahead.step();
+      for (int64_t i = begin, n; i < end; i += n) {
+        Place at = place_of(i);
+        n = lines_from(i);
+        if (i + n < end) fetch(i + n, n * ceil_div(axis[2].outputs, kTilePixels<S>) * blocks.count);
         int64_t offset = at.image * target.batch + at.d * target.space[0] + at.h * target.space[1];
         S* line = static_cast<S*>(target.data) + offset;
-        mine.run_line(image_of(at.image), line, at.d, at.h, scratch.data(), ahead);
-        if (after) {
+        mine.run_lines(image_of(at.image), line, at.d, at.h, n, scratch.data(), ahead);
+        for (int64_t j = 0; after && j < n; ++j, line += target.space[1], offset += target.space[1]) {
           auto* residual = static_cast<const S*>(after->residual);
           finish(*after, args.dtype, line, residual ? residual + offset : nullptr, axis[2].outputs * channels);
         }
@@ -341,7 +395,8 @@ struct DepthwiseCorrelation {
     lines.source_space[1] = axis[2].sources * lanes;
     lines.target_space[1] = axis[2].outputs * lanes;
     parallel_for(units, most(1, kGrain / most(1, line_work / blocks.count * band)), [&](int64_t begin, int64_t end) {
-      Scratch<typename DepthwiseLines<T, Reader<T>>::SourceLine> scratch(Use::pixels, source_lines());
+      constexpr int64_t most_lines = DepthwiseLines<T, Reader<T>>::kMostLines;
+      Scratch<typename DepthwiseLines<T, Reader<T>>::SourceLine> scratch(Use::pixels, most_lines * source_lines());
       for (int64_t unit = begin; unit < end; ++unit) {
         int64_t block = unit % blocks.count, rest = unit / blocks.count;
         int64_t h = rest % bands * band, h_end = least(h + band, axis[1].outputs);
@@ -358,8 +413,9 @@ struct DepthwiseCorrelation {
         mine.bias = args.bias ? biases.data() + block * lanes : nullptr;
         FetchAhead nothing;  // the copy is in the cache
         const T* origin = copy.data() - in_d.first * mine.source_space[0] - in_h.first * mine.source_space[1];
-        for (int64_t i = h; i < h_end; ++i)
-          mine.run_line(origin, result.data() + (i - h) * mine.target_space[1], d, i, scratch.data(), nothing);
+        for (int64_t i = h; i < h_end; i += most_lines)
+          mine.run_lines(origin, result.data() + (i - h) * mine.target_space[1], d, i, least(most_lines, h_end - i),
+                         scratch.data(), nothing);
         if (after && !after->residual)
           finish(*after, sizeof(T) == 8 ? DType::Float64 : DType::Float32, result.data(), nullptr,
                  (h_end - h) * mine.target_space[1]);

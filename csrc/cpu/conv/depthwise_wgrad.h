@@ -14,7 +14,6 @@ template <class S, class Reader>
 struct FilterSums {
   using T = ComputeType<S>;
   static constexpr int kSomeTaps = 8 / Block<S>::vectors;
-  static constexpr int kPixels = 4;  // of grad_y that are in registers beside the sums
   // A sum over a whole band would round worse than native's many short ones, so that every so many pixels start a new
   // one. 16-bit results do not show it.
   static constexpr bool has_short_sums = Block<S>::vectors == 1;
@@ -28,6 +27,7 @@ struct FilterSums {
 
   template <int n>
   NNART_HD static void clear(Block<S> (&sum)[n]) {
+#pragma GCC unroll 8
     for (auto& s : sum) s = zero_block<S>();
   }
 
@@ -44,6 +44,7 @@ struct FilterSums {
   // sums[t] += sum[t]
   template <int n>
   NNART_HD void add_to(T* sums, const Block<S>* sum) const {
+#pragma GCC unroll 8
     for (int t = 0; t < n; ++t)
       for (int v = 0; v < Block<S>::vectors; ++v) {
         T* to = sums + t * tap_step + v * Vec<T>::size;
@@ -51,65 +52,109 @@ struct FilterSums {
       }
   }
 
-  // kPixels pixels of grad_y from w on; those at the border reach places that do not exist.
-  template <int rows, int taps, int step, bool border>
-  NNART_HD void add_pixels(const S* const* row, const S* grad_row, int64_t w, Block<S> (*sum)[taps]) const {
-    const math::Axis& width = axis[2];
-    int64_t place = w * step - width.pad, pixel = x_space[2];
-    Block<S> g[kPixels];
-#pragma GCC unroll 4
-    for (int t = 0; t < kPixels; ++t)
-      g[t] = border && w + t >= width.out ? zero_block<S>() : Block<S>::from(grad_row + (w + t) * grad_space[2]);
-#pragma GCC unroll 3
-    for (int r = 0; r < rows; ++r) {
-      if (!row[r]) continue;
-      const S* from = row[r] + place * pixel;
-#pragma GCC unroll 16
-      for (int q = 0; q < (kPixels - 1) * step + taps; ++q) {
-        if (border && (place + q < 0 || place + q >= width.in)) continue;
-        Block<S> x = reader.from(from + q * pixel);
+  // The products of `pixels` outputs of a line, the first at grad, with the places from each row on, of which the first
+  // `low` and the last `high` do not exist: no more than a padding to the same width leaves out.
+  template <int rows, class Filter, int pixels>
+  NNART_HD void add_pixels(const S* const* row, const S* grad, int64_t low, int64_t high,
+                           Block<S> (*sum)[Filter::taps]) const {
+    constexpr int step = Filter::step, places = Filter::places(pixels);
+    int64_t pixel = x_space[2], grad_pixel = grad_space[2];
+    const S* from[rows];
 #pragma GCC unroll 8
-        for (int k = 0; k < taps; ++k)
-          if (q >= k && (q - k) % step == 0 && (q - k) / step < kPixels) add_product(sum[r][k], x, g[(q - k) / step]);
+    for (int r = 0; r < rows; ++r) from[r] = row[r];
+    Block<S> g[pixels];
+#pragma GCC unroll 32
+    for (int q = 0; q < places; ++q) {
+      if (q % step == 0 && q / step < pixels) {
+        g[q / step] = Block<S>::from(grad);
+        step_on(grad, grad_pixel);
+      }
+      if (q == places / 2) ahead->step();
+      bool exists = (q >= Filter::before || q >= low) && (q < places - Filter::after || q < places - high);
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r) {
+        if (exists) {
+          Block<S> x = reader.from(from[r]);
+          keep(x);
+#pragma GCC unroll 8
+          for (int k = 0; k < Filter::taps; ++k)
+            if (Filter::meet(q, k, pixels)) add_product(sum[r][k], x, g[Filter::output(q, k)]);
+        }
+        step_on(from[r], pixel);
       }
     }
   }
 
-  // `rows` lines of a filter that is `taps` wide, from line j on, dilation 1: a pixel of x is loaded once for all taps
-  // of its line, a pixel of grad_y once for all lines.
-  template <int rows, int taps, int step>
-  void add_filter_lines(const S* x, const S* grad_y, int64_t h, int64_t h_end, int64_t j, T* sums) const {
+  // The products of one output, whose taps lie from `place` on.
+  template <int rows, class Filter>
+  NNART_HD void add_pixel(const S* const* row, const S* grad, int64_t place, Block<S> (*sum)[Filter::taps]) const {
+    Block<S> g = Block<S>::from(grad);
+#pragma GCC unroll 8
+    for (int k = 0; k < Filter::taps; ++k) {
+      int shift = k * Filter::gap;
+      if (place + shift < 0 || place + shift >= axis[2].in) continue;
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r) add_product(sum[r][k], reader.from(row[r] + shift * x_space[2]), g);
+    }
+  }
+
+  // `rows` lines of a narrow filter, from line j on, for lines [h, h_end) of grad_y that read
+  // no padding there: a pixel of x is loaded once for all taps of its line, a pixel of grad_y once for all lines.
+  template <int rows, class Filter, int pixels>
+  void add_full_lines(const S* x, const S* grad_y, int64_t h, int64_t h_end, int64_t j, T* sums) const {
     const math::Axis& height = axis[1];
     const math::Axis& width = axis[2];
-    Block<S> sum[rows][taps], total[rows][taps];
-    for (int r = 0; r < rows; ++r) {
-      clear(sum[r]);
-      clear(total[r]);
-    }
-    // The outputs [from, to) read no padding.
-    int64_t from = least(width.out, ceil_div(width.pad, step));
-    int64_t to = most(from, least(width.out, div_floor(width.in - taps + width.pad, step) + 1));
+    constexpr int taps = Filter::taps, step = Filter::step;
+    Block<S> sum[rows][taps];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) clear(sum[r]);
+    int64_t row_step = height.dilation * x_space[1], summed = 0;
     for (int64_t line = h; line < h_end; ++line) {
-      const S* row[rows];
-      for (int r = 0; r < rows; ++r) {
-        int64_t in_h = height.source(line, j + r);
-        row[r] = in_h < 0 || in_h >= height.in ? nullptr : x + in_h * x_space[1];
-      }
       const S* grad_row = grad_y + line * grad_space[1];
-      for (int64_t w = 0; w < width.out; w += kPixels) {
+      const S* x_row = x + height.source(line, j) * x_space[1];
+      for (int64_t w = 0; w < width.out; w += pixels) {
         ahead->step();
-        if (has_short_sums && w % kShortSum == 0)
-          for (int r = 0; r < rows; ++r) flush(total[r], sum[r]);
-        if (w >= from && w + kPixels <= to)
-          add_pixels<rows, taps, step, false>(row, grad_row, w, sum);
+        int64_t place = w * step - width.pad;
+        int64_t low = most(0, -place), high = most(0, place + Filter::places(pixels) - width.in);
+        const S* grad = grad_row + w * grad_space[2];
+        const S* row[rows];
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; ++r) row[r] = x_row + r * row_step + place * x_space[2];
+        if (w + pixels <= width.out && low <= Filter::before && high <= Filter::after)
+          add_pixels<rows, Filter, pixels>(row, grad, low, high, sum);
         else
-          add_pixels<rows, taps, step, true>(row, grad_row, w, sum);
+          for (int64_t t = 0; t < least(pixels, width.out - w); ++t) {
+            add_pixel<rows, Filter>(row, grad + t * grad_space[2], place + t * step, sum);
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; ++r) row[r] += step * x_space[2];
+          }
+        if (has_short_sums && (summed += pixels) >= kShortSum) {
+          summed = 0;
+#pragma GCC unroll 8
+          for (int r = 0; r < rows; ++r) {
+            add_to<taps>(sums + r * taps * tap_step, sum[r]);
+            clear(sum[r]);
+          }
+        }
       }
     }
-    for (int r = 0; r < rows; ++r) {
-      flush(total[r], sum[r]);
-      add_to<taps>(sums + r * taps * tap_step, total[r]);
-    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) add_to<taps>(sums + r * taps * tap_step, sum[r]);
+  }
+
+  template <int rows, class Filter, int pixels>
+  void add_filter_lines(const S* x, const S* grad_y, int64_t h, int64_t h_end, int64_t j, T* sums) const {
+    const math::Axis& height = axis[1];
+    // The outputs [full, full_end) read all of these lines.
+    int64_t high = height.in - 1 + height.pad - (j + rows - 1) * height.dilation;
+    int64_t full = most(h, least(h_end, ceil_div(most(0, height.pad - j * height.dilation), height.stride)));
+    int64_t full_end = most(full, least(h_end, div_floor(high, height.stride) + 1));
+    if (full < full_end) add_full_lines<rows, Filter, pixels>(x, grad_y, full, full_end, j, sums);
+    if constexpr (rows > 1)
+      for (int r = 0; r < rows; ++r) {
+        add_filter_lines<1, Filter, pixels>(x, grad_y, h, full, j + r, sums + r * Filter::taps * tap_step);
+        add_filter_lines<1, Filter, pixels>(x, grad_y, full_end, h_end, j + r, sums + r * Filter::taps * tap_step);
+      }
   }
 
   // n taps of line j of the filter, from tap k on.
@@ -138,7 +183,7 @@ struct FilterSums {
       const S* row = x + in_h * x_space[1] + (k * width.dilation - width.pad) * pixel;
       const S* grad_row = grad_y + line * grad_space[1];
       for (int64_t w = from; w < to; ++w) {
-        if (w % kPixels == 0) ahead->step();
+        if (w % kTilePixels<S> == 0) ahead->step();
         if (has_short_sums && (w - from) % kShortSum == 0) flush(total, sum);
         Block<S> g = Block<S>::from(grad_row + w * grad_pixel);
         const S* p = row + w * step;
@@ -165,26 +210,35 @@ struct FilterSums {
     ((count == n + 1 ? add_taps<n + 1>(x, grad_y, h, h_end, j, k, sums) : void()), ...);
   }
 
-  template <int taps, int step>
+  template <class Filter, int pixels>
   void add_narrow_filter(const S* x, const S* grad_y, int64_t h, int64_t h_end, T* sums) const {
+    // The sums of so many lines, the pixels of grad_y that a pixel of x meets and that pixel fill the registers.
+    constexpr int taps = Filter::taps;
+    constexpr int fitting = (kVectorRegisters / Block<S>::vectors - 1) / taps - 1;
+    constexpr int rows = fitting < 1 ? 1 : fitting < taps ? fitting : taps;
     int64_t j = 0;
-    if constexpr (taps == 3)
-      for (; j + 3 <= axis[1].kernel; j += 3)
-        add_filter_lines<3, taps, step>(x, grad_y, h, h_end, j, sums + j * taps * tap_step);
-    for (; j < axis[1].kernel; ++j) add_filter_lines<1, taps, step>(x, grad_y, h, h_end, j, sums + j * taps * tap_step);
+    for (; j + rows <= axis[1].kernel; j += rows)
+      add_filter_lines<rows, Filter, pixels>(x, grad_y, h, h_end, j, sums + j * taps * tap_step);
+    if constexpr (rows > 1)
+      for (; j < axis[1].kernel; ++j)
+        add_filter_lines<1, Filter, pixels>(x, grad_y, h, h_end, j, sums + j * taps * tap_step);
   }
 
   // All taps of one depth of the filter, for the lines [h, h_end) of grad_y.
   void add(const S* x, const S* grad_y, int64_t h, int64_t h_end, T* sums) const {
     const math::Axis& width = axis[2];
-    auto run = [&](auto narrow) { add_narrow_filter<narrow.count, narrow.step>(x, grad_y, h, h_end, sums); };
+    auto run = [&](auto filter) {
+      if (slim_tiles<S>(width.out))
+        add_narrow_filter<decltype(filter), kSlimTile>(x, grad_y, h, h_end, sums);
+      else
+        add_narrow_filter<decltype(filter), kTilePixels<S>>(x, grad_y, h, h_end, sums);
+    };
     bool done = false;
     if constexpr (!Reader::mixes)
-      done = width.dilation == 1 &&
-             with_narrow<Narrow<3, 1>, Narrow<5, 1>, Narrow<7, 1>, Narrow<3, 2>, Narrow<5, 2>, Narrow<7, 2>>(
-                 width.kernel, width.stride, run);
+      done = with_narrow<Narrow<3, 1>, Narrow<5, 1>, Narrow<7, 1>, Narrow<3, 2>, Narrow<5, 2>, Narrow<7, 2>,
+                         Narrow<3, 1, 2>>(width.kernel, width.stride, width.dilation, run);
     else
-      done = width.dilation == 1 && with_narrow<Narrow<3, 1>, Narrow<3, 2>>(width.kernel, width.stride, run);
+      done = with_narrow<Narrow<3, 1>, Narrow<3, 2>>(width.kernel, width.stride, width.dilation, run);
     if (done) return;
     Even cuts(axis[2].kernel, kSomeTaps);
     for (int64_t j = 0; j < axis[1].kernel; ++j)
@@ -202,7 +256,7 @@ template <class S, template <class> class Reader>
 struct DepthwiseWgrad {
   using T = ComputeType<S>;
   static constexpr int64_t kParts = 16;
-  static constexpr int64_t kPartialElements = int64_t{1} << 22;
+  static constexpr int64_t kReadForPartial = 4;  // elements of x and grad_y for each partial sum, or fewer parts
   // Elements of x and grad_y in a band: they should stay in the L2 cache, and a float sum over its pixels be short.
   static constexpr int64_t kBandElements = int64_t{1} << 16;
 
@@ -216,12 +270,18 @@ struct DepthwiseWgrad {
     taps = args.axis[0].kernel * line_taps;
   }
 
+  NNART_HD int64_t pixels_of(int64_t math::Axis::* size) const {
+    return args.axis[0].*size * args.axis[1].*size * args.axis[2].*size;
+  }
+
   NNART_HD void cut(int64_t in_band, int64_t padded) {
     int64_t line = in_band * (args.axis[2].out + args.axis[1].stride * args.axis[2].in);
     band_lines = most(1, least(args.axis[1].out, kBandElements / most(1, line)));
     pieces = ceil_div(args.axis[1].out, band_lines);
     bands = args.batch * args.axis[0].out * pieces;
-    parts = most(1, least(least(bands, kParts), kPartialElements / (mix * taps * padded)));
+    int64_t elements = channels * args.batch * (pixels_of(&math::Axis::in) + pixels_of(&math::Axis::out));
+    int64_t most_parts = least(kParts, elements / (kReadForPartial * mix * taps * padded));
+    parts = most(1, least(bands, most_parts));
   }
 
   struct Place {
@@ -261,8 +321,8 @@ struct DepthwiseWgrad {
     return {most(0, height.source(at.h, 0)), least(height.in, height.source(at.h_end - 1, height.kernel - 1) + 1)};
   }
 
-  // What the band reads, which will be worked on after this one.
-  void fetch(int64_t band, int64_t blocks, FetchAhead& ahead) const {
+  // What the band reads, in so many steps.
+  void fetch(int64_t band, int64_t steps, FetchAhead& ahead) const {
     constexpr int64_t size = sizeof(S);
     const math::Axis& depth = args.axis[0];
     const math::Axis& width = args.axis[2];
@@ -277,7 +337,7 @@ struct DepthwiseWgrad {
     }
     const S* x = x_of(at.image) + depth.source(at.d, first) * args.x.space[0] + lines.low * args.x.space[1];
     const S* grad_y = grad_of(at.image, at.d) + at.h * args.y.space[1];
-    ahead.start(blocks * band_lines * ceil_div(width.out, FilterSums<S, Reader<S>>::kPixels),
+    ahead.start(steps,
                 {reinterpret_cast<const char*>(grad_y), 1, 0, at.h_end - at.h, args.y.space[1] * size,
                  width.out * args.y.space[2] * size},
                 {reinterpret_cast<const char*>(x), planes, depth.dilation * args.x.space[0] * size,
@@ -315,14 +375,17 @@ struct DepthwiseWgrad {
     cut(channels, blocks.padded());
     Scratch<T> scratch(Use::partial, parts * mix * taps * blocks.padded());
     partial = scratch.data();
+    int64_t steps = 2 * blocks.count * band_lines * ceil_div(args.axis[2].out, kTilePixels<S>);  // two a tile
     parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
       FetchAhead ahead;
+      fetch(bands * begin / parts, 1, ahead);
+      ahead.step();
       for (int64_t part = begin; part < end; ++part) {
         T* to = partial + part * mix * taps * blocks.padded();
         zero_run(to, mix * taps * blocks.padded());
         for (int64_t band = bands * part / parts; band < bands * (part + 1) / parts; ++band) {
           Place at = place_of(band);
-          if (band + 1 < bands * end / parts) fetch(band + 1, blocks.count, ahead);
+          if (band + 1 < bands * end / parts) fetch(band + 1, steps, ahead);
           for (int64_t b = 0; b < blocks.count; ++b)
             for (int64_t i = 0; i < args.axis[0].kernel; ++i) {
               int64_t in_d = args.axis[0].source(at.d, i), c = blocks.start(b);

@@ -25,22 +25,14 @@ class FetchAhead {
   void start(int64_t steps, const LineBox& first, const LineBox& second = {}) {
     box_ = first;
     next_ = second;
-    if (box_.empty()) std::swap(box_, next_);
-    plane_ = line_ = at_ = 0;
-    if (!box_.empty()) each_ = ceil_div(cache_lines(box_) + cache_lines(next_), steps);
+    each_ = ceil_div(cache_lines(box_) + cache_lines(next_), steps);
+    plane_ = line_ = left_ = 0;
   }
 
   NNART_HD void step() {
-    for (int64_t i = 0; i < each_ && !box_.empty(); ++i) {
-      __builtin_prefetch(box_.from + plane_ * box_.plane_step + line_ * box_.line_step + at_, 0, 2);
-      if ((at_ += kCacheLine) < box_.line_bytes) continue;
-      at_ = 0;
-      if (++line_ < box_.lines) continue;
-      line_ = 0;
-      if (++plane_ < box_.planes) continue;
-      plane_ = 0;
-      box_ = next_;
-      next_ = {};
+    for (int64_t i = 0; i < each_; ++i, at_ += kCacheLine, left_ -= kCacheLine) {
+      if (left_ <= 0 && !next_line()) return;
+      __builtin_prefetch(at_, 0, 2);
     }
   }
 
@@ -50,8 +42,27 @@ class FetchAhead {
     return box.empty() ? 0 : box.planes * box.lines * ceil_div(box.line_bytes, kCacheLine);
   }
 
+  NNART_HD bool next_line() {
+    if (box_.empty() || plane_ == box_.planes) {
+      box_ = next_;
+      next_ = {};
+      plane_ = line_ = 0;
+      if (box_.empty()) {
+        each_ = 0;
+        return false;
+      }
+    }
+    at_ = box_.from + plane_ * box_.plane_step + line_ * box_.line_step;
+    left_ = box_.line_bytes;
+    if (++line_ < box_.lines) return true;
+    line_ = 0;
+    ++plane_;
+    return true;
+  }
+
   LineBox box_{}, next_{};
-  int64_t plane_ = 0, line_ = 0, at_ = 0, each_ = 0;
+  const char* at_ = nullptr;
+  int64_t plane_ = 0, line_ = 0, left_ = 0, each_ = 0;
 };
 
 }  // namespace
