@@ -92,10 +92,9 @@ struct WeightGradient {
         int64_t vectors = least(panel_vectors, (columns - column) / width);
         for (int64_t cut = 0; cut < cuts.pieces; ++cut) {
           int64_t first = tap + cuts.begin(cut), high = tap + cuts.begin(cut + 1) - first;
-          const T* row[kTileRows];
-          for (int64_t i = 0; i < high; ++i) row[i] = x + source_offset[first + i];
-          tile_function<T>(high, vectors)(row, x_pixel + k, grad_y + column, ramp + k, least(kSumBlock, pixels - k),
-                                          sum + first * columns + column, columns, true);
+          TileOperands<T> operands{{}, x_pixel + k, grad_y + column, ramp + k, least(kSumBlock, pixels - k)};
+          for (int64_t i = 0; i < high; ++i) operands.row[i] = x + source_offset[first + i];
+          run_tile(high, vectors, operands, PartialTile<T>{sum + first * columns + column, columns, true});
         }
       }
   }
@@ -114,9 +113,11 @@ struct WeightGradient {
     auto* x = static_cast<const S*>(args.x.data) + group * in * args.x.channel;
     auto* grad_y = static_cast<const S*>(args.y.data) + group * out * args.y.channel;
     int64_t pieces = bands.pieces();
+    Band before{};
+    before.d = -1;
     for (int64_t i = pieces * part / parts; i < pieces * (part + 1) / parts; ++i) {
       Band band = bands.at(i);
-      fill_source(layout, args.x, x, band, copy.data());
+      fill_source(layout, args.x, x, band, copy.data(), before);
       int64_t pixels = fill_gradient(band, grad_y, gradient.data(), x_pixel);
       add_band(pixels, tap, tap_end, copy.data(), x_pixel, gradient.data(), ramp, sum);
     }
