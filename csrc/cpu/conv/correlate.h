@@ -66,11 +66,13 @@ struct Correlation {
     outputs = transposed ? in : out;
     weight_output = transposed ? args.weight.channel : args.weight.batch;
     weight_sum = transposed ? args.weight.batch : args.weight.channel;
-    for (int a = 0; a < 3; ++a) walk[a] = walk_of(args.axis[a], transposed);
+    for (int a = 0; a < 3; ++a) walk[a] = walk_of(args.axis[a], transposed, Order::phases);
     taps = sums * args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
     choose_direction();
     if (across_pixels && outputs >= kTapLineOutputs && writes_lines() && walk[1].count > 1)
-      walk[2] = walk_of(args.axis[2], transposed, true);
+      walk[2] = walk_of(args.axis[2], transposed, Order::taps);
+    if (!across_pixels)
+      for (int a = 0; a < 3; ++a) walk[a] = walk_of(args.axis[a], transposed, Order::plain);
     choose_bands();
     layout = layout_of(walk, sums, bands, across_pixels || source.channel != 1);
     int64_t vectors = ceil_div(outputs, width);
@@ -98,7 +100,7 @@ struct Correlation {
     int64_t pixel_lanes = ceil_div(columns, width) * width, channel_lanes = ceil_div(outputs, width) * width;
     // Lanes for each useful one, as fractions.
     double across = double(pixel_lanes) / double(pixels), along = double(channel_lanes) / double(outputs);
-    across_pixels = target.channel != 1 || target.space[2] == 1 ? across < 4 * along : 4 * across < along;
+    across_pixels = target.channel != 1 || target.space[2] == 1 ? across < 4 * along : 2 * across < along;
   }
 
   NNART_HD void choose_bands() {
@@ -293,13 +295,18 @@ struct Correlation {
     int64_t h_count = least(band.h_count, phase.count[1] - band.h);
     for (int64_t image = 0; image < band.images; ++image)
       for (int64_t d = 0; d < d_count; ++d)
-        for (int64_t h = 0; h < h_count; ++h)
-          for (int64_t w = 0; w < phase.count[2]; ++w, ++n) {
-            from[n] = image * layout.image_stride + d * layout.d_stride + h * layout.h_stride + w * layout.w_stride;
-            to[n] = image * target.batch + (phase.first[0] + (band.d + d) * walk[0].out_step) * target.space[0] +
-                    (phase.first[1] + (band.h + h) * walk[1].out_step) * target.space[1] +
-                    (phase.first[2] + w * walk[2].out_step) * target.space[2];
+        for (int64_t h = 0; h < h_count; ++h) {
+          int64_t source_pixel = layout.line_offset(image, d, h), source_step = layout.pixel_stride();
+          int64_t target_pixel =
+              image * target.batch + (phase.first[0] + (band.d + d) * walk[0].out_step) * target.space[0] +
+              (phase.first[1] + (band.h + h) * walk[1].out_step) * target.space[1] + phase.first[2] * target.space[2];
+          int64_t target_step = walk[2].out_step * target.space[2], line = phase.count[2];
+          for (int64_t w = 0; w < line; ++w) {
+            from[n + w] = source_pixel + w * source_step;
+            to[n + w] = target_pixel + w * target_step;
           }
+          n += line;
+        }
     return n;
   }
 
@@ -364,7 +371,8 @@ struct Correlation {
     const Walk& h = walk[1];
     bool planes = source.channel != 1;
     constexpr int64_t size = sizeof(S);
-    int64_t first = most(0, h.step * (band.h + h.lowest)), last = band.h + band.h_count + h.spread + h.lowest;
+    int64_t first = most(0, h.step * (band.h * h.pixel + h.lowest));
+    int64_t last = band.h * h.pixel + h.lowest + h.elements(band.h_count);
     int64_t line = (walk[2].extent - 1) * source.space[2] + (planes ? 1 : sums);
     return {static_cast<const char*>(source.data) +
                 (band.image * source.batch + group * sums * source.channel + first * source.space[1]) * size,

@@ -7,6 +7,8 @@
 //
 // Note [lines of taps]: along the width each tap may have a phase to itself, the line as that tap reads it. Such lines
 // are as long as those of the output, so that vectors along them go on from one line to the next without a gap.
+//
+// Tiles whose vectors do not run along pixels need neither: outputs may be any number of elements apart.
 #pragma once
 
 #include "core/args.h"
@@ -16,16 +18,22 @@
 namespace nnart::cpu {
 namespace {
 
+// How the copy sorts the elements of an axis: as they lie, or by Note [phases] or Note [lines of taps].
+enum class Order { plain, phases, taps };
+
 // One axis of the source and how outputs walk along it.
 struct Walk {
   math::Axis axis;
-  bool transposed, each_tap;  // each_tap: Note [lines of taps]
-  int64_t extent;             // of the source
-  int64_t step;               // source index = origin(phase) + step * element
-  int64_t phases;             // of the source
-  int64_t lowest, spread;     // shifts are in [lowest, lowest + spread]
-  int64_t out_step, count;    // outputs are first + out_step * i, i < count
+  bool transposed, each_tap;
+  int64_t extent;           // of the source
+  int64_t pixel;            // elements between what neighbouring outputs read
+  int64_t step;             // source index = origin(phase) + step * element
+  int64_t phases;           // of the source
+  int64_t lowest, spread;   // shifts are in [lowest, lowest + spread]
+  int64_t out_step, count;  // outputs are first + out_step * i, i < count
 
+  // Elements of a phase that so many outputs read.
+  NNART_HD int64_t elements(int64_t outputs) const { return outputs * pixel + spread; }
   NNART_HD int64_t origin(int64_t phase) const {
     int64_t distance = phase * axis.dilation - axis.pad;
     if (each_tap) return transposed ? -div_floor(distance, axis.stride) : distance;
@@ -33,11 +41,12 @@ struct Walk {
   }
 };
 
-NNART_HD Walk walk_of(const math::Axis& axis, bool transposed, bool each_tap = false) {
+NNART_HD Walk walk_of(const math::Axis& axis, bool transposed, Order order) {
   Walk walk{};
   walk.axis = axis;
   walk.transposed = transposed;
-  walk.each_tap = each_tap;
+  walk.each_tap = order == Order::taps;
+  walk.pixel = 1;
   int64_t reach = (axis.kernel - 1) * axis.dilation;
   int64_t highest;
   if (transposed) {
@@ -47,6 +56,13 @@ NNART_HD Walk walk_of(const math::Axis& axis, bool transposed, bool each_tap = f
     walk.count = ceil_div(axis.in, axis.stride);
     walk.lowest = div_up(axis.pad - reach, axis.stride);
     highest = div_floor(axis.pad + axis.stride - 1, axis.stride);
+  } else if (order == Order::plain) {
+    walk.extent = axis.in;
+    walk.step = walk.phases = walk.out_step = 1;
+    walk.pixel = axis.stride;
+    walk.count = axis.out;
+    walk.lowest = -axis.pad;
+    highest = reach - axis.pad;
   } else {
     int64_t period = 1;  // of the taps' phases: stride / gcd(stride, dilation)
     while (period * axis.dilation % axis.stride != 0) ++period;
@@ -58,7 +74,7 @@ NNART_HD Walk walk_of(const math::Axis& axis, bool transposed, bool each_tap = f
     walk.lowest = div_floor(-axis.pad, axis.stride);
     highest = div_floor(reach - axis.pad, axis.stride);
   }
-  if (each_tap) {
+  if (walk.each_tap) {
     walk.phases = axis.kernel;
     walk.lowest = highest = 0;
   }
@@ -81,7 +97,7 @@ NNART_HD Tap tap_of(const Walk& walk, int64_t first, int64_t k) {
   }
   if (walk.each_tap) return {true, k, 0};
   int64_t distance = k * walk.axis.dilation - walk.axis.pad;
-  return {true, k % walk.phases, div_floor(distance, walk.axis.stride)};
+  return {true, k % walk.phases, div_floor(distance, walk.step)};
 }
 
 // A piece of the work along batch, depth and height; a whole line in width.
@@ -121,11 +137,16 @@ struct SourceLayout {
            (h.phase * height + h.shift - walk[1].lowest) * h_stride + w.phase * phase_stride +
            (w.shift - walk[2].lowest) * w_stride;
   }
+  // Where the sum of output (d, h, 0) of a band's image begins, and how much further the next pixel's.
+  NNART_HD int64_t line_offset(int64_t image, int64_t d, int64_t h) const {
+    return image * image_stride + d * walk[0].pixel * d_stride + h * walk[1].pixel * h_stride;
+  }
+  NNART_HD int64_t pixel_stride() const { return walk[2].pixel * w_stride; }
 };
 
 NNART_HD int64_t elements_of_image(const Walk* walk, int64_t channels, int64_t d_count, int64_t h_count) {
-  return channels * walk[0].phases * (d_count + walk[0].spread) * walk[1].phases * (h_count + walk[1].spread) *
-         walk[2].phases * (walk[2].count + walk[2].spread);
+  return channels * walk[0].phases * walk[0].elements(d_count) * walk[1].phases * walk[1].elements(h_count) *
+         walk[2].phases * walk[2].elements(walk[2].count);
 }
 
 NNART_HD SourceLayout layout_of(const Walk* walk, int64_t channels, const Bands& bands, bool channels_first) {
@@ -133,9 +154,9 @@ NNART_HD SourceLayout layout_of(const Walk* walk, int64_t channels, const Bands&
   for (int a = 0; a < 3; ++a) layout.walk[a] = walk[a];
   layout.channels = channels;
   layout.channels_first = channels_first;
-  layout.depth = bands.d_count + walk[0].spread;
-  layout.height = bands.h_count + walk[1].spread;
-  layout.width = walk[2].count + walk[2].spread;
+  layout.depth = walk[0].elements(bands.d_count);
+  layout.height = walk[1].elements(bands.h_count);
+  layout.width = walk[2].elements(walk[2].count);
   int64_t depths = walk[0].phases * layout.depth, heights = walk[1].phases * layout.height;
   if (channels_first) {
     layout.w_stride = 1;
@@ -193,14 +214,14 @@ NNART_HD void fill_image(const SourceLayout& layout, int64_t channels, const Con
     if (begin >= end) continue;
     const S* first = from + (origin + w.step * begin) * source.space[2];
     for (int64_t d_phase = 0; d_phase < d.phases; ++d_phase)
-      for (int64_t i = 0; i < band.d_count + d.spread; ++i) {
-        int64_t in_d = d.origin(d_phase) + d.step * (band.d + d.lowest + i);
+      for (int64_t i = 0; i < d.elements(band.d_count); ++i) {
+        int64_t in_d = d.origin(d_phase) + d.step * (band.d * d.pixel + d.lowest + i);
         if (in_d < 0 || in_d >= d.extent) continue;
         for (int64_t h_phase = 0; h_phase < h.phases; ++h_phase) {
           T* line = to + (d_phase * layout.depth + i) * layout.d_stride + h_phase * layout.height * layout.h_stride +
                     begin * layout.w_stride;
-          int64_t in_h = h.origin(h_phase) + h.step * (band.h + h.lowest);
-          for (int64_t j = 0; j < band.h_count + h.spread; ++j, in_h += h.step, line += layout.h_stride)
+          int64_t in_h = h.origin(h_phase) + h.step * (band.h * h.pixel + h.lowest);
+          for (int64_t j = 0; j < h.elements(band.h_count); ++j, in_h += h.step, line += layout.h_stride)
             if (in_h >= 0 && in_h < h.extent)
               fill_pixels(layout, channels, line, first + in_d * source.space[0] + in_h * source.space[1],
                           source.channel, w.step * source.space[2], end - begin);

@@ -97,38 +97,38 @@ struct PartialTile {
 };
 
 // Tiles by their numbers of rows and vectors, for one way to end a sum.
-template <class Ending, class T>
+template <class Ending, class Operands>
 struct TileTable {
-  using Function = void (*)(const Ending&, const TileOperands<T>&);
+  using Function = void (*)(const Ending&, const Operands&);
   Function functions[kTileRows * kMostVectors];
 };
 
-template <class Ending, class T, int rows, int vectors>
-void tile(const Ending& ending, const TileOperands<T>& from) {
+template <class Ending, class Operands, int rows, int vectors>
+void tile(const Ending& ending, const Operands& from) {
   ending.template run<rows, vectors>(from);
 }
 
-template <class Ending, class T, int i>
-constexpr typename TileTable<Ending, T>::Function tile_entry() {
+template <class Ending, class Operands, int i>
+constexpr typename TileTable<Ending, Operands>::Function tile_entry() {
   constexpr int rows = i / kMostVectors + 1, vectors = i % kMostVectors + 1;
   if constexpr (vectors <= tile_vectors(rows))
-    return &tile<Ending, T, rows, vectors>;
+    return &tile<Ending, Operands, rows, vectors>;
   else
     return nullptr;
 }
 
-template <class Ending, class T, int... i>
-constexpr TileTable<Ending, T> tile_table(std::integer_sequence<int, i...>) {
-  return {{tile_entry<Ending, T, i>()...}};
+template <class Ending, class Operands, int... i>
+constexpr TileTable<Ending, Operands> tile_table(std::integer_sequence<int, i...>) {
+  return {{tile_entry<Ending, Operands, i>()...}};
 }
 
-template <class Ending, class T>
-constexpr TileTable<Ending, T> kTiles =
-    tile_table<Ending, T>(std::make_integer_sequence<int, kTileRows * kMostVectors>{});
+template <class Ending, class Operands>
+constexpr TileTable<Ending, Operands> kTiles =
+    tile_table<Ending, Operands>(std::make_integer_sequence<int, kTileRows * kMostVectors>{});
 
-template <class Ending, class T>
-NNART_HD void run_tile(int64_t rows, int64_t vectors, const TileOperands<T>& from, const Ending& ending) {
-  kTiles<Ending, T>.functions[(rows - 1) * kMostVectors + vectors - 1](ending, from);
+template <class Ending, class Operands>
+NNART_HD void run_tile(int64_t rows, int64_t vectors, const Operands& from, const Ending& ending) {
+  kTiles<Ending, Operands>.functions[(rows - 1) * kMostVectors + vectors - 1](ending, from);
 }
 
 // Cuts n into ceil(n / largest) pieces that differ by at most one: a tile of one row after one of eight would wait on
@@ -138,6 +138,23 @@ struct Even {
   NNART_HD Even(int64_t n, int64_t largest) : n(n), pieces(ceil_div(n, largest)) {}
   NNART_HD int64_t begin(int64_t piece) const { return n * piece / pieces; }
 };
+
+// The lanes in halves, always in the same order.
+template <class T>
+NNART_HD T sum_of_lanes(Vec<T> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_reduce_add_ps(x.v);
+  else
+    return _mm512_reduce_add_pd(x.v);
+#else
+  T lanes[Vec<T>::size];
+  store(lanes, x);
+  for (int half = Vec<T>::size / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+#endif
+}
 
 // ---- copies that widen or narrow ------------------------------------------------------------------------------------
 
@@ -255,15 +272,24 @@ struct FinalTile {
   }
 };
 
+template <class T, int... lane>
+NNART_HD Vec<T> even_lanes(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
+  return Vec<T>(__builtin_shuffle(a.v, b.v, RawVec<Bits<T>>{2 * lane...}));
+}
+
 // to[i] = from[i * stride]
 template <class S, class T>
 NNART_HD void widen_run(T* to, const S* from, int64_t stride, int64_t n) {
   constexpr int64_t width = Vec<T>::size;
+  int64_t i = 0;
   if (stride != 1) {
-    for (int64_t i = 0; i < n; ++i) to[i] = widen_one<T>(from + i * stride);
+    if (stride == 2)  // a vector reads one element more than it needs
+      for (; i + width < n; i += width)
+        store(to + i, even_lanes(load(from + 2 * i), load(from + 2 * i + width),
+                                 std::make_integer_sequence<int, Vec<T>::size>{}));
+    for (; i < n; ++i) to[i] = widen_one<T>(from + i * stride);
     return;
   }
-  int64_t i = 0;
   for (; i + width <= n; i += width) store(to + i, load(from + i));
   if (i < n) store_some(to + i, load_some(from + i, n - i), n - i);
 }
