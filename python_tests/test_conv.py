@@ -54,6 +54,14 @@ CASES = (
     case((2, 4, 5, 6, 7), (6, 2, 2, 3, 2), stride=(1, 2, 3), padding=(1, 0, 2), dilation=(2, 1, 1), groups=2),
     case((2, 3, 6, 5, 4), (4, 3, 2, 2, 3), padding="same", bias=False),
     case((3, 6, 5, 4), (4, 3, 2, 2, 2)),
+    # few channels: lines of taps, in several bands, past the caches; weight gradients that shift either operand
+    case((2, 1, 21, 17), (9, 1, 3, 5), stride=2, padding=2),
+    case((2, 8, 70, 60), (9, 8, 3, 3), padding=1, dilation=(1, 2)),
+    case((4, 3, 64, 64), (64, 3, 3, 3), padding=1),
+    case((2, 40, 9, 8), (2, 40, 3, 3), padding=1),
+    case((9, 33, 7, 7), (3, 33, 3, 3), padding=(0, 2), dilation=(1, 2)),
+    case((2, 3, 50), (16, 3, 5), stride=2, padding=2),
+    case((2, 2, 4, 9, 7), (10, 2, 2, 3, 3), padding=1),
 )
 # Channels that fill blocks, leave a rest, or fill none; every width of filter with code of its own, and others.
 DEPTHWISE = (
@@ -448,6 +456,8 @@ def threads(n: int) -> Iterator[None]:
         ((33, 8, 13, 13), (48, 8, 3, 3), {}),
         ((1, 64, 30, 30), (96, 64, 3, 3), {"padding": 1}),
         ((5, 16, 20, 20), (32, 8, 3, 3), {"stride": 2, "groups": 2}),
+        ((7, 3, 40, 40), (32, 3, 3, 3), {"padding": 1}),
+        ((7, 32, 40, 40), (3, 32, 3, 3), {"padding": 1}),
         ((5, 40, 60, 60), (40, 1, 3, 3), {"padding": 1, "groups": 40}),
         ((5, 40, 60, 60), (40, 4, 3, 3), {"padding": 1, "groups": 10}),
     ],
@@ -504,6 +514,25 @@ def test_elements_of_the_filter_that_meet_no_input() -> None:
         (grad,) = torch.autograd.grad(F.conv2d(x, w, stride=(3, 4), padding=2).sum(), w)
         assert grad.abs().max() < 100
         assert not grad[..., 0].any()
+
+
+@pytest.mark.parametrize("channels", [(1, 20), (3, 32)], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_infinities_stay_where_they_are(channels: tuple[int, int], layout: str) -> None:
+    """The last pixel is read by the last tap alone; lanes beside it that do not exist must not meet it."""
+    x = laid_out(torch.randn(2, channels[0], 9, 7), layout)
+    x[0, 0, -1, -1] = torch.inf
+    w = laid_out(torch.randn(channels[1], channels[0], 3, 3), layout).requires_grad_()
+    with nnart_ops.config(conv_strategy="gemm"):
+        y = F.conv2d(x, w)
+        (grad_w,) = torch.autograd.grad(y.sum(), w)
+    assert y[..., :-1, :].isfinite().all()
+    assert y[..., :-1].isfinite().all()
+    assert not y.isnan().any()
+    reached = torch.zeros(w.shape, dtype=torch.bool)
+    reached[:, 0, -1, -1] = True
+    assert torch.equal(grad_w == torch.inf, reached)
+    assert grad_w[~reached].isfinite().all()
 
 
 @pytest.mark.slow

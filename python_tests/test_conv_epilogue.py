@@ -24,6 +24,8 @@ FUSED = (  # a strategy each: depthwise in place or copied, native, GEMM
     case((2, 32, 8, 8), (32, 32, 3, 3), padding=1),
     case((3, 9, 9), (4, 3, 3, 3), stride=2),
     case((2, 3, 20), (4, 3, 3)),
+    case((2, 3, 9, 10), (40, 3, 3, 3), padding=1),
+    case((1, 4, 100, 60), (9, 4, 3, 3), padding=1),  # GEMM in bands
     case((2, 4, 5, 6, 7), (4, 1, 2, 3, 3), groups=4),
 )
 

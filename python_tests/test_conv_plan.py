@@ -28,6 +28,13 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert "native kernels took every one" in str(nnart_ops.explain(torch.nn.Linear(2, 2), torch.ones(2)))
 
 
+@pytest.mark.parametrize("channels", [(1, 32), (3, 32), (32, 1), (64, 3)], ids=str)
+def test_few_channels_are_ours(channels: tuple[int, int]) -> None:
+    layer = nnart_ops.Conv2d(*channels, 3, padding=1)
+    rows = nnart_ops.explain(layer, torch.randn(2, channels[0], 12, 12))
+    assert [row.strategy for row in rows] == ["gemm"] * 3
+
+
 def test_config_nests_and_refuses() -> None:
     x, w = torch.randn(1, 32, 6, 6), torch.randn(32, 32, 3, 3)
     with nnart_ops.config(conv_strategy="gemm"):

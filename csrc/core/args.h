@@ -81,7 +81,7 @@ struct ConvArgs {
   ConvOperand x, weight, y;
   const void* bias;  // contiguous; may be null
   // Forward: applied in place to y, each piece while it is in a cache. Its tensors are y's own, its residual lies as y
-  // does. Null, or taken care of by the caller, for every strategy but Depthwise and Grouped.
+  // does. May be null.
   const ActivationArgs* finish;
 };
 

@@ -235,10 +235,8 @@ void run(ConvArgs& args, const Geometry& g, const Tensor& x, const Tensor& weigh
   launch(args, y);
 }
 
-// Whether the kernel applies what follows the convolution.
-bool finishes(ConvStrategy strategy) {
-  return strategy == ConvStrategy::Depthwise || strategy == ConvStrategy::Grouped;
-}
+// Whether the kernel applies what follows the convolution; those of this library do.
+bool finishes(ConvStrategy strategy) { return strategy != ConvStrategy::Native; }
 
 // What follows the convolution, by name.
 struct Finish {

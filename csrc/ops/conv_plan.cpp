@@ -60,6 +60,16 @@ bool has_idle_tap(const ConvArgs& args) {
   return false;
 }
 
+// Weight gradients that oneDNN leaves lanes or bandwidth idle in.
+bool suits_gemm_wgrad(const ConvArgs& args, int64_t in, int64_t out, int64_t filter) {
+  bool strided = false, float32 = args.dtype == DType::Float32;
+  for (const math::Axis& axis : args.axis) strided = strided || axis.stride > 1;
+  if (in == 1) return filter <= 49;
+  if (out <= 4 && out < in && !strided) return true;  // grad_y is shifted, and not the many channels of x
+  if (args.channels_last) return float32 && in <= 8 && out >= 32;
+  return float32 ? in <= 8 && in * filter <= 72 && !strided : in <= 4 && in * filter <= 36;
+}
+
 // The rules, first match first. What they rest on: benchmarks/results, the rows of the convolution family.
 ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
   int wanted = forced();
@@ -86,11 +96,14 @@ ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
 
   int64_t in = args.in_channels / args.groups, out = args.out_channels / args.groups;
   int64_t written = args.pass == ConvPass::Forward ? out : in, summed = args.pass == ConvPass::Forward ? in : out;
-  bool one_tap = args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel == 1;
+  int64_t filter = args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
+  bool one_tap = filter == 1;
   bool float32 = args.dtype == DType::Float32;
   if (args.pass == ConvPass::Wgrad) {
     if (has_idle_tap(args))
       return {ConvStrategy::Gemm, "part of the filter meets no input: oneDNN leaves its bfloat16 gradient unwritten"};
+    if (args.groups == 1 && !one_tap && suits_gemm_wgrad(args, in, out, filter))
+      return {ConvStrategy::Gemm, "few channels: vectors along the pixels or along the many channels fill their lanes"};
   } else if (!one_tap) {
     if (args.groups == 1 && written <= 4)
       return {ConvStrategy::Gemm,
@@ -99,6 +112,10 @@ ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
       return {ConvStrategy::Gemm, "few channels are written to planes: vectors along the pixels fill their lanes"};
     if (args.pass == ConvPass::Dgrad && args.groups == 1 && summed <= 4 && !args.channels_last)
       return {ConvStrategy::Gemm, "the gradient has few channels in planes: oneDNN reorders it"};
+    // Up to 5x5 of 3 channels. Channels-last, oneDNN needs no reorder, and rounds to bfloat16 in hardware.
+    bool short_sum = args.groups == 1 && in <= 4 && in * filter <= 75;
+    if (args.pass == ConvPass::Forward && short_sum && (in == 1 || !args.channels_last || (float32 && out >= 32)))
+      return {ConvStrategy::Gemm, "sums of a few dozen terms: bound by what is done before and after them"};
   }
   return {ConvStrategy::Native, "oneDNN inside torch is at the limit"};
 }

@@ -6,6 +6,8 @@
 #pragma once
 
 #include "core/parallel.h"
+#include "cpu/conv/fetch_ahead.h"
+#include "cpu/conv/finish.h"
 #include "cpu/conv/source.h"
 
 namespace nnart::cpu {
@@ -22,6 +24,9 @@ constexpr int64_t kSourceElements = int64_t{1} << 16;
 constexpr int64_t kWantedUnits = 8;
 // Multiply-adds below which a thread does not pay for its wake-up.
 constexpr int64_t kGrainWork = int64_t{1} << 18;
+// Outputs from which on it pays to copy each line once for each of its taps: Note [lines of taps]. The copies cost as
+// much as a few sums, the gaps between lines cost their share of all.
+constexpr int64_t kTapLineOutputs = 8;
 // Pixels that keep the tiles of one unit busy, if the vectors run along channels.
 constexpr int64_t kWantedPixels = 256;
 
@@ -37,6 +42,8 @@ struct Correlation {
 
   const ConvArgs& args;
   bool transposed, across_pixels;
+  bool direct;                  // whether tiles are stored as they are: a row of a tile is one run of the target
+  const ActivationArgs* after;  // what is done to each band when it is written; null for nothing
   ConvOperand source, target;
   int64_t sums, outputs;              // channels of a group that are summed over, that are written
   int64_t weight_output, weight_sum;  // strides of the weight between those
@@ -59,9 +66,13 @@ struct Correlation {
     outputs = transposed ? in : out;
     weight_output = transposed ? args.weight.channel : args.weight.batch;
     weight_sum = transposed ? args.weight.batch : args.weight.channel;
-    for (int a = 0; a < 3; ++a) walk[a] = walk_of(args.axis[a], transposed);
+    for (int a = 0; a < 3; ++a) walk[a] = walk_of(args.axis[a], transposed, Order::phases);
     taps = sums * args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
     choose_direction();
+    if (across_pixels && outputs >= kTapLineOutputs && writes_lines() && walk[1].count > 1)
+      walk[2] = walk_of(args.axis[2], transposed, Order::taps);
+    if (!across_pixels)
+      for (int a = 0; a < 3; ++a) walk[a] = walk_of(args.axis[a], transposed, Order::plain);
     choose_bands();
     layout = layout_of(walk, sums, bands, across_pixels || source.channel != 1);
     int64_t vectors = ceil_div(outputs, width);
@@ -69,6 +80,15 @@ struct Correlation {
     panel_vectors = ceil_div(vectors, panels);
     phase_count = 1;
     for (int a = 0; a < 3; ++a) phase_count *= least(walk[a].out_step, extent(a));
+    bool no_gaps = writes_lines() && (layout.width == walk[2].count || walk[1].count == 1);
+    direct = across_pixels ? no_gaps : target.channel == 1;
+    after = args.finish && !(direct && is_clamp(*args.finish)) ? args.finish : nullptr;
+  }
+
+  // Whether the lines of the target follow each other without a gap.
+  NNART_HD bool writes_lines() const {
+    return walk[2].out_step * target.space[2] == 1 &&
+           (walk[1].count == 1 || walk[1].out_step * target.space[1] == walk[2].count);
   }
 
   NNART_HD int64_t extent(int a) const { return transposed ? walk[a].axis.in : walk[a].axis.out; }
@@ -80,7 +100,7 @@ struct Correlation {
     int64_t pixel_lanes = ceil_div(columns, width) * width, channel_lanes = ceil_div(outputs, width) * width;
     // Lanes for each useful one, as fractions.
     double across = double(pixel_lanes) / double(pixels), along = double(channel_lanes) / double(outputs);
-    across_pixels = target.channel != 1 || target.space[2] == 1 ? across < 4 * along : 4 * across < along;
+    across_pixels = target.channel != 1 || target.space[2] == 1 ? across < 4 * along : 2 * across < along;
   }
 
   NNART_HD void choose_bands() {
@@ -170,10 +190,10 @@ struct Correlation {
   }
 
   // c holds `rows` output channels of `columns` places along lines of layout.width, from place j on.
-  NNART_HD void store_lines(const T* c, S* to, int64_t rows, int64_t j, int64_t columns, int64_t line, int64_t step_h,
-                            int64_t step_w, const T* row_bias) const {
+  NNART_HD void store_lines(const T* c, int64_t c_stride, S* to, int64_t rows, int64_t j, int64_t columns, int64_t line,
+                            int64_t step_h, int64_t step_w, const T* row_bias) const {
     int64_t h = j / layout.width, w = j % layout.width;
-    for (int64_t r = 0; r < rows; ++r, c += kTileColumns<T>, to += target.channel) {
+    for (int64_t r = 0; r < rows; ++r, c += c_stride, to += target.channel) {
       OneBias<T> added{Vec<T>(row_bias ? double(row_bias[r]) : 0.0)};
       int64_t at_h = h, at_w = w;
       for (int64_t i = 0; i < columns;) {
@@ -186,8 +206,32 @@ struct Correlation {
     }
   }
 
-  void run_across_pixels(const Band& band, int64_t group, int64_t output, int64_t output_end, const T* from) const {
-    constexpr int64_t tile_columns = kTileColumns<T>;
+  // Whether tiles write whole cache lines, so that they may go past the caches.
+  NNART_HD bool writes_cache_lines() const {
+    constexpr int64_t cache_line = 64 / sizeof(S);
+    int64_t run = across_pixels ? width : panel_vectors * width;
+    bool whole = (across_pixels ? walk[2].count : outputs) % cache_line == 0 && run % cache_line == 0;
+    int64_t steps[] = {target.batch, across_pixels ? target.channel : target.space[2], target.space[1],
+                       target.space[0]};
+    for (int64_t step : steps) whole = whole && step % cache_line == 0;
+    return direct && whole && !after && reinterpret_cast<uintptr_t>(target.data) % 64 == 0;
+  }
+
+  NNART_HD FinalTile<S> final_tile(bool past_caches) const {
+    FinalTile<S> end{};
+    end.past_caches = past_caches;
+    if (args.finish && !after) {
+      Interval<T> interval(*args.finish);
+      end.clamps = true;
+      end.low = interval.low;
+      end.high = interval.high;
+    }
+    return end;
+  }
+
+  void run_across_pixels(const Band& band, int64_t group, int64_t output, int64_t output_end, const T* from,
+                         bool past_caches, FetchAhead& ahead) const {
+    int64_t most_vectors = tile_vectors(least(output_end - output, kTileRows)), tile_columns = most_vectors * width;
     Scratch<T> tiles(Use::tile, kRowChunk * tile_columns + width);
     T* c = tiles.data();
     const T* group_weight = weight + group * outputs * taps;
@@ -197,6 +241,7 @@ struct Correlation {
         group_weight = weight_of(group);
         row_stride = weight_output;
       }
+    FinalTile<S> end = final_tile(past_caches);
     for (int64_t p = 0; p < phase_count; ++p) {
       const OutputPhase& phase = phases[p];
       const int64_t* from_offset = source_offset + phase.begin;
@@ -205,27 +250,39 @@ struct Correlation {
       int64_t h_count = least(band.h_count, phase.count[1] - band.h), line = phase.count[2];
       if (h_count <= 0) continue;
       int64_t columns = (h_count - 1) * layout.width + line;
+      Even strips(ceil_div(columns, width), most_vectors);
       int64_t step_h = walk[1].out_step * target.space[1], step_w = walk[2].out_step * target.space[2];
       for (int64_t d = 0; d < d_count; ++d) {
         const T* slice = from + d * layout.d_stride;
         S* to = target_of(band.image, group) + (phase.first[0] + (band.d + d) * walk[0].out_step) * target.space[0] +
                 (phase.first[1] + band.h * walk[1].out_step) * target.space[1] + phase.first[2] * target.space[2];
-        for (int64_t j = 0; j < columns; j += tile_columns) {
-          int64_t wide = least(tile_columns, columns - j), vectors = ceil_div(wide, width);
+        for (int64_t strip = 0; strip < strips.pieces; ++strip) {
+          int64_t j = strips.begin(strip) * width, vectors = strips.begin(strip + 1) - strips.begin(strip);
+          int64_t wide = least(vectors * width, columns - j);
+          ahead.step();
+          end.last = wide - (vectors - 1) * width;
           for (int64_t first = output; first < output_end; first += kRowChunk) {
             int64_t rows = least(kRowChunk, output_end - first);
+            const T* row_bias = bias ? bias + group * outputs + first : nullptr;
             Even cuts(rows, kTileRows);
             for (int64_t k = 0; k == 0 || k < phase.n; k += kSumBlock)
               for (int64_t cut = 0; cut < cuts.pieces; ++cut) {
                 int64_t r = cuts.begin(cut), high = cuts.begin(cut + 1) - r;
-                const T* row[kTileRows];
-                for (int64_t i = 0; i < high; ++i) row[i] = group_weight + (first + r + i) * row_stride;
-                tile_function<T>(high, vectors)(row, by_offset + k, slice + j, from_offset + k,
-                                                least(kSumBlock, phase.n - k), c + r * tile_columns, tile_columns,
-                                                k > 0);
+                TileOperands<T> operands{{}, by_offset + k, slice + j, from_offset + k, least(kSumBlock, phase.n - k)};
+                for (int64_t i = 0; i < high; ++i) operands.row[i] = group_weight + (first + r + i) * row_stride;
+                PartialTile<T> partial{c + r * tile_columns, tile_columns, k > 0};
+                if (!direct || k + kSumBlock < phase.n) {
+                  run_tile(high, vectors, operands, partial);
+                  continue;
+                }
+                for (int64_t i = 0; i < high; ++i) end.to[i] = to + (first + r + i) * target.channel + j;
+                end.c = k > 0 ? partial.c : nullptr;
+                end.stride = tile_columns;
+                end.row_bias = row_bias ? row_bias + r : nullptr;
+                run_tile(high, vectors, operands, end);
               }
-            store_lines(c, to + first * target.channel, rows, j, wide, line, step_h, step_w,
-                        bias ? bias + group * outputs + first : nullptr);
+            if (!direct)
+              store_lines(c, tile_columns, to + first * target.channel, rows, j, wide, line, step_h, step_w, row_bias);
           }
         }
       }
@@ -238,18 +295,23 @@ struct Correlation {
     int64_t h_count = least(band.h_count, phase.count[1] - band.h);
     for (int64_t image = 0; image < band.images; ++image)
       for (int64_t d = 0; d < d_count; ++d)
-        for (int64_t h = 0; h < h_count; ++h)
-          for (int64_t w = 0; w < phase.count[2]; ++w, ++n) {
-            from[n] = image * layout.image_stride + d * layout.d_stride + h * layout.h_stride + w * layout.w_stride;
-            to[n] = image * target.batch + (phase.first[0] + (band.d + d) * walk[0].out_step) * target.space[0] +
-                    (phase.first[1] + (band.h + h) * walk[1].out_step) * target.space[1] +
-                    (phase.first[2] + w * walk[2].out_step) * target.space[2];
+        for (int64_t h = 0; h < h_count; ++h) {
+          int64_t source_pixel = layout.line_offset(image, d, h), source_step = layout.pixel_stride();
+          int64_t target_pixel =
+              image * target.batch + (phase.first[0] + (band.d + d) * walk[0].out_step) * target.space[0] +
+              (phase.first[1] + (band.h + h) * walk[1].out_step) * target.space[1] + phase.first[2] * target.space[2];
+          int64_t target_step = walk[2].out_step * target.space[2], line = phase.count[2];
+          for (int64_t w = 0; w < line; ++w) {
+            from[n + w] = source_pixel + w * source_step;
+            to[n + w] = target_pixel + w * target_step;
           }
+          n += line;
+        }
     return n;
   }
 
-  void run_across_channels(const Band& band, int64_t group, int64_t panel_begin, int64_t panel_end,
-                           const T* from) const {
+  void run_across_channels(const Band& band, int64_t group, int64_t panel_begin, int64_t panel_end, const T* from,
+                           bool past_caches, FetchAhead& ahead) const {
     constexpr int64_t tile_columns = kTileColumns<T>;
     Scratch<T> tiles(Use::tile, kRowChunk * tile_columns + width);
     int64_t most_pixels = band.images * band.d_count * band.h_count * walk[2].count;
@@ -259,6 +321,7 @@ struct Correlation {
     int64_t panel_columns = panel_vectors * width;
     const T* group_weight = weight + group * packed_outputs() * taps;
     S* to = target_of(band.image, group);
+    FinalTile<S> end = final_tile(past_caches);
     for (int64_t p = 0; p < phase_count; ++p) {
       const OutputPhase& phase = phases[p];
       const int64_t* from_offset = source_offset + phase.begin;
@@ -266,19 +329,30 @@ struct Correlation {
       for (int64_t first = 0; first < pixels; first += kRowChunk) {
         int64_t rows = least(kRowChunk, pixels - first);
         Even cuts(rows, kTileRows);
+        ahead.step();
         for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
           int64_t output = panel * panel_columns, wide = least(panel_columns, outputs - output);
           int64_t vectors = ceil_div(wide, width);
           const T* by = group_weight + phase.begin * packed_outputs() + panel * panel_columns * phase.n;
+          S* columns = to + output * target.channel;
+          end.last = wide - (vectors - 1) * width;
+          end.column_bias = bias ? bias + group * outputs + output : nullptr;
           for (int64_t k = 0; k == 0 || k < phase.n; k += kSumBlock)
             for (int64_t cut = 0; cut < cuts.pieces; ++cut) {
               int64_t r = cuts.begin(cut), high = cuts.begin(cut + 1) - r;
-              const T* row[kTileRows];
-              for (int64_t i = 0; i < high; ++i) row[i] = from + from_pixel[first + r + i];
-              tile_function<T>(high, vectors)(row, from_offset + k, by, ramp + k, least(kSumBlock, phase.n - k),
-                                              c + r * tile_columns, tile_columns, k > 0);
+              TileOperands<T> operands{{}, from_offset + k, by, ramp + k, least(kSumBlock, phase.n - k)};
+              for (int64_t i = 0; i < high; ++i) operands.row[i] = from + from_pixel[first + r + i];
+              PartialTile<T> partial{c + r * tile_columns, tile_columns, k > 0};
+              if (!direct || k + kSumBlock < phase.n) {
+                run_tile(high, vectors, operands, partial);
+                continue;
+              }
+              for (int64_t i = 0; i < high; ++i) end.to[i] = columns + to_pixel[first + r + i];
+              end.c = k > 0 ? partial.c : nullptr;
+              end.stride = tile_columns;
+              run_tile(high, vectors, operands, end);
             }
-          S* columns = to + output * target.channel;
+          if (direct) continue;
           for (int64_t r = 0; r < rows; ++r) {
             S* pixel = columns + to_pixel[first + r];
             const T* sum = c + r * tile_columns;
@@ -290,6 +364,50 @@ struct Correlation {
         }
       }
     }
+  }
+
+  // What a band reads of two-dimensional images.
+  NNART_HD LineBox lines_of(const Band& band, int64_t group) const {
+    const Walk& h = walk[1];
+    bool planes = source.channel != 1;
+    constexpr int64_t size = sizeof(S);
+    int64_t first = most(0, h.step * (band.h * h.pixel + h.lowest));
+    int64_t last = band.h * h.pixel + h.lowest + h.elements(band.h_count);
+    int64_t line = (walk[2].extent - 1) * source.space[2] + (planes ? 1 : sums);
+    return {static_cast<const char*>(source.data) +
+                (band.image * source.batch + group * sums * source.channel + first * source.space[1]) * size,
+            planes ? sums : band.images,
+            (planes ? source.channel : source.batch) * size,
+            least(h.extent, h.step * last) - first,
+            source.space[1] * size,
+            line * size};
+  }
+  // How often a unit of work asks for more of it.
+  NNART_HD int64_t fetching_steps() const {
+    int64_t pixels = bands.images * bands.d_count * bands.h_count * walk[2].count;
+    int64_t step = across_pixels ? tile_vectors(least(outputs, kTileRows)) * width : kRowChunk;
+    return phase_count * output_pieces * ceil_div(pixels, step);
+  }
+
+  // Whether a unit of work writes runs of the output that are worth a call, and what `after` does to them.
+  NNART_HD bool finishes_bands() const {
+    return args.groups * output_pieces == 1 && (target.channel == 1 || target.space[2] == 1);
+  }
+  void finish_band(const Band& band) const {
+    int64_t lines = 1, first = band.image * target.batch, planes = extent(0) * extent(1);
+    bool whole = band.d_count == walk[0].count && band.h_count == walk[1].count;
+    if (whole) {
+      lines = band.images * planes;
+    } else {
+      int64_t d = band.d * walk[0].out_step, h = band.h * walk[1].out_step;
+      int64_t d_count = least(band.d_count * walk[0].out_step, extent(0) - d);
+      int64_t h_count = least(band.h_count * walk[1].out_step, extent(1) - h);
+      lines = d_count * h_count;
+      first += d * target.space[0] + h * target.space[1];
+    }
+    bool one_run = whole || target.channel == 1;
+    int64_t runs = one_run ? 1 : outputs, n = lines * extent(2) * (one_run ? outputs : 1);
+    for (int64_t run = 0; run < runs; ++run) finish_piece<S>(*after, first + run * target.channel, n);
   }
 
   NNART_HD void run() {
@@ -305,26 +423,37 @@ struct Correlation {
 
     int64_t pieces = bands.pieces(), units = pieces * args.groups * output_pieces;
     int64_t work = args.batch * args.groups * outputs * taps * walk[0].count * walk[1].count * walk[2].count;
-    parallel_for(units, most(1, kGrainWork * units / most(1, work)), [this, pieces](int64_t begin, int64_t end) {
+    int64_t unit_bytes =
+        args.batch * args.groups * outputs * extent(0) * extent(1) * extent(2) * int64_t(sizeof(S)) / units;
+    parallel_for(units, most(1, kGrainWork * units / most(1, work)), [this, unit_bytes](int64_t begin, int64_t end) {
       Scratch<T> copy(Use::source, bands.images * layout.image_stride + kTileColumns<T>);
       zero_run(copy.data() + bands.images * layout.image_stride, kTileColumns<T>);
+      bool past_caches = writes_cache_lines() && (end - begin) * unit_bytes >= kPastCachesBytes;
+      FetchAhead ahead;
       int64_t filled = -1;
+      Band before{};
+      before.d = -1;
       for (int64_t unit = begin; unit < end; ++unit) {
         int64_t piece = unit % output_pieces, group = unit / output_pieces % args.groups;
         Band band = bands.at(unit / output_pieces / args.groups);
         if (unit / output_pieces != filled) {
           auto* from = static_cast<const S*>(source.data) + group * sums * source.channel;
-          fill_source(layout, source, from, band, copy.data());
+          fill_source(layout, source, from, band, copy.data(), before);
           filled = unit / output_pieces;
+          if ((filled + 1) * output_pieces < end)
+            ahead.start(fetching_steps(), lines_of(bands.at((filled + 1) / args.groups), (filled + 1) % args.groups));
         }
         if (across_pixels)
           run_across_pixels(band, group, outputs * piece / output_pieces, outputs * (piece + 1) / output_pieces,
-                            copy.data());
+                            copy.data(), past_caches, ahead);
         else
           run_across_channels(band, group, panels * piece / output_pieces, panels * (piece + 1) / output_pieces,
-                              copy.data());
+                              copy.data(), past_caches, ahead);
+        if (after && finishes_bands()) finish_band(band);
       }
+      if (past_caches) finish_stores();
     });
+    if (after && !finishes_bands()) finish_piece<S>(*after, 0, after->n);
   }
 };
 

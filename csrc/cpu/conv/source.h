@@ -4,6 +4,11 @@
 // by their place modulo s, so that each tap reads neighbours whatever the stride: tap k of output i is element i +
 // shift(k) of phase(k). The gradient of a strided convolution is the mirror image: outputs i, i + s, i + 2s, ... share
 // their taps, so each of those phases is a convolution of stride 1 of its own, with a subset of the taps.
+//
+// Note [lines of taps]: along the width each tap may have a phase to itself, the line as that tap reads it. Such lines
+// are as long as those of the output, so that vectors along them go on from one line to the next without a gap.
+//
+// Tiles whose vectors do not run along pixels need neither: outputs may be any number of elements apart.
 #pragma once
 
 #include "core/args.h"
@@ -13,23 +18,35 @@
 namespace nnart::cpu {
 namespace {
 
+// How the copy sorts the elements of an axis: as they lie, or by Note [phases] or Note [lines of taps].
+enum class Order { plain, phases, taps };
+
 // One axis of the source and how outputs walk along it.
 struct Walk {
   math::Axis axis;
-  bool transposed;
+  bool transposed, each_tap;
   int64_t extent;           // of the source
+  int64_t pixel;            // elements between what neighbouring outputs read
   int64_t step;             // source index = origin(phase) + step * element
   int64_t phases;           // of the source
   int64_t lowest, spread;   // shifts are in [lowest, lowest + spread]
   int64_t out_step, count;  // outputs are first + out_step * i, i < count
 
-  NNART_HD int64_t origin(int64_t phase) const { return modulo(phase * axis.dilation - axis.pad, step); }
+  // Elements of a phase that so many outputs read.
+  NNART_HD int64_t elements(int64_t outputs) const { return outputs * pixel + spread; }
+  NNART_HD int64_t origin(int64_t phase) const {
+    int64_t distance = phase * axis.dilation - axis.pad;
+    if (each_tap) return transposed ? -div_floor(distance, axis.stride) : distance;
+    return modulo(distance, step);
+  }
 };
 
-NNART_HD Walk walk_of(const math::Axis& axis, bool transposed) {
+NNART_HD Walk walk_of(const math::Axis& axis, bool transposed, Order order) {
   Walk walk{};
   walk.axis = axis;
   walk.transposed = transposed;
+  walk.each_tap = order == Order::taps;
+  walk.pixel = 1;
   int64_t reach = (axis.kernel - 1) * axis.dilation;
   int64_t highest;
   if (transposed) {
@@ -39,6 +56,13 @@ NNART_HD Walk walk_of(const math::Axis& axis, bool transposed) {
     walk.count = ceil_div(axis.in, axis.stride);
     walk.lowest = div_up(axis.pad - reach, axis.stride);
     highest = div_floor(axis.pad + axis.stride - 1, axis.stride);
+  } else if (order == Order::plain) {
+    walk.extent = axis.in;
+    walk.step = walk.phases = walk.out_step = 1;
+    walk.pixel = axis.stride;
+    walk.count = axis.out;
+    walk.lowest = -axis.pad;
+    highest = reach - axis.pad;
   } else {
     int64_t period = 1;  // of the taps' phases: stride / gcd(stride, dilation)
     while (period * axis.dilation % axis.stride != 0) ++period;
@@ -49,6 +73,10 @@ NNART_HD Walk walk_of(const math::Axis& axis, bool transposed) {
     walk.count = axis.out;
     walk.lowest = div_floor(-axis.pad, axis.stride);
     highest = div_floor(reach - axis.pad, axis.stride);
+  }
+  if (walk.each_tap) {
+    walk.phases = axis.kernel;
+    walk.lowest = highest = 0;
   }
   walk.spread = highest - walk.lowest;
   return walk;
@@ -63,10 +91,13 @@ struct Tap {
 NNART_HD Tap tap_of(const Walk& walk, int64_t first, int64_t k) {
   if (walk.transposed) {
     int64_t distance = first + walk.axis.pad - k * walk.axis.dilation;
-    return {modulo(distance, walk.axis.stride) == 0, 0, div_floor(distance, walk.axis.stride)};
+    bool valid = modulo(distance, walk.axis.stride) == 0;
+    if (walk.each_tap) return {valid, k, 0};
+    return {valid, 0, div_floor(distance, walk.axis.stride)};
   }
+  if (walk.each_tap) return {true, k, 0};
   int64_t distance = k * walk.axis.dilation - walk.axis.pad;
-  return {true, k % walk.phases, div_floor(distance, walk.axis.stride)};
+  return {true, k % walk.phases, div_floor(distance, walk.step)};
 }
 
 // A piece of the work along batch, depth and height; a whole line in width.
@@ -106,11 +137,16 @@ struct SourceLayout {
            (h.phase * height + h.shift - walk[1].lowest) * h_stride + w.phase * phase_stride +
            (w.shift - walk[2].lowest) * w_stride;
   }
+  // Where the sum of output (d, h, 0) of a band's image begins, and how much further the next pixel's.
+  NNART_HD int64_t line_offset(int64_t image, int64_t d, int64_t h) const {
+    return image * image_stride + d * walk[0].pixel * d_stride + h * walk[1].pixel * h_stride;
+  }
+  NNART_HD int64_t pixel_stride() const { return walk[2].pixel * w_stride; }
 };
 
 NNART_HD int64_t elements_of_image(const Walk* walk, int64_t channels, int64_t d_count, int64_t h_count) {
-  return channels * walk[0].phases * (d_count + walk[0].spread) * walk[1].phases * (h_count + walk[1].spread) *
-         walk[2].phases * (walk[2].count + walk[2].spread);
+  return channels * walk[0].phases * walk[0].elements(d_count) * walk[1].phases * walk[1].elements(h_count) *
+         walk[2].phases * walk[2].elements(walk[2].count);
 }
 
 NNART_HD SourceLayout layout_of(const Walk* walk, int64_t channels, const Bands& bands, bool channels_first) {
@@ -118,9 +154,9 @@ NNART_HD SourceLayout layout_of(const Walk* walk, int64_t channels, const Bands&
   for (int a = 0; a < 3; ++a) layout.walk[a] = walk[a];
   layout.channels = channels;
   layout.channels_first = channels_first;
-  layout.depth = bands.d_count + walk[0].spread;
-  layout.height = bands.h_count + walk[1].spread;
-  layout.width = walk[2].count + walk[2].spread;
+  layout.depth = walk[0].elements(bands.d_count);
+  layout.height = walk[1].elements(bands.h_count);
+  layout.width = walk[2].elements(walk[2].count);
   int64_t depths = walk[0].phases * layout.depth, heights = walk[1].phases * layout.height;
   if (channels_first) {
     layout.w_stride = 1;
@@ -170,35 +206,39 @@ NNART_HD void fill_image(const SourceLayout& layout, int64_t channels, const Con
   const Walk& d = layout.walk[0];
   const Walk& h = layout.walk[1];
   const Walk& w = layout.walk[2];
-  for (int64_t d_phase = 0; d_phase < d.phases; ++d_phase)
-    for (int64_t i = 0; i < band.d_count + d.spread; ++i) {
-      int64_t in_d = d.origin(d_phase) + d.step * (band.d + d.lowest + i);
-      if (in_d < 0 || in_d >= d.extent) continue;
-      for (int64_t h_phase = 0; h_phase < h.phases; ++h_phase)
-        for (int64_t j = 0; j < band.h_count + h.spread; ++j) {
-          int64_t in_h = h.origin(h_phase) + h.step * (band.h + h.lowest + j);
-          if (in_h < 0 || in_h >= h.extent) continue;
-          T* line =
-              to + (d_phase * layout.depth + i) * layout.d_stride + (h_phase * layout.height + j) * layout.h_stride;
-          const S* from_line = from + in_d * source.space[0] + in_h * source.space[1];
-          for (int64_t phase = 0; phase < w.phases; ++phase, line += layout.phase_stride) {
-            // The elements [begin, end) of the line lie in the source.
-            int64_t origin = w.origin(phase) + w.step * w.lowest;
-            int64_t begin = most(div_up(-origin, w.step), 0);
-            int64_t end = least(div_up(w.extent - origin, w.step), layout.width);
-            if (begin < end)
-              fill_pixels(layout, channels, line + begin * layout.w_stride,
-                          from_line + (origin + w.step * begin) * source.space[2], source.channel,
-                          w.step * source.space[2], end - begin);
-          }
+  for (int64_t phase = 0; phase < w.phases; ++phase, to += layout.phase_stride) {
+    // The elements [begin, end) of a line lie in the source.
+    int64_t origin = w.origin(phase) + w.step * w.lowest;
+    int64_t begin = most(div_up(-origin, w.step), 0);
+    int64_t end = least(div_up(w.extent - origin, w.step), layout.width);
+    if (begin >= end) continue;
+    const S* first = from + (origin + w.step * begin) * source.space[2];
+    for (int64_t d_phase = 0; d_phase < d.phases; ++d_phase)
+      for (int64_t i = 0; i < d.elements(band.d_count); ++i) {
+        int64_t in_d = d.origin(d_phase) + d.step * (band.d * d.pixel + d.lowest + i);
+        if (in_d < 0 || in_d >= d.extent) continue;
+        for (int64_t h_phase = 0; h_phase < h.phases; ++h_phase) {
+          T* line = to + (d_phase * layout.depth + i) * layout.d_stride + h_phase * layout.height * layout.h_stride +
+                    begin * layout.w_stride;
+          int64_t in_h = h.origin(h_phase) + h.step * (band.h * h.pixel + h.lowest);
+          for (int64_t j = 0; j < h.elements(band.h_count); ++j, in_h += h.step, line += layout.h_stride)
+            if (in_h >= 0 && in_h < h.extent)
+              fill_pixels(layout, channels, line, first + in_d * source.space[0] + in_h * source.space[1],
+                          source.channel, w.step * source.space[2], end - begin);
         }
-    }
+      }
+  }
 }
 
-// Fills `to` with the band, zeros around it. `from` is the group's first channel.
+// Fills `to` with the band, zeros around it. `from` is the group's first channel, `before` the band that is there.
 template <class S, class T>
-void fill_source(const SourceLayout& layout, const ConvOperand& source, const S* from, const Band& band, T* to) {
-  zero_run(to, band.images * layout.image_stride);
+void fill_source(const SourceLayout& layout, const ConvOperand& source, const S* from, const Band& band, T* to,
+                 Band& before) {
+  // Bands at the same place of their images have the same zeros around them.
+  if (band.d != before.d || band.h != before.h || band.images > before.images) {
+    zero_run(to, band.images * layout.image_stride);
+    before = band;
+  }
   bool transposes = source.channel == 1 && source.space[2] != 1 && layout.channels > 1;
   bool one_by_one = layout.channels_first && !transposes;
   int64_t pieces = one_by_one ? layout.channels : 1, channels = one_by_one ? 1 : layout.channels;

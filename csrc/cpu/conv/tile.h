@@ -11,70 +11,124 @@
 namespace nnart::cpu {
 namespace {
 
-// rows x vectors accumulators, the vectors of one step and a broadcast fill the registers.
-#if defined(__AVX512F__)
-constexpr int kTileRows = 8, kTileVectors = 3;
+// The accumulators of a tile, the vectors of one step and a broadcast fill the registers.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kTileRows = 8, kTileRegisters = 32;
 #elif defined(__AVX2__)
-constexpr int kTileRows = 6, kTileVectors = 2;
-#elif defined(__aarch64__)
-constexpr int kTileRows = 8, kTileVectors = 3;
+constexpr int kTileRows = 6, kTileRegisters = 16;
 #else
-constexpr int kTileRows = 4, kTileVectors = 2;
+constexpr int kTileRows = 4, kTileRegisters = 14;  // of 16: without FMA a product needs its own
 #endif
+constexpr int kMostVectors = 8;
+
+// How many vectors a tile may have. Fewer rows take more, or too few sums would be on their way to hide their latency.
+NNART_HD constexpr int tile_vectors(int64_t rows) {
+  int fitting = int((kTileRegisters - 1) / (rows + 1));
+  return fitting < kMostVectors ? fitting : kMostVectors;
+}
+constexpr int kTileVectors = tile_vectors(kTileRows);
 
 template <class T>
 constexpr int64_t kTileColumns = kTileVectors * Vec<T>::size;
 
-// c[r][j] (+)= sum over k of row[r][a_offset[k]] * b[b_offset[k] + j]. The offsets say where the operands are, so that
-// neither an image nor its taps are ever laid out as a matrix.
 template <class T>
-using TileFunction = void (*)(const T* const* row, const int64_t* a_offset, const T* b, const int64_t* b_offset,
-                              int64_t n, T* c, int64_t c_stride, bool accumulate);
+NNART_HD Vec<T> broadcast(T x) {
+  return typename Vec<T>::Raw(x - typename Vec<T>::Raw{});  // minus 0, not plus, is no operation
+}
 
+// sum[r][v] += sum over k of row[r][a_offset[k]] * (vector v at b + b_offset[k]). The offsets say where the operands
+// are, so that neither an image nor its taps are ever laid out as a matrix.
+template <class T>
+struct TileOperands {
+  const T* row[kTileRows];
+  const int64_t* a_offset;
+  const T* b;
+  const int64_t* b_offset;
+  int64_t n;
+};
+
+// The compiler keeps sums in registers only where it unrolls the loops over them before it assigns memory to them.
 template <class T, int rows, int vectors>
-void tile(const T* const* row, const int64_t* a_offset, const T* b, const int64_t* b_offset, int64_t n, T* c,
-          int64_t c_stride, bool accumulate) {
+NNART_HD void add_products(const TileOperands<T>& from, Vec<T> (&sum)[rows][vectors]) {
   using V = Vec<T>;
-  V sum[rows][vectors];
   const T* a[rows];
-  for (int r = 0; r < rows; ++r) {
-    a[r] = row[r];
-    for (int v = 0; v < vectors; ++v) sum[r][v] = V(0);
-  }
-  for (int64_t k = 0; k < n; ++k) {
-    const T* b_k = b + b_offset[k];
-    int64_t a_k = a_offset[k];
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) a[r] = from.row[r];
+  for (int64_t k = 0; k < from.n; ++k) {
+    const T* b_k = from.b + from.b_offset[k];
+    int64_t a_k = from.a_offset[k];
     V right[vectors];
+#pragma GCC unroll 8
     for (int v = 0; v < vectors; ++v) right[v] = load(b_k + v * V::size);
+#pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
-      V left(typename V::Raw(typename V::Raw{} + a[r][a_k]));
+      V left = broadcast(a[r][a_k]);
+#pragma GCC unroll 8
       for (int v = 0; v < vectors; ++v) sum[r][v] = sum[r][v] + left * right[v];
     }
   }
-  for (int r = 0; r < rows; ++r)
-    for (int v = 0; v < vectors; ++v) {
-      T* to = c + r * c_stride + v * V::size;
-      // Earlier blocks come in last, so that a long sum rounds like one of its blocks.
-      store(to, accumulate ? load(to) + sum[r][v] : sum[r][v]);
-    }
 }
 
+// A tile between two blocks of its sum: rows of c, `stride` apart.
 template <class T>
-struct TileTable {
-  TileFunction<T> functions[kTileRows * kTileVectors];
+struct PartialTile {
+  T* c;
+  int64_t stride;
+  bool accumulate;
+
+  template <int rows, int vectors>
+  NNART_HD void run(const TileOperands<T>& from) const {
+    using V = Vec<T>;
+    V sum[rows][vectors];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) sum[r][v] = V(0);
+    add_products(from, sum);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) {
+        T* to = c + r * stride + v * V::size;
+        // Earlier blocks come in last, so that a long sum rounds like one of its blocks.
+        store(to, accumulate ? load(to) + sum[r][v] : sum[r][v]);
+      }
+  }
 };
 
-template <class T, int... i>
-constexpr TileTable<T> tile_table(std::integer_sequence<int, i...>) {
-  return {{&tile<T, i / kTileVectors + 1, i % kTileVectors + 1>...}};
+// Tiles by their numbers of rows and vectors, for one way to end a sum.
+template <class Ending, class Operands>
+struct TileTable {
+  using Function = void (*)(const Ending&, const Operands&);
+  Function functions[kTileRows * kMostVectors];
+};
+
+template <class Ending, class Operands, int rows, int vectors>
+void tile(const Ending& ending, const Operands& from) {
+  ending.template run<rows, vectors>(from);
 }
 
-template <class T>
-constexpr TileTable<T> kTiles = tile_table<T>(std::make_integer_sequence<int, kTileRows * kTileVectors>{});
+template <class Ending, class Operands, int i>
+constexpr typename TileTable<Ending, Operands>::Function tile_entry() {
+  constexpr int rows = i / kMostVectors + 1, vectors = i % kMostVectors + 1;
+  if constexpr (vectors <= tile_vectors(rows))
+    return &tile<Ending, Operands, rows, vectors>;
+  else
+    return nullptr;
+}
 
-template <class T>
-NNART_HD TileFunction<T> tile_function(int64_t rows, int64_t vectors) {
-  return kTiles<T>.functions[(rows - 1) * kTileVectors + vectors - 1];
+template <class Ending, class Operands, int... i>
+constexpr TileTable<Ending, Operands> tile_table(std::integer_sequence<int, i...>) {
+  return {{tile_entry<Ending, Operands, i>()...}};
+}
+
+template <class Ending, class Operands>
+constexpr TileTable<Ending, Operands> kTiles =
+    tile_table<Ending, Operands>(std::make_integer_sequence<int, kTileRows * kMostVectors>{});
+
+template <class Ending, class Operands>
+NNART_HD void run_tile(int64_t rows, int64_t vectors, const Operands& from, const Ending& ending) {
+  kTiles<Ending, Operands>.functions[(rows - 1) * kMostVectors + vectors - 1](ending, from);
 }
 
 // Cuts n into ceil(n / largest) pieces that differ by at most one: a tile of one row after one of eight would wait on
@@ -84,6 +138,23 @@ struct Even {
   NNART_HD Even(int64_t n, int64_t largest) : n(n), pieces(ceil_div(n, largest)) {}
   NNART_HD int64_t begin(int64_t piece) const { return n * piece / pieces; }
 };
+
+// The lanes in halves, always in the same order.
+template <class T>
+NNART_HD T sum_of_lanes(Vec<T> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_reduce_add_ps(x.v);
+  else
+    return _mm512_reduce_add_pd(x.v);
+#else
+  T lanes[Vec<T>::size];
+  store(lanes, x);
+  for (int half = Vec<T>::size / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+#endif
+}
 
 // ---- copies that widen or narrow ------------------------------------------------------------------------------------
 
@@ -136,15 +207,89 @@ NNART_HD void store_some(S* p, Vec<ComputeType<S>> x, int64_t count) {
 #endif
 }
 
+// The last block of a tile's sum: what follows it is done in registers.
+template <class S>
+struct FinalTile {
+  using T = ComputeType<S>;
+  S* to[kTileRows];
+  int64_t last;  // lanes of the last vector that exist
+  const T* c;    // the earlier blocks, rows `stride` apart; null if this is the only one
+  int64_t stride;
+  const T *row_bias, *column_bias;  // at most one of them
+  bool past_caches;                 // full vectors, aligned
+  bool clamps;                      // to [low, high]
+  Vec<T> low, high;
+
+  template <int rows, int vectors>
+  NNART_HD void run(const TileOperands<T>& from) const {
+    using V = Vec<T>;
+    V sum[rows][vectors];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) sum[r][v] = V(0);
+    add_products(from, sum);
+    if (c)
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) sum[r][v] = load(c + r * stride + v * V::size) + sum[r][v];
+    if (row_bias) {
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) sum[r][v] = sum[r][v] + broadcast(row_bias[r]);
+    } else if (column_bias) {
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) {
+        V added = load(column_bias + v * V::size);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; ++r) sum[r][v] = sum[r][v] + added;
+      }
+    }
+    if (clamps)
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) sum[r][v] = at_most(at_least(sum[r][v], low), high);
+    if (past_caches) {
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) store_past_caches(to[r] + v * V::size, sum[r][v]);
+      return;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors - 1; ++v) store(to[r] + v * V::size, sum[r][v]);
+    if (last == V::size)
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r) store(to[r] + (vectors - 1) * V::size, sum[r][vectors - 1]);
+    else
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r) store_some(to[r] + (vectors - 1) * V::size, sum[r][vectors - 1], last);
+  }
+};
+
+template <class T, int... lane>
+NNART_HD Vec<T> even_lanes(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
+  return Vec<T>(__builtin_shuffle(a.v, b.v, RawVec<Bits<T>>{2 * lane...}));
+}
+
 // to[i] = from[i * stride]
 template <class S, class T>
 NNART_HD void widen_run(T* to, const S* from, int64_t stride, int64_t n) {
   constexpr int64_t width = Vec<T>::size;
+  int64_t i = 0;
   if (stride != 1) {
-    for (int64_t i = 0; i < n; ++i) to[i] = widen_one<T>(from + i * stride);
+    if (stride == 2)  // a vector reads one element more than it needs
+      for (; i + width < n; i += width)
+        store(to + i, even_lanes(load(from + 2 * i), load(from + 2 * i + width),
+                                 std::make_integer_sequence<int, Vec<T>::size>{}));
+    for (; i < n; ++i) to[i] = widen_one<T>(from + i * stride);
     return;
   }
-  int64_t i = 0;
   for (; i + width <= n; i += width) store(to + i, load(from + i));
   if (i < n) store_some(to + i, load_some(from + i, n - i), n - i);
 }

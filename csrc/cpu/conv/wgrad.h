@@ -1,8 +1,15 @@
 // The gradient of the weight: for each tap and channel, the sum over all images and pixels of x times grad_y. Rows of a
-// tile are taps, its vectors run along output channels, and the sum along pixels.
+// tile are taps. Its vectors run along output channels, and the sum along pixels; or, where that would mean to turn
+// planes of grad_y around for the sake of a few taps, both run along pixels and the lanes are added up in the end.
+//
+// Note [shifted operand]: with stride 1 the sum over pixels p of y of x[p + tap] y[p] is that over pixels q of x of x[q]
+// y[q - tap], so that either operand may be the one that is copied and read at every tap: the one of fewer channels.
+// The zeros around the copy meet the other's border, so that an infinity there makes NaN: one of grad_y if x is copied,
+// one of x if grad_y is.
 #pragma once
 
 #include "cpu/conv/correlate.h"
+#include "cpu/conv/fetch_ahead.h"
 
 namespace nnart::cpu {
 namespace {
@@ -12,13 +19,73 @@ namespace {
 constexpr int64_t kParts = 16;
 constexpr int64_t kPartialElements = int64_t{1} << 22;
 
+// Taps up to which vectors run along pixels, if the fixed operand lies in planes: more repay its transposition.
+constexpr int64_t kFewTaps = 160;
+// Vectors of pixels between two times that lanes are added up; five planes of them leave room in the L1 cache.
+constexpr int64_t kLaneBlock = 64;
+
+// Runs of pixels of the shifted operand as the taps of a tile read them, and of some channels of the fixed one.
+template <class T>
+struct PlaneOperands {
+  const T *shifted[kTileRows], *fixed[kMostVectors];
+  int64_t pixels, runs, shifted_run, fixed_run;
+};
+
+// sum[tap][channel] += what all pixels and lanes add up to
+template <class T>
+struct LaneSums {
+  T* sum;
+  int64_t stride;
+
+  template <int rows, int columns>
+  NNART_HD static void add(const PlaneOperands<T>& from, int64_t shifted, int64_t fixed, int64_t lanes,
+                           Vec<T> (&total)[rows][columns]) {
+    using V = Vec<T>;
+    V right[columns];
+#pragma GCC unroll 8
+    for (int c = 0; c < columns; ++c)
+      right[c] = lanes == V::size ? load(from.fixed[c] + fixed) : load_some(from.fixed[c] + fixed, lanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      V left = lanes == V::size ? load(from.shifted[r] + shifted) : load_some(from.shifted[r] + shifted, lanes);
+#pragma GCC unroll 8
+      for (int c = 0; c < columns; ++c) total[r][c] = total[r][c] + left * right[c];
+    }
+  }
+
+  template <int rows, int columns>
+  NNART_HD void run(const PlaneOperands<T>& from) const {
+    constexpr int64_t width = Vec<T>::size;
+    Vec<T> total[rows][columns];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+      for (int c = 0; c < columns; ++c) total[r][c] = Vec<T>(0);
+    for (int64_t run = 0; run < from.runs; ++run) {
+      int64_t shifted = run * from.shifted_run, fixed = run * from.fixed_run, i = 0;
+      for (; i + width <= from.pixels; i += width) add(from, shifted + i, fixed + i, width, total);
+      // Both without the lanes past the end, where a zero might meet an infinity.
+      if (i < from.pixels) add(from, shifted + i, fixed + i, from.pixels - i, total);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+      for (int c = 0; c < columns; ++c) sum[r * stride + c] += sum_of_lanes(total[r][c]);
+  }
+};
+
 template <class S>
 struct WeightGradient {
   using T = ComputeType<S>;
   static constexpr int64_t width = Vec<T>::size;
 
   const ConvArgs& args;
-  int64_t in, out;  // channels of a group
+  bool swapped;  // the shifted operand is grad_y: Note [shifted operand]
+  ConvOperand shifted, fixed;
+  int64_t in, out;                // channels of a group of either
+  int64_t weight_in, weight_out;  // strides of the weight between those
+  bool along_pixels;              // and not along the fixed operand's channels
+  bool in_place;                  // the fixed operand is read where it lies
   Walk walk[3];
   Bands bands;
   SourceLayout layout;
@@ -28,22 +95,40 @@ struct WeightGradient {
   T* partial;  // [part][group][tap][column]
 
   NNART_HD explicit WeightGradient(const ConvArgs& args)
-      : args(args), in(args.in_channels / args.groups), out(args.out_channels / args.groups) {
-    for (int a = 0; a < 3; ++a) walk[a] = walk_of(args.axis[a], false);
-    taps = in * args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
+      : args(args), shifted(args.x), fixed(args.y), weight_in(args.weight.channel), weight_out(args.weight.batch) {
+    in = args.in_channels / args.groups;
+    out = args.out_channels / args.groups;
+    swapped = out < in;
+    for (const math::Axis& axis : args.axis) swapped = swapped && axis.stride == 1;
+    if (swapped) {
+      std::swap(shifted, fixed);
+      std::swap(in, out);
+      std::swap(weight_in, weight_out);
+    }
+    for (int a = 0; a < 3; ++a) walk[a] = walk_of(args.axis[a], swapped, Order::plain);
+    bool in_planes = fixed.space[2] == 1 && (walk[1].count == 1 || fixed.space[1] == walk[2].count);
+    along_pixels = in_planes && taps_of(in) <= kFewTaps;
+    if (along_pixels)
+      for (int a = 0; a < 3; ++a) walk[a] = walk_of(args.axis[a], swapped, a == 2 ? Order::taps : Order::phases);
+    in_place = along_pixels || (fixed.channel == 1 && sizeof(S) == sizeof(T) && out % width == 0);
+    taps = taps_of(in);
     int64_t vectors = ceil_div(out, width);
     columns = vectors * width;
     panels = ceil_div(vectors, kTileVectors);
     panel_vectors = ceil_div(vectors, panels);
     choose_bands();
-    layout = layout_of(walk, in, bands, args.x.channel != 1);
+    layout = layout_of(walk, in, bands, along_pixels || shifted.channel != 1);
     parts = most(1, least(least(kParts, bands.pieces()), kPartialElements / (args.groups * taps * columns)));
     tap_pieces = most(1, least(ceil_div(kWantedUnits, parts * args.groups), taps / (4 * kTileRows)));
   }
 
+  NNART_HD int64_t taps_of(int64_t channels) const {
+    return channels * args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
+  }
+
   // Both operands of a band should fit the L2 cache.
   NNART_HD int64_t elements(int64_t d_count, int64_t h_count) const {
-    return elements_of_image(walk, in, d_count, h_count) + d_count * h_count * walk[2].count * columns;
+    return elements_of_image(walk, in, d_count, h_count) + (in_place ? 0 : d_count * h_count * walk[2].count * columns);
   }
   NNART_HD void choose_bands() {
     constexpr int64_t wanted = 2 * kSourceElements;
@@ -61,30 +146,35 @@ struct WeightGradient {
     }
   }
 
-  // grad_y of the band as [pixel][column], and where each of its pixels starts in the copy of x.
-  NNART_HD int64_t fill_gradient(const Band& band, const S* from, T* to, int64_t* pixel) const {
-    const ConvOperand& y = args.y;
-    int64_t n = 0, line = walk[2].count;
+  // The fixed operand of the band as [pixel][column], and where its pixels start in the copy of the other and there.
+  NNART_HD int64_t fill_fixed(const Band& band, const S* from, T* to, int64_t* from_pixel, int64_t* to_pixel) const {
+    int64_t n = 0, line = walk[2].count, step = layout.pixel_stride();
     for (int64_t image = 0; image < band.images; ++image)
       for (int64_t d = 0; d < band.d_count; ++d)
         for (int64_t h = 0; h < band.h_count; ++h, n += line) {
-          const S* row = from + (band.image + image) * y.batch + (band.d + d) * y.space[0] + (band.h + h) * y.space[1];
-          if (y.channel != 1 && y.space[2] == 1)
-            copy_transposed(to + n * columns, columns, row, y.channel, out, line);
+          int64_t start = layout.line_offset(image, d, h);
+          for (int64_t w = 0; w < line; ++w) from_pixel[n + w] = start + w * step;
+          int64_t offset = offset_of(band, image, d) + h * fixed.space[1], pixel = fixed.space[2];
+          for (int64_t w = 0; w < line; ++w) to_pixel[n + w] = in_place ? offset + w * pixel : (n + w) * columns;
+          if (in_place) continue;
+          const S* row = from + offset;
+          if (fixed.channel != 1 && pixel == 1)
+            copy_transposed(to + n * columns, columns, row, fixed.channel, out, line);
           else
-            for (int64_t w = 0; w < line; ++w) widen_run(to + (n + w) * columns, row + w * y.space[2], y.channel, out);
+            for (int64_t w = 0; w < line; ++w) widen_run(to + (n + w) * columns, row + w * pixel, fixed.channel, out);
           if (out < columns)
             for (int64_t w = 0; w < line; ++w)
               for (int64_t o = out; o < columns; ++o) to[(n + w) * columns + o] = T(0);
-          int64_t start = image * layout.image_stride + d * layout.d_stride + h * layout.h_stride;
-          for (int64_t w = 0; w < line; ++w) pixel[n + w] = start + w * layout.w_stride;
         }
     return n;
   }
+  NNART_HD int64_t offset_of(const Band& band, int64_t image, int64_t d) const {
+    return (band.image + image) * fixed.batch + (band.d + d) * fixed.space[0] + band.h * fixed.space[1];
+  }
 
   // Adds the taps [tap, tap_end) of one band to sum.
-  void add_band(int64_t pixels, int64_t tap, int64_t tap_end, const T* x, const int64_t* x_pixel, const T* grad_y,
-                const int64_t* ramp, T* sum) const {
+  void add_band(int64_t pixels, int64_t tap, int64_t tap_end, const T* copy, const int64_t* from_pixel, const T* by,
+                const int64_t* by_pixel, T* sum) const {
     Even cuts(tap_end - tap, kTileRows);
     for (int64_t k = 0; k < pixels; k += kSumBlock)
       for (int64_t panel = 0; panel < panels; ++panel) {
@@ -92,10 +182,52 @@ struct WeightGradient {
         int64_t vectors = least(panel_vectors, (columns - column) / width);
         for (int64_t cut = 0; cut < cuts.pieces; ++cut) {
           int64_t first = tap + cuts.begin(cut), high = tap + cuts.begin(cut + 1) - first;
-          const T* row[kTileRows];
-          for (int64_t i = 0; i < high; ++i) row[i] = x + source_offset[first + i];
-          tile_function<T>(high, vectors)(row, x_pixel + k, grad_y + column, ramp + k, least(kSumBlock, pixels - k),
-                                          sum + first * columns + column, columns, true);
+          TileOperands<T> operands{{}, from_pixel + k, by + column, by_pixel + k, least(kSumBlock, pixels - k)};
+          for (int64_t i = 0; i < high; ++i) operands.row[i] = copy + source_offset[first + i];
+          run_tile(high, vectors, operands, PartialTile<T>{sum + first * columns + column, columns, true});
+        }
+      }
+  }
+
+  // The same with vectors along pixels; widened has room for one block.
+  void add_planes(const Band& band, int64_t tap, int64_t tap_end, const T* copy, const S* planes, T* widened,
+                  T* sum) const {
+    int64_t rows = kTileRows;
+    while (rows > 1 && tile_vectors(rows) < least(out, rows)) --rows;
+    Even cuts(tap_end - tap, rows), panels(out, tile_vectors(rows));
+    int64_t plane = band.h_count * walk[2].count;
+    constexpr int64_t block = kLaneBlock * width;
+    FetchAhead ahead;
+    for (int64_t d = 0; d < band.d_count; ++d)
+      for (int64_t pixel = 0; pixel < plane; pixel += block) {
+        const S* from = planes + offset_of(band, 0, d) + pixel;
+        int64_t pixels = least(block, plane - pixel);
+        const T* copied = copy + layout.line_offset(0, d, 0) + pixel;
+        PlaneOperands<T> operands{{}, {}, pixels, band.images, layout.image_stride, fixed.batch};
+        for (int64_t panel = 0; panel < panels.pieces; ++panel) {
+          int64_t o = panels.begin(panel), wide = panels.begin(panel + 1) - o;
+          if constexpr (sizeof(S) == sizeof(T)) {
+            for (int64_t i = 0; i < wide; ++i) operands.fixed[i] = from + (o + i) * fixed.channel;
+          } else {
+            operands.fixed_run = kMostVectors * block;
+            for (int64_t i = 0; i < wide; ++i) operands.fixed[i] = widened + i * block;
+            for (int64_t run = 0; run < band.images; ++run)
+              for (int64_t i = 0; i < wide; ++i)
+                widen_run(widened + (run * kMostVectors + i) * block,
+                          from + (o + i) * fixed.channel + run * fixed.batch, 1, pixels);
+          }
+          // The next panel, or the first one of the next block or image.
+          const S* next = from + (o + wide) * fixed.channel;
+          if (panel + 1 == panels.pieces) next = pixel + block < plane ? from + block : from + fixed.batch;
+          constexpr int64_t size = sizeof(S);
+          ahead.start(cuts.pieces, {reinterpret_cast<const char*>(next), wide, fixed.channel * size, band.images,
+                                    fixed.batch * size, pixels * size});
+          for (int64_t cut = 0; cut < cuts.pieces; ++cut) {
+            ahead.step();
+            int64_t first = tap + cuts.begin(cut), high = tap + cuts.begin(cut + 1) - first;
+            for (int64_t i = 0; i < high; ++i) operands.shifted[i] = copied + source_offset[first + i];
+            run_tile(high, wide, operands, LaneSums<T>{sum + first * columns + o, columns});
+          }
         }
       }
   }
@@ -107,18 +239,29 @@ struct WeightGradient {
     zero_run(sum + tap * columns, (tap_end - tap) * columns);
     int64_t most_pixels = bands.images * bands.d_count * bands.h_count * walk[2].count;
     Scratch<T> copy(Use::source, bands.images * layout.image_stride);
-    Scratch<T> gradient(Use::gradient, most_pixels * columns);
+    bool widens = along_pixels && sizeof(S) != sizeof(T);
+    Scratch<T> other(Use::gradient, widens     ? bands.images * kMostVectors * kLaneBlock * width
+                                    : in_place ? 0
+                                               : most_pixels * columns);
     Scratch<int64_t> places(Use::pixels, 2 * most_pixels);
-    int64_t *x_pixel = places.data(), *ramp = x_pixel + most_pixels;
-    for (int64_t i = 0; i < most_pixels; ++i) ramp[i] = i * columns;
-    auto* x = static_cast<const S*>(args.x.data) + group * in * args.x.channel;
-    auto* grad_y = static_cast<const S*>(args.y.data) + group * out * args.y.channel;
+    int64_t *from_pixel = places.data(), *by_pixel = from_pixel + most_pixels;
+    auto* source = static_cast<const S*>(shifted.data) + group * in * shifted.channel;
+    auto* planes = static_cast<const S*>(fixed.data) + group * out * fixed.channel;
     int64_t pieces = bands.pieces();
+    Band before{};
+    before.d = -1;
     for (int64_t i = pieces * part / parts; i < pieces * (part + 1) / parts; ++i) {
       Band band = bands.at(i);
-      fill_source(layout, args.x, x, band, copy.data());
-      int64_t pixels = fill_gradient(band, grad_y, gradient.data(), x_pixel);
-      add_band(pixels, tap, tap_end, copy.data(), x_pixel, gradient.data(), ramp, sum);
+      fill_source(layout, shifted, source, band, copy.data(), before);
+      if (along_pixels) {
+        add_planes(band, tap, tap_end, copy.data(), planes, other.data(), sum);
+        continue;
+      }
+      int64_t pixels = fill_fixed(band, planes, other.data(), from_pixel, by_pixel);
+      const T* by = other.data();
+      if constexpr (sizeof(S) == sizeof(T))
+        if (in_place) by = planes;
+      add_band(pixels, tap, tap_end, copy.data(), from_pixel, by, by_pixel, sum);
     }
   }
 
@@ -132,8 +275,9 @@ struct WeightGradient {
         for (int64_t part = 0; part < parts; ++part) sum = sum + load(partial + part * stride + i * columns + o);
         store(line.data() + o, sum);
       }
-      auto* to = static_cast<S*>(args.weight.data) + i / taps * out * args.weight.batch + weight_offset[i % taps];
-      narrow_run(to, args.weight.batch, line.data(), out, OneBias<T>{Vec<T>(0)});
+      auto* to = static_cast<S*>(args.weight.data) + i / taps * (args.out_channels / args.groups) * args.weight.batch +
+                 weight_offset[i % taps];
+      narrow_run(to, weight_out, line.data(), out, OneBias<T>{Vec<T>(0)});
     }
   }
 
@@ -142,7 +286,7 @@ struct WeightGradient {
     source_offset = table.data();
     weight_offset = source_offset + taps;
     const int64_t first[3] = {0, 0, 0};
-    fill_taps(layout, first, args.weight, args.weight.channel, source_offset, weight_offset);
+    fill_taps(layout, first, args.weight, weight_in, source_offset, weight_offset);
     Scratch<T> sums(Use::partial, parts * args.groups * taps * columns);
     partial = sums.data();
     int64_t units = parts * args.groups * tap_pieces;

@@ -1,0 +1,37 @@
+// What follows a convolution, ConvArgs.finish: clamps are applied in registers, the rest to pieces of the output that
+// were just written.
+#pragma once
+
+#include <cmath>
+
+#include "cpu/kernels.h"
+#include "cpu/vec.h"
+
+namespace nnart::cpu {
+namespace {
+
+// Whether it only limits y to an interval, as ReLU, ReLU6 and Hardtanh do.
+NNART_HD bool is_clamp(const ActivationArgs& finish) {
+  return !finish.residual && (finish.activation == Activation::Relu || finish.activation == Activation::Hardtanh);
+}
+
+template <class T>
+struct Interval {
+  Vec<T> low, high;
+  NNART_HD explicit Interval(const ActivationArgs& clamp)
+      : low(clamp.activation == Activation::Relu ? 0.0 : clamp.parameters.a),
+        high(clamp.activation == Activation::Relu ? HUGE_VAL : clamp.parameters.b) {}
+};
+
+// Applies it to the elements [first, first + n) of y.
+template <class S>
+void finish_piece(const ActivationArgs& how, int64_t first, int64_t n) {
+  ActivationArgs piece = how;
+  piece.n = n;
+  piece.x = piece.y = static_cast<S*>(how.y) + first;
+  if (how.residual) piece.residual = static_cast<const S*>(how.residual) + first;
+  Kernels<Isa::NNART_ISA>::launch(piece);
+}
+
+}  // namespace
+}  // namespace nnart::cpu
