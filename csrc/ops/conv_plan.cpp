@@ -67,7 +67,8 @@ bool suits_gemm_wgrad(const ConvArgs& args, int64_t in, int64_t out, int64_t fil
   if (in == 1) return filter <= 49;
   if (out <= 4 && out < in && !strided) return true;  // grad_y is shifted, and not the many channels of x
   if (args.channels_last) return float32 && in <= 8 && out >= 32;
-  return float32 ? in <= 8 && in * filter <= 72 && !strided : in <= 4 && in * filter <= 36;
+  if (in > 8 || in * filter > 72) return false;
+  return float32 ? !strided : out <= 8 || (in <= 4 && in * filter <= 36);
 }
 
 // The rules, first match first. What they rest on: benchmarks/results, the rows of the convolution family.
@@ -87,7 +88,7 @@ ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
     // Eight channels, or one group, are enough for oneDNN where its layout is the tensor's.
     bool many = args.in_channels / args.groups == 8 || args.groups == 1;
     bool narrow = args.dtype == DType::BFloat16;
-    if (!native_takes_it || !many || (narrow && !args.channels_last) ||
+    if (!native_takes_it || !many || (narrow && !args.channels_last && args.groups > 1) ||
         (args.pass == ConvPass::Wgrad && args.groups > 1))
       return {ConvStrategy::Grouped, "few channels a group: the channels of all groups fill the vectors"};
   }

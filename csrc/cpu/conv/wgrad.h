@@ -2,10 +2,10 @@
 // tile are taps. Its vectors run along output channels, and the sum along pixels; or, where that would mean to turn
 // planes of grad_y around for the sake of a few taps, both run along pixels and the lanes are added up in the end.
 //
-// Note [shifted operand]: with stride 1 the sum over pixels p of y of x[p + tap] y[p] is that over pixels q of x of x[q]
-// y[q - tap], so that either operand may be the one that is copied and read at every tap: the one of fewer channels.
-// The zeros around the copy meet the other's border, so that an infinity there makes NaN: one of grad_y if x is copied,
-// one of x if grad_y is.
+// Note [shifted operand]: with stride 1 the sum over pixels p of y of x[p + tap] y[p] is that over pixels q of x of
+// x[q] y[q - tap], so that either operand may be the one that is copied and read at every tap: the one of fewer
+// channels. The zeros around the copy meet the other's border, so that an infinity there makes NaN: one of grad_y if x
+// is copied, one of x if grad_y is.
 #pragma once
 
 #include "cpu/conv/correlate.h"
