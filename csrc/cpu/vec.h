@@ -457,11 +457,13 @@ NNART_HD RawU32 join_even_odd(EvenOdd x) {
   return (round_to_bfloat16(x.even) >> 16) | (round_to_bfloat16(x.odd) & 0xffff0000);
 }
 
-// Keeps the compiler from loading x from memory again at each use, which a line-crossing load is too slow for.
+// x stays in its register: the compiler would rather load it anew for each use than spill something else.
 template <class T>
 NNART_HD void keep_in_register([[maybe_unused]] Vec<T>& x) {
 #if defined(__x86_64__)
   asm("" : "+v"(x.v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x.v));
 #endif
 }
 

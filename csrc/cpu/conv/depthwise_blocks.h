@@ -58,14 +58,9 @@ NNART_HD void step_on(S*& p, int64_t step) {
   asm("" : "+r"(p));
 }
 
-// x stays in its register: the compiler would rather load it anew for each use than spill something else.
 template <class S>
-NNART_HD void keep(Block<S>& x) {
-#if defined(__x86_64__)
-  for (auto& v : x.v) asm("" : "+v"(v.v));
-#elif defined(__aarch64__)
-  for (auto& v : x.v) asm("" : "+w"(v.v));
-#endif
+NNART_HD void keep_in_register(Block<S>& x) {
+  for (auto& v : x.v) keep_in_register(v);
 }
 
 template <class S>

@@ -5,6 +5,7 @@
 #include "core/parallel.h"
 #include "cpu/conv/depthwise_blocks.h"
 #include "cpu/conv/fetch_ahead.h"
+#include "cpu/conv/finish.h"
 #include "cpu/kernels.h"
 
 namespace nnart::cpu {
@@ -40,8 +41,8 @@ struct DepthwiseLines {
   const S* packed = nullptr;
   const S* bias = nullptr;   // may stay null
   const S* zeros = nullptr;  // a block
-  bool clamps = false;       // the result to [low, high], which is ReLU, ReLU6 or Hardtanh
-  double low = 0, high = 0;
+  bool clamps = false;       // the result to the interval
+  Interval<ComputeType<S>> interval = {};
   bool past_caches = false;
 
   // A line of the output.
@@ -97,11 +98,10 @@ struct DepthwiseLines {
 
   template <int tile>
   NNART_HD void store_tile(Block<S>* sum, int64_t n, S* pixels, int64_t step) const {
-    using V = Vec<ComputeType<S>>;
     if (clamps)
 #pragma GCC unroll 8
       for (int t = 0; t < tile; ++t)
-        for (auto& v : sum[t].v) v = at_most(at_least(v, V(low)), V(high));
+        for (auto& v : sum[t].v) v = interval.of(v);
     if (has_past_caches && past_caches)
 #pragma GCC unroll 8
       for (int t = 0; t < tile; ++t, step_on(pixels, step)) {
@@ -129,7 +129,7 @@ struct DepthwiseLines {
 #pragma GCC unroll 32
       for (int q = Edges::low; q < end; ++q, step_on(line, pixel)) {
         Block<S> x = reader.from(line);
-        keep(x);
+        keep_in_register(x);
 #pragma GCC unroll 8
         for (int k = 0; k < Filter::taps; ++k)
           if (Filter::meet(q, k, tile)) add_product(sum[Filter::output(q, k)], x, w[k]);
@@ -256,31 +256,15 @@ struct DepthwiseCorrelation {
     taps = args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
   }
 
-  NNART_HD static bool is_clamp(const ActivationArgs& finish) {
-    return !finish.residual && (finish.activation == Activation::Relu || finish.activation == Activation::Hardtanh);
-  }
-
   template <class P>
   NNART_HD DepthwiseLines<P, Reader<P>> lines_of(int64_t channels) const {
     DepthwiseLines<P, Reader<P>> lines{{axis[0], axis[1], axis[2]}, args.axis[1].kernel,    args.axis[2].kernel, {}, {},
                                        Blocks<P>(channels),         Readers<Reader<P>>(mix)};
     if (args.finish && !after) {
-      bool relu = args.finish->activation == Activation::Relu;
       lines.clamps = true;
-      lines.low = relu ? 0 : args.finish->parameters.a;
-      lines.high = relu ? HUGE_VAL : args.finish->parameters.b;
+      lines.interval = Interval<ComputeType<P>>(*args.finish);
     }
     return lines;
-  }
-
-  // What follows the convolution, for n elements that were just written.
-  static void finish(const ActivationArgs& how, DType dtype, void* elements, const void* residual, int64_t n) {
-    ActivationArgs piece = how;
-    piece.dtype = dtype;
-    piece.n = n;
-    piece.x = piece.y = elements;
-    piece.residual = residual;
-    Kernels<Isa::NNART_ISA>::launch(piece);
   }
 
   const S* bias_of(int64_t channel) const { return static_cast<const S*>(args.bias) + channel; }
@@ -347,8 +331,7 @@ struct DepthwiseCorrelation {
         S* line = static_cast<S*>(target.data) + offset;
         mine.run_lines(image_of(at.image), line, at.d, at.h, n, scratch.data(), ahead);
         for (int64_t j = 0; after && j < n; ++j, line += target.space[1], offset += target.space[1]) {
-          auto* residual = static_cast<const S*>(after->residual);
-          finish(*after, args.dtype, line, residual ? residual + offset : nullptr, axis[2].outputs * channels);
+          finish_piece<S>(*after, offset, axis[2].outputs * channels);
         }
       }
       if (mine.past_caches) finish_stores();
@@ -416,9 +399,12 @@ struct DepthwiseCorrelation {
         for (int64_t i = h; i < h_end; i += most_lines)
           mine.run_lines(origin, result.data() + (i - h) * mine.target_space[1], d, i, least(most_lines, h_end - i),
                          scratch.data(), nothing);
-        if (after && !after->residual)
-          finish(*after, sizeof(T) == 8 ? DType::Float64 : DType::Float32, result.data(), nullptr,
-                 (h_end - h) * mine.target_space[1]);
+        if (after && !after->residual) {
+          ActivationArgs copied = *after;
+          copied.dtype = sizeof(T) == 8 ? DType::Float64 : DType::Float32;
+          copied.y = result.data();
+          finish_piece<T>(copied, 0, (h_end - h) * mine.target_space[1]);
+        }
         scatter_block(target,
                       static_cast<S*>(target.data) + image * target.batch + channel * target.channel +
                           d * target.space[0] + h * target.space[1],

@@ -5,6 +5,7 @@
 // plane is walked line by line; each line is loaded once and goes into the three lines of the result that are open.
 #include "core/parallel.h"
 #include "cpu/conv/depthwise_blocks.h"
+#include "cpu/conv/finish.h"
 #include "cpu/conv/planes.h"
 #include "cpu/conv/strategies.h"
 #include "cpu/kernels.h"
@@ -28,7 +29,7 @@ struct DepthwisePlanes {
   const ConvArgs& args;
   const ActivationArgs* after;  // what is done to the result once it is written; null for nothing
   bool transposed, clamps, slides, centred;
-  T low, high;
+  Interval<T> interval;
   ConvOperand source, target;
   PlaneAxis d, h, w;
   PaddedLines<S> lines;
@@ -54,9 +55,7 @@ struct DepthwisePlanes {
         target_w(transposed ? args.axis[2].in : args.axis[2].out) {
     taps = args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
     vectors = ceil_div(w.outputs, lanes);
-    bool relu = clamps && args.finish->activation == Activation::Relu;
-    low = relu ? T(0) : clamps ? T(args.finish->parameters.a) : T(0);
-    high = relu ? T(HUGE_VAL) : clamps ? T(args.finish->parameters.b) : T(0);
+    if (clamps) interval = Interval<T>(*args.finish);
     bool three = d.taps == 1 && h.taps == 3 && w.taps == 3;
     slides = kVectorBytes == 64 && three && h.phases == 1 && w.phases == 1 && h.step == 1 && w.step == 1 &&
              h.dilation == 1 && w.dilation == 1;
@@ -70,10 +69,6 @@ struct DepthwisePlanes {
     int64_t fitting = (kCopyBytes / line_bytes - (h.taps - 1) * h.dilation - 1) / h.step + 1;
     band = most(tile_lines, least(h.outputs, fitting));
     band = ceil_div(ceil_div(h.outputs, ceil_div(h.outputs, band)), tile_lines) * tile_lines;
-  }
-
-  NNART_HD static bool is_clamp(const ActivationArgs& finish) {
-    return !finish.residual && (finish.activation == Activation::Relu || finish.activation == Activation::Hardtanh);
   }
 
   // Lines that fill half a vector or less leave it to the blocks of channels, and so do wide filters on one vector.
@@ -189,7 +184,7 @@ struct DepthwisePlanes {
 
   // As many of the lanes as there are pixels left in the line.
   NNART_HD void store_pixels(S* to, V y, int64_t left) const {
-    if (clamps) y = at_most(at_least(y, V(low)), V(high));
+    if (clamps) y = interval.of(y);
     fetch_target_ahead(to);
     if (left >= lanes)
       store(to, y);
@@ -300,12 +295,7 @@ struct DepthwisePlanes {
 
   void finish(Pending& pending) const {
     if (pending.n == 0) return;
-    ActivationArgs piece = *after;
-    piece.n = pending.n;
-    piece.x = piece.y = pending.begin;
-    if (after->residual)
-      piece.residual = static_cast<const S*>(after->residual) + (pending.begin - static_cast<S*>(target.data));
-    Kernels<Isa::NNART_ISA>::launch(piece);
+    finish_piece<S>(*after, pending.begin - static_cast<S*>(target.data), pending.n);
     pending.n = 0;
   }
 

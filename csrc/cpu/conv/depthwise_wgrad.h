@@ -75,7 +75,7 @@ struct FilterSums {
       for (int r = 0; r < rows; ++r) {
         if (exists) {
           Block<S> x = reader.from(from[r]);
-          keep(x);
+          keep_in_register(x);
 #pragma GCC unroll 8
           for (int k = 0; k < Filter::taps; ++k)
             if (Filter::meet(q, k, pixels)) add_product(sum[r][k], x, g[Filter::output(q, k)]);

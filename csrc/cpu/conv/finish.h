@@ -18,6 +18,8 @@ NNART_HD bool is_clamp(const ActivationArgs& finish) {
 template <class T>
 struct Interval {
   Vec<T> low, high;
+  Interval() = default;
+  NNART_HD Vec<T> of(Vec<T> y) const { return at_most(at_least(y, low), high); }
   NNART_HD explicit Interval(const ActivationArgs& clamp)
       : low(clamp.activation == Activation::Relu ? 0.0 : clamp.parameters.a),
         high(clamp.activation == Activation::Relu ? HUGE_VAL : clamp.parameters.b) {}
