@@ -7,7 +7,7 @@ from types import TracebackType
 
 from nnart_ops._extension import force_conv_strategy
 
-CONV_STRATEGIES = ("auto", "gemm", "depthwise", "grouped", "native")
+CONV_STRATEGIES = ("auto", "gemm", "depthwise", "grouped", "matmul", "native")
 
 
 class config:  # noqa: N801: used like a function
@@ -15,8 +15,8 @@ class config:  # noqa: N801: used like a function
 
     Args:
         conv_strategy: how convolutions are computed: ``"auto"`` lets the plan choose, ``"gemm"``, ``"depthwise"``,
-            ``"grouped"`` or ``"native"`` (torch's own) forces one wherever it takes the problem; others stay with the
-            plan. The environment variable ``NNART_CONV_STRATEGY`` sets it from the start.
+            ``"grouped"``, ``"matmul"`` (torch's matrix product) or ``"native"`` (torch's convolution) forces one
+            wherever it takes the problem; others stay with the plan. The environment variable ``NNART_CONV_STRATEGY`` sets it from the start.
 
     Settings hold for all threads of the process. Shape: no tensors.
 

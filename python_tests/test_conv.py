@@ -98,6 +98,12 @@ DEPTHWISE = (
     case((2, 32, 10, 14), (32, 1, 3, 3), groups=32, padding=(0, 2)),
     case((2, 36, 14, 28), (36, 1, 3, 3), groups=36, dilation=2, padding=2),
     case((2, 96, 120, 80), (96, 1, 3, 3), groups=96, padding=1),  # large: stored past the caches
+    # each image is one window
+    case((3, 5, 4, 4), (6, 5, 4, 4)),
+    case((3, 5, 4, 3), (6, 5, 4, 3), stride=2, bias=False),
+    case((5, 4, 3), (6, 5, 4, 3)),
+    case((2, 5, 9), (3, 5, 9)),
+    case((2, 3, 2, 3, 2), (4, 3, 2, 3, 2)),
     # planes in order: pairs of narrow ones, lines of several vectors, bands, phases, borders that are not alike
     case((3, 17, 7, 7), (17, 1, 3, 3), groups=17, padding=1),
     case((2, 7, 5, 6), (7, 1, 5, 5), groups=7, padding=2, bias=False),

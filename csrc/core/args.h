@@ -67,7 +67,8 @@ enum class ConvStrategy : int32_t {
   Gemm,       // takes everything
   Depthwise,  // one input channel and one output channel a group
   Grouped,    // 2, 4 or 8 of both, whole groups in a vector
-  Native,     // torch's own convolution; never reaches a kernel of ours
+  Matmul,     // torch's matrix product, where the window is the whole input; it and the next reach no kernel of ours
+  Native,     // torch's own convolution
 };
 
 struct ConvArgs {

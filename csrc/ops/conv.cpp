@@ -266,6 +266,13 @@ struct Finish {
   }
 };
 
+// Makes the pass over y, which has a batch, add the bias first.
+void add_bias(ActivationArgs& after, const Tensor& bias, const Tensor& y, bool channels_last) {
+  after.bias = bias.data_ptr();
+  after.bias_channels = bias.size(0);
+  after.bias_inner = channels_last ? 1 : y.numel() / (y.size(0) * y.size(1));
+}
+
 Tensor convolve(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, Ints stride, Ints padding,
                 Ints dilation, int64_t groups, Finish* finish) {
   int64_t dims = int64_t(stride.size());
@@ -284,16 +291,19 @@ Tensor convolve(const Tensor& x, const Tensor& weight, std::optional<Tensor> bia
   bias = bias_of(bias, g.out_channels(), x, weight, g.op);
   bool channels_last = output_is_channels_last(x, g.batched, weight);
   ConvArgs args = problem(ConvPass::Forward, g, dtype_of(x, g.op.c_str(), "input"), channels_last, finish != nullptr);
-  bool is_native = args.strategy == ConvStrategy::Native;
-  Tensor y = is_native ? native_conv(x, weight, bias, native_geometry(g))
-                       : empty_in_layout(g.y_size(), channels_last, g.batched, x);
-  ActivationArgs after{};
-  if (finish) after = finish->on(y, args.dtype, g.op);
+  bool is_matmul = args.strategy == ConvStrategy::Matmul, is_torch = is_matmul || args.strategy == ConvStrategy::Native;
+  bool bias_after = bias && is_matmul;
+  Tensor y = is_matmul  ? matmul_conv(x, weight, channels_last)
+             : is_torch ? native_conv(x, weight, bias, native_geometry(g))
+                        : empty_in_layout(g.y_size(), channels_last, g.batched, x);
+  Finish none{{}, "identity", {}};
+  ActivationArgs after = (finish ? finish : &none)->on(y, args.dtype, g.op);
   if (y.numel() == 0) return y;
   bool in_kernel = finishes(args.strategy);
   args.finish = finish && in_kernel ? &after : nullptr;
-  if (!is_native) run(args, g, x, weight, y, bias ? bias->data_ptr() : nullptr);
-  if (finish && !in_kernel) launch(after, y);
+  if (!is_torch) run(args, g, x, weight, y, bias ? bias->data_ptr() : nullptr);
+  if (bias_after) add_bias(after, *bias, y, channels_last);
+  if ((finish && !in_kernel) || bias_after) launch(after, y);
   return y;
 }
 
@@ -363,22 +373,20 @@ Tensor convolve_transposed(const Tensor& x, const Tensor& weight, std::optional<
 
   bool channels_last = output_is_channels_last(x, batched, weight);
   ConvArgs args = problem(ConvPass::Dgrad, g, dtype_of(x, g.op.c_str(), "input"), channels_last, finish != nullptr);
-  bool is_native = args.strategy == ConvStrategy::Native && numel_of(y_size) > 0;
-  bool bias_after = bias && is_native && !native_adds_bias(args);
-  Tensor y = is_native ? native_conv_transpose(x, weight, bias_after ? std::nullopt : bias, native_geometry(g),
-                                               output_padding(g))
-                       : empty_in_layout(y_size, channels_last, batched, x);
+  bool has_elements = numel_of(y_size) > 0, is_matmul = args.strategy == ConvStrategy::Matmul && has_elements;
+  bool is_torch = is_matmul || (args.strategy == ConvStrategy::Native && has_elements);
+  bool bias_after = bias && is_torch && (is_matmul || !native_adds_bias(args));
+  Tensor y = is_matmul  ? matmul_conv_transpose(x, weight, channels_last)
+             : is_torch ? native_conv_transpose(x, weight, bias_after ? std::nullopt : bias, native_geometry(g),
+                                                output_padding(g))
+                        : empty_in_layout(y_size, channels_last, batched, x);
   Finish none{{}, "identity", {}};
   ActivationArgs after = (finish ? finish : &none)->on(y, args.dtype, g.op);
   if (y.numel() == 0) return y;
   bool in_kernel = finishes(args.strategy);
   args.finish = finish && in_kernel ? &after : nullptr;
-  if (!is_native) run(args, g, y, weight, x, bias ? bias->data_ptr() : nullptr);
-  if (bias_after) {
-    after.bias = bias->data_ptr();
-    after.bias_channels = out_channels;
-    after.bias_inner = channels_last ? 1 : y.numel() / (args.batch * out_channels);
-  }
+  if (!is_torch) run(args, g, y, weight, x, bias ? bias->data_ptr() : nullptr);
+  if (bias_after) add_bias(after, *bias, y, channels_last);
   if ((finish && !in_kernel) || bias_after) launch(after, y);
   return y;
 }
@@ -426,6 +434,8 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
   if (grad_y.numel() == 0) return torch::stable::zero_(grad_weight);
   ConvArgs args =
       problem(ConvPass::Wgrad, g, dtype_of(grad_y, g.op.c_str(), "grad_y"), prefers_channels_last(x), false);
+  if (args.strategy == ConvStrategy::Matmul)
+    return torch::stable::contiguous(matmul_conv_wgrad(grad_y, x, args.channels_last));
   if (args.strategy == ConvStrategy::Native)
     return torch::stable::contiguous(native_conv_wgrad(grad_y, x, grad_weight, native_geometry(g)));
   run(args, g, x, grad_weight, grad_y, nullptr);

@@ -9,7 +9,7 @@ namespace nnart {
 namespace {
 
 constexpr ConvStrategy kStrategies[] = {ConvStrategy::Gemm, ConvStrategy::Depthwise, ConvStrategy::Grouped,
-                                        ConvStrategy::Native};
+                                        ConvStrategy::Matmul, ConvStrategy::Native};
 constexpr int kAuto = -1;
 
 int number_of(const std::string& name) {
@@ -27,6 +27,13 @@ std::atomic<int>& forced() {
   return value;
 }
 
+// Whether each image is one window, so that the sums over channels and taps are those of a matrix product.
+bool is_matmul(const ConvArgs& args) {
+  bool is_one = args.groups == 1;
+  for (const math::Axis& axis : args.axis) is_one = is_one && axis.in == axis.kernel && axis.pad == 0 && axis.out == 1;
+  return is_one;
+}
+
 bool takes(ConvStrategy strategy, const ConvArgs& args, bool native_takes_it) {
   switch (strategy) {
     case ConvStrategy::Gemm:
@@ -40,6 +47,8 @@ bool takes(ConvStrategy strategy, const ConvArgs& args, bool native_takes_it) {
       return args.in_channels == args.out_channels && some && channels <= lanes &&
              vector_bytes() > 16;  // a shuffle of lanes by a variable
     }
+    case ConvStrategy::Matmul:
+      return is_matmul(args) && native_takes_it;
     case ConvStrategy::Native:
       return native_takes_it;
   }
@@ -77,13 +86,8 @@ ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
   if (wanted != kAuto && takes(ConvStrategy(wanted), args, native_takes_it))
     return {ConvStrategy(wanted), "forced by nnart_ops.config or NNART_CONV_STRATEGY"};
 
-  if (takes(ConvStrategy::Depthwise, args, native_takes_it)) {
-    const math::Axis& width = args.axis[2];
-    if (native_takes_it && args.dtype == DType::BFloat16 && args.pass == ConvPass::Forward && args.channels_last &&
-        width.kernel <= 5 && width.out >= 14 && !args.fused)
-      return {ConvStrategy::Native, "depthwise, but bound by rounding to bfloat16, which oneDNN does in hardware"};
+  if (takes(ConvStrategy::Depthwise, args, native_takes_it))
     return {ConvStrategy::Depthwise, "one input and one output channel a group: nothing to sum over channels"};
-  }
   if (takes(ConvStrategy::Grouped, args, native_takes_it)) {
     // Eight channels, or one group, are enough for oneDNN where its layout is the tensor's.
     bool many = args.in_channels / args.groups == 8 || args.groups == 1;
@@ -92,6 +96,8 @@ ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
         (args.pass == ConvPass::Wgrad && args.groups > 1))
       return {ConvStrategy::Grouped, "few channels a group: the channels of all groups fill the vectors"};
   }
+  if (takes(ConvStrategy::Matmul, args, native_takes_it))
+    return {ConvStrategy::Matmul, "each image is one window: a matrix product"};
   if (!native_takes_it)
     return {ConvStrategy::Gemm, "native has no vectorized kernel for this dtype, or cannot pad one side more"};
 
@@ -99,23 +105,32 @@ ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
   int64_t written = args.pass == ConvPass::Forward ? out : in, summed = args.pass == ConvPass::Forward ? in : out;
   int64_t filter = args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
   bool one_tap = filter == 1;
-  bool float32 = args.dtype == DType::Float32;
+  bool float32 = args.dtype == DType::Float32, planes = !args.channels_last;
+  bool strided = false;
+  for (const math::Axis& axis : args.axis) strided = strided || axis.stride > 1;
+  if (one_tap && args.groups == 1 && planes && (args.pass == ConvPass::Wgrad || (float32 && written >= 2 * summed)))
+    return {ConvStrategy::Gemm, "1x1 on planes: oneDNN reorders the larger operand"};
+  if (float32 && args.groups == 1 && args.pass == ConvPass::Dgrad && strided && in <= 128 && out <= 256)
+    return {ConvStrategy::Gemm, "gradient of a strided convolution: each phase of the pixels has taps of its own"};
   if (args.pass == ConvPass::Wgrad) {
     if (has_idle_tap(args))
       return {ConvStrategy::Gemm, "part of the filter meets no input: oneDNN leaves its bfloat16 gradient unwritten"};
     if (args.groups == 1 && !one_tap && suits_gemm_wgrad(args, in, out, filter))
       return {ConvStrategy::Gemm, "few channels: vectors along the pixels or along the many channels fill their lanes"};
+    int64_t fewer = in < out ? in : out;
+    if (float32 && args.groups == 1 && !planes && fewer >= 32 && fewer <= 64 && args.axis[0].kernel == 1)
+      return {ConvStrategy::Gemm, "channels-last operands are read where they lie: oneDNN reorders one of them"};
   } else if (!one_tap) {
     if (args.groups == 1 && written <= 4)
       return {ConvStrategy::Gemm,
               "few channels are written: vectors along the pixels fill their lanes, oneDNN's do not"};
-    if (written <= 8 && !args.channels_last && (args.groups == 1 || float32))
+    if (written <= 8 && planes && (args.groups == 1 || float32))
       return {ConvStrategy::Gemm, "few channels are written to planes: vectors along the pixels fill their lanes"};
-    if (args.pass == ConvPass::Dgrad && args.groups == 1 && summed <= 4 && !args.channels_last)
-      return {ConvStrategy::Gemm, "the gradient has few channels in planes: oneDNN reorders it"};
+    if (args.pass == ConvPass::Dgrad && args.groups == 1 && summed <= 4 && (planes || float32))
+      return {ConvStrategy::Gemm, "the gradient has few channels: oneDNN fills few lanes, or reorders it"};
     // Up to 5x5 of 3 channels. Channels-last, oneDNN needs no reorder, and rounds to bfloat16 in hardware.
     bool short_sum = args.groups == 1 && in <= 4 && in * filter <= 75;
-    if (args.pass == ConvPass::Forward && short_sum && (in == 1 || !args.channels_last || (float32 && out >= 32)))
+    if (args.pass == ConvPass::Forward && short_sum && (in == 1 || planes || (float32 && out >= 16)))
       return {ConvStrategy::Gemm, "sums of a few dozen terms: bound by what is done before and after them"};
   }
   return {ConvStrategy::Native, "oneDNN inside torch is at the limit"};
@@ -146,6 +161,8 @@ const char* name_of(ConvStrategy strategy) {
       return "depthwise";
     case ConvStrategy::Grouped:
       return "grouped";
+    case ConvStrategy::Matmul:
+      return "matmul";
     case ConvStrategy::Native:
       return "native";
   }

@@ -71,8 +71,10 @@ struct DepthwisePlanes {
     band = ceil_div(ceil_div(h.outputs, ceil_div(h.outputs, band)), tile_lines) * tile_lines;
   }
 
-  // Lines that fill half a vector or less leave it to the blocks of channels, and so do wide filters on one vector.
+  // Lines that fill half a vector or less leave it to the blocks of channels, and so do wide filters on one vector or
+  // on one line, where each tap costs a load that crosses a cache line.
   NNART_HD bool fills_lanes() const {
+    if (h.outputs == 1 && w.taps > 15) return false;
     return slides || vectors > 1 || (w.outputs > lanes / 2 && args.axis[2].kernel < 7);
   }
 

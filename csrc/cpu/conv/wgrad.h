@@ -24,6 +24,9 @@ constexpr int64_t kFewTaps = 160;
 // Vectors of pixels between two times that lanes are added up; five planes of them leave room in the L1 cache.
 constexpr int64_t kLaneBlock = 64;
 
+// Pixels of one sum between two visits of its tile: native's sums are many short ones, and a longer one rounds worse.
+constexpr int64_t kPixelBlock = 64;
+
 // Runs of pixels of the shifted operand as the taps of a tile read them, and of some channels of the fixed one.
 template <class T>
 struct PlaneOperands {
@@ -176,13 +179,13 @@ struct WeightGradient {
   void add_band(int64_t pixels, int64_t tap, int64_t tap_end, const T* copy, const int64_t* from_pixel, const T* by,
                 const int64_t* by_pixel, T* sum) const {
     Even cuts(tap_end - tap, kTileRows);
-    for (int64_t k = 0; k < pixels; k += kSumBlock)
+    for (int64_t k = 0; k < pixels; k += kPixelBlock)
       for (int64_t panel = 0; panel < panels; ++panel) {
         int64_t column = panel * panel_vectors * width;
         int64_t vectors = least(panel_vectors, (columns - column) / width);
         for (int64_t cut = 0; cut < cuts.pieces; ++cut) {
           int64_t first = tap + cuts.begin(cut), high = tap + cuts.begin(cut + 1) - first;
-          TileOperands<T> operands{{}, from_pixel + k, by + column, by_pixel + k, least(kSumBlock, pixels - k)};
+          TileOperands<T> operands{{}, from_pixel + k, by + column, by_pixel + k, least(kPixelBlock, pixels - k)};
           for (int64_t i = 0; i < high; ++i) operands.row[i] = copy + source_offset[first + i];
           run_tile(high, vectors, operands, PartialTile<T>{sum + first * columns + column, columns, true});
         }
