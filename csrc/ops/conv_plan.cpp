@@ -118,7 +118,7 @@ ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
     if (args.groups == 1 && !one_tap && suits_gemm_wgrad(args, in, out, filter))
       return {ConvStrategy::Gemm, "few channels: vectors along the pixels or along the many channels fill their lanes"};
     int64_t fewer = in < out ? in : out;
-    if (float32 && args.groups == 1 && !planes && fewer >= 32 && fewer <= 64 && args.axis[0].kernel == 1)
+    if (float32 && args.groups == 1 && !planes && fewer >= 32 && fewer <= 64 && (strided || one_tap))
       return {ConvStrategy::Gemm, "channels-last operands are read where they lie: oneDNN reorders one of them"};
   } else if (!one_tap) {
     if (args.groups == 1 && written <= 4)
