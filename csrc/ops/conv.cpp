@@ -403,7 +403,13 @@ Tensor conv_transpose_activation(const Tensor& x, const Tensor& weight, std::opt
   return convolve_transposed(x, weight, bias, y_size, stride, padding, dilation, groups, &finish);
 }
 
-// grad_weight is contiguous, as parameters are; autograd brings it into another order where the parameter has one.
+bool same_strides(const Tensor& a, const Tensor& b) {
+  Sizes of_a = a.strides(), of_b = b.strides();
+  return std::equal(of_a.begin(), of_a.end(), of_b.begin(), of_b.end());
+}
+
+// grad_weight lies as a batch of x does, which is how a network in that layout has its weights, too; autograd brings it
+// into another order where the parameter has one.
 Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints stride, Ints padding, Ints dilation,
                   int64_t groups) {
   int64_t dims = int64_t(stride.size());
@@ -429,15 +435,17 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
   check_sizes(g);
   check_output_sizes(g, grad_y.sizes(), "grad_y");
   check_same_dtype(grad_y, "grad_y", x, "x", g.op.c_str());
-  Tensor grad_weight = empty_in_layout(weight_size, false, true, grad_y);
+  bool channels_last = batched && prefers_channels_last(x);
+  Tensor grad_weight = empty_in_layout(weight_size, channels_last, true, grad_y);
   if (grad_weight.numel() == 0) return grad_weight;
   if (grad_y.numel() == 0) return torch::stable::zero_(grad_weight);
-  ConvArgs args =
-      problem(ConvPass::Wgrad, g, dtype_of(grad_y, g.op.c_str(), "grad_y"), prefers_channels_last(x), false);
-  if (args.strategy == ConvStrategy::Matmul)
-    return torch::stable::contiguous(matmul_conv_wgrad(grad_y, x, args.channels_last));
-  if (args.strategy == ConvStrategy::Native)
-    return torch::stable::contiguous(native_conv_wgrad(grad_y, x, grad_weight, native_geometry(g)));
+  ConvArgs args = problem(ConvPass::Wgrad, g, dtype_of(grad_y, g.op.c_str(), "grad_y"), channels_last, false);
+  bool is_matmul = args.strategy == ConvStrategy::Matmul;
+  if (is_matmul || args.strategy == ConvStrategy::Native) {
+    Tensor result = is_matmul ? matmul_conv_wgrad(grad_y, x, channels_last)
+                              : native_conv_wgrad(grad_y, x, grad_weight, native_geometry(g));
+    return same_strides(result, grad_weight) ? result : torch::stable::copy_(grad_weight, result);
+  }
   run(args, g, x, grad_weight, grad_y, nullptr);
   return grad_weight;
 }

@@ -296,7 +296,11 @@ class ConvWgrad(OpFunction):
         groups: int,
     ) -> Tensor:
         channel = x.dim() - len(stride) - 1
-        return x.new_empty((grad_y.shape[channel], x.shape[channel] // groups, *kernel_size))
+        sizes = (grad_y.shape[channel], x.shape[channel] // groups, *kernel_size)
+        memory_format = _FORMATS.get(len(sizes))
+        if channel == 0 or torch._prims_common.suggest_memory_format(x) != memory_format:
+            return x.new_empty(sizes)
+        return torch.empty(sizes, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
     @staticmethod
     def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, Tensor]:
