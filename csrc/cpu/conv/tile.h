@@ -174,7 +174,15 @@ NNART_HD T widen_one(const S* p) {
   }
 }
 
-// The first count lanes, count below a vector's size; the others are zero.
+// to[i] = from[i] for i < count < 2 * piece, in a few moves of sizes that the compiler knows.
+template <int piece, class S>
+NNART_HD void copy_some(S* to, const S* from, int64_t count) {
+  int64_t moved = count & piece;
+  if (moved) std::memcpy(to, from, piece * sizeof(S));
+  if constexpr (piece > 1) copy_some<piece / 2>(to + moved, from + moved, count);
+}
+
+// The first count lanes, count no more than a vector's size; the others are zero.
 template <class S>
 NNART_HD Vec<ComputeType<S>> load_some(const S* p, int64_t count) {
 #if defined(__AVX512F__)
@@ -185,8 +193,16 @@ NNART_HD Vec<ComputeType<S>> load_some(const S* p, int64_t count) {
   else
     return widen(Type<S>{}, reinterpret_cast<Raw16>(_mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), p)));
 #else
+#if defined(__AVX2__)
+  alignas(64) static constexpr int32_t kMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  if constexpr (sizeof(S) == 4)
+    return Vec<float>(_mm256_maskload_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMasks + 8 - count))));
+  if constexpr (sizeof(S) == 8)
+    return Vec<double>(
+        _mm256_maskload_pd(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMasks + 8 - 2 * count))));
+#endif
   S lanes[Vec<ComputeType<S>>::size] = {};
-  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
+  copy_some<Vec<ComputeType<S>>::size>(lanes, p, count);
   return load(lanes);
 #endif
 }
@@ -203,7 +219,7 @@ NNART_HD void store_some(S* p, Vec<ComputeType<S>> x, int64_t count) {
 #else
   S lanes[Vec<ComputeType<S>>::size];
   store(lanes, x);
-  for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
+  copy_some<Vec<ComputeType<S>>::size>(p, lanes, count);
 #endif
 }
 
