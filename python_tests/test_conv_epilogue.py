@@ -20,6 +20,7 @@ FUSED = (  # a strategy each: depthwise in place or copied, native, GEMM
     case((2, 40, 9, 10), (40, 1, 3, 3), padding=1, groups=40),
     case((2, 5, 9, 10), (5, 1, 3, 3), padding=1, groups=5, bias=False),
     case((2, 5, 7, 7), (5, 1, 3, 3), padding=1, groups=5),
+    case((3, 5, 4, 4), (6, 5, 4, 4), bias=False),  # one window: a matrix product
     case((2, 5, 70, 40), (5, 1, 5, 5), padding=2, groups=5),
     case((2, 32, 8, 8), (32, 32, 3, 3), padding=1),
     case((3, 9, 9), (4, 3, 3, 3), stride=2),

@@ -236,7 +236,7 @@ void run(ConvArgs& args, const Geometry& g, const Tensor& x, const Tensor& weigh
 }
 
 // Whether the kernel applies what follows the convolution; those of this library do.
-bool finishes(ConvStrategy strategy) { return strategy != ConvStrategy::Native; }
+bool finishes(ConvStrategy strategy) { return strategy != ConvStrategy::Native && strategy != ConvStrategy::Matmul; }
 
 // What follows the convolution, by name.
 struct Finish {
