@@ -78,7 +78,6 @@ struct ConvArgs {
   DType dtype;
   int64_t batch, groups, in_channels, out_channels;
   math::Axis axis[3];
-  bool fused;  // whether an activation or a residual follows
   ConvOperand x, weight, y;
   const void* bias;  // contiguous; may be null
   // Forward: applied in place to y, each piece while it is in a cache. Its tensors are y's own, its residual lies as y
