@@ -368,10 +368,13 @@ NNART_HD Vec<float> widen(Type<BFloat16>, Raw16 h) {
 }
 
 // The upper half of the result is x as bfloat16: to nearest, ties to even. A NaN that arithmetic made is quiet, so that
-// its upper half is one too and needs only be kept from the rounding. The hardware's vcvtneps2bf16 flushes subnormals.
+// its upper half is one too and needs only be kept from the rounding. With short_nans it has no bits in its lower half
+// and is left as it is by the rounding itself. The hardware's vcvtneps2bf16 flushes subnormals.
+template <bool short_nans = false>
 NNART_HD RawU32 round_to_bfloat16(Vec<float> x) {
   RawU32 bits = reinterpret_cast<RawU32>(x.v);
   RawU32 rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  if constexpr (short_nans) return rounded;
   return x.v == x.v ? rounded : bits;
 }
 
@@ -453,8 +456,9 @@ NNART_HD EvenOdd load_even_odd(const BFloat16* p) {
   return {Vec<float>(reinterpret_cast<RawVec<float>>(pairs << 16)),
           Vec<float>(reinterpret_cast<RawVec<float>>(pairs & 0xffff0000))};
 }
+template <bool short_nans = false>
 NNART_HD RawU32 join_even_odd(EvenOdd x) {
-  return (round_to_bfloat16(x.even) >> 16) | (round_to_bfloat16(x.odd) & 0xffff0000);
+  return (round_to_bfloat16<short_nans>(x.even) >> 16) | (round_to_bfloat16<short_nans>(x.odd) & 0xffff0000);
 }
 
 // x stays in its register: the compiler would rather load it anew for each use than spill something else.
