@@ -36,11 +36,6 @@ NNART_HD PlaneAxis plane_axis(const math::Axis& axis, bool transposed) {
 // Whether the lines of the planes lie in order, as the lanes of a vector do.
 NNART_HD bool has_plane_lines(const ConvOperand& operand) { return operand.space[2] == 1 && operand.channel != 1; }
 
-// The even (or odd) lanes of a, then those of b.
-template <class T, bool odd, int... i>
-NNART_HD Vec<T> every_other(Vec<T> a, Vec<T> b, std::integer_sequence<int, i...>) {
-  return Vec<T>(__builtin_shuffle(a.v, b.v, RawVec<Bits<T>>{(2 * i + odd)...}));
-}
 // a[0], b[0], a[1], b[1], ... of the lower or the upper halves.
 template <class T, bool upper, int... i>
 NNART_HD Vec<T> alternate(Vec<T> a, Vec<T> b, std::integer_sequence<int, i...>) {

@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "cpu/conv/finish.h"
 #include "cpu/vec.h"
 #include "math/integers.h"
 
@@ -49,6 +50,14 @@ struct TileOperands {
 
 // The compiler keeps sums in registers only where it unrolls the loops over them before it assigns memory to them.
 template <class T, int rows, int vectors>
+NNART_HD void clear(Vec<T> (&sum)[rows][vectors]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) sum[r][v] = Vec<T>(0);
+}
+
+template <class T, int rows, int vectors>
 NNART_HD void add_products(const TileOperands<T>& from, Vec<T> (&sum)[rows][vectors]) {
   using V = Vec<T>;
   const T* a[rows];
@@ -80,10 +89,7 @@ struct PartialTile {
   NNART_HD void run(const TileOperands<T>& from) const {
     using V = Vec<T>;
     V sum[rows][vectors];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) sum[r][v] = V(0);
+    clear(sum);
     add_products(from, sum);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r)
@@ -233,17 +239,14 @@ struct FinalTile {
   int64_t stride;
   const T *row_bias, *column_bias;  // at most one of them
   bool past_caches;                 // full vectors, aligned
-  bool clamps;                      // to [low, high]
-  Vec<T> low, high;
+  bool clamps;                      // to the interval
+  Interval<T> interval;
 
   template <int rows, int vectors>
   NNART_HD void run(const TileOperands<T>& from) const {
     using V = Vec<T>;
     V sum[rows][vectors];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) sum[r][v] = V(0);
+    clear(sum);
     add_products(from, sum);
     if (c)
 #pragma GCC unroll 8
@@ -267,7 +270,7 @@ struct FinalTile {
 #pragma GCC unroll 8
       for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 8
-        for (int v = 0; v < vectors; ++v) sum[r][v] = at_most(at_least(sum[r][v], low), high);
+        for (int v = 0; v < vectors; ++v) sum[r][v] = interval.of(sum[r][v]);
     if (past_caches) {
 #pragma GCC unroll 8
       for (int r = 0; r < rows; ++r)
@@ -288,9 +291,10 @@ struct FinalTile {
   }
 };
 
-template <class T, int... lane>
-NNART_HD Vec<T> even_lanes(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
-  return Vec<T>(__builtin_shuffle(a.v, b.v, RawVec<Bits<T>>{2 * lane...}));
+// The even (or odd) lanes of a, then those of b.
+template <class T, bool odd, int... lane>
+NNART_HD Vec<T> every_other(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
+  return Vec<T>(__builtin_shuffle(a.v, b.v, RawVec<Bits<T>>{(2 * lane + odd)...}));
 }
 
 // to[i] = from[i * stride]
@@ -301,8 +305,8 @@ NNART_HD void widen_run(T* to, const S* from, int64_t stride, int64_t n) {
   if (stride != 1) {
     if (stride == 2)  // a vector reads one element more than it needs
       for (; i + width < n; i += width)
-        store(to + i, even_lanes(load(from + 2 * i), load(from + 2 * i + width),
-                                 std::make_integer_sequence<int, Vec<T>::size>{}));
+        store(to + i, every_other<T, false>(load(from + 2 * i), load(from + 2 * i + width),
+                                            std::make_integer_sequence<int, Vec<T>::size>{}));
     for (; i < n; ++i) to[i] = widen_one<T>(from + i * stride);
     return;
   }
