@@ -47,10 +47,10 @@ struct LaneSums {
     V right[columns];
 #pragma GCC unroll 8
     for (int c = 0; c < columns; ++c)
-      right[c] = lanes == V::size ? load(from.fixed[c] + fixed) : load_some(from.fixed[c] + fixed, lanes);
+      right[c] = lanes == V::size ? load(from.fixed[c] + fixed) : load_partial(from.fixed[c] + fixed, lanes);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
-      V left = lanes == V::size ? load(from.shifted[r] + shifted) : load_some(from.shifted[r] + shifted, lanes);
+      V left = lanes == V::size ? load(from.shifted[r] + shifted) : load_partial(from.shifted[r] + shifted, lanes);
 #pragma GCC unroll 8
       for (int c = 0; c < columns; ++c) total[r][c] = total[r][c] + left * right[c];
     }
