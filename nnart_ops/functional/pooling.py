@@ -170,7 +170,7 @@ def _max_unpool(
     takes = sizes is not None and input.dim() in (space + 1, space + 2) and input.shape == indices.shape
     if not takes or indices.dtype != torch.int64 or any(size == 0 for size in input.shape[-space - 1 :]):
         return getattr(native, f"max_unpool{space}d")(input, indices, kernel_size, stride, padding, output_size)
-    resolved = native._unpool_output_size(input, *map(list, sizes), output_size)  # type: ignore[attr-defined]
+    resolved = native._unpool_output_size(input, *map(list, sizes), output_size)  # type: ignore[attr-defined,arg-type]
     return _like_native(_ops.max_unpool(_under_autocast(input, True), indices, resolved), space)
 
 

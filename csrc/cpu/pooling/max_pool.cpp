@@ -501,6 +501,18 @@ struct Backward {
     });
   }
 
+  NNART_HD static void add_asked(P& sum, const P& grad, const O* offset, int64_t tap) {
+    if constexpr (P::parts == 1) {
+      sum.part[0] = add_where(sum.part[0], grad.part[0], offset, Bits<C>(tap));
+    } else {
+      PackIndex<S> index = PackIndex<S>::read(offset);
+      for (int part = 0; part < P::parts; ++part) {
+        Mask<C> mine{index.part[part] == IndexVec<C>{} + Bits<C>(tap)};
+        sum.part[part] = select(mine, sum.part[part] + grad.part[part], sum.part[part]);
+      }
+    }
+  }
+
   // Channels-last, each input asks the windows it belongs to.
   NNART_HD void gather_channels() const {
     const AxisWindows &d = windows.d, &h = windows.h, &w = windows.w;
@@ -526,17 +538,30 @@ struct Backward {
               }
           S* to = grad_x + (r * w.axis().in + iw) * channels;
           auto ask = [&](auto fixed) {
-            for (int64_t c = 0; c < channels; c += P::size) {
+            constexpr int kPacks = 4 / P::parts;
+            int64_t c = 0, asks = fixed() ? fixed() : count;
+            for (; c + kPacks * P::size <= channels; c += kPacks * P::size) {
+              P sum[kPacks];
+              for (int i = 0; i < kPacks; ++i) {
+                sum[i] = P::all(0);
+                fetch_target_ahead(to + c + i * P::size);
+              }
+              for (int64_t a = 0; a < asks; ++a)
+                for (int i = 0; i < kPacks; ++i) {
+                  int64_t at = asked[a].out + c + i * P::size;
+                  add_asked(sum[i], P::read(grad_y + at), offsets + at, asked[a].tap);
+                }
+              for (int i = 0; i < kPacks; ++i) sum[i].write(to + c + i * P::size);
+            }
+            for (; c < channels; c += P::size) {
               int64_t lanes = least(P::size, channels - c);
               P sum = P::all(0);
               fetch_target_ahead(to + c);
-              for (int64_t a = 0; a < (fixed() ? fixed() : count); ++a) {
-                P grad = P::read(grad_y + asked[a].out + c, lanes);
-                PackIndex<S> index = PackIndex<S>::read(offsets + asked[a].out + c, lanes);
-                for (int part = 0; part < P::parts; ++part) {
-                  Mask<C> mine{index.part[part] == IndexVec<C>{} + Bits<C>(asked[a].tap)};
-                  sum.part[part] = select(mine, sum.part[part] + grad.part[part], sum.part[part]);
-                }
+              for (int64_t a = 0; a < asks; ++a) {
+                int64_t at = asked[a].out + c;
+                O some[P::size] = {};
+                if (lanes < P::size) std::memcpy(some, offsets + at, size_t(lanes) * sizeof(O));
+                add_asked(sum, P::read(grad_y + at, lanes), lanes < P::size ? some : offsets + at, asked[a].tap);
               }
               sum.write(to + c, lanes);
             }
@@ -659,9 +684,8 @@ struct Backward {
               for (int64_t r = 0; r < count; ++r)
                 for (int64_t t = 0; t < counts[phase]; ++t) {
                   Tap tap = taps[phase * axis.kernel + t];
-                  V grad = load(rows[r].grad + j + tap.shift);
-                  Mask<C> mine{read_index<C>(rows[r].offset + j + tap.shift) == IndexVec<C>{} + (rows[r].tap + tap.k)};
-                  total = select(mine, total + grad, total);
+                  total = add_where(total, load(rows[r].grad + j + tap.shift), rows[r].offset + j + tap.shift,
+                                    Bits<C>(rows[r].tap + tap.k));
                 }
               return total;
             };

@@ -124,6 +124,19 @@ NNART_HD void write_index(O* p, IndexVec<C> index, int64_t count) {
     std::memcpy(p, &stored, size_t(count) * sizeof(O));
 }
 
+// sum + term in the lanes whose offset is tap. Bytes are compared as bytes where that gives a mask at once.
+template <class C, class O>
+NNART_HD Vec<C> add_where(Vec<C> sum, Vec<C> term, const O* offsets, Bits<C> tap) {
+#if defined(__AVX512VL__) && defined(__AVX512BW__)
+  if constexpr (sizeof(C) == 4 && sizeof(O) == 1) {
+    __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(offsets));
+    return Vec<C>(_mm512_mask_add_ps(sum.v, _mm_cmpeq_epi8_mask(bytes, _mm_set1_epi8(char(tap))), sum.v, term.v));
+  }
+#endif
+  Mask<C> mine{read_index<C>(offsets) == IndexVec<C>{} + tap};
+  return select(mine, sum + term, sum);
+}
+
 // One for each element of a pack.
 template <class S>
 struct PackIndex {
