@@ -11,6 +11,9 @@ namespace {
 // Pixels of a channels-last window that are summed by themselves, so that no sum in float has thousands of terms.
 constexpr int64_t kSumRun = 64;
 
+// Windows of up to so many pixels are written at once, larger ones line by line.
+constexpr int64_t kTiledWindow = 9;
+
 // 1 / the elements that each window of one axis divides by; their product is the window's.
 class Shares {
  public:
@@ -317,8 +320,9 @@ struct AvgPool {
     const math::PoolAxis& axis = w.axis();
     if constexpr (step == 0) {
       for (int64_t i = 0; i < axis.in;) {
+        // The run of inputs that belong to the same windows: until the first of these ends or the next begins.
         int64_t from = w.first_output(i), end = w.end_output(i), same = i + 1;
-        while (same < axis.in && w.first_output(same) == from && w.end_output(same) == end) ++same;
+        if (from < end) same = least(w.input(from, w.end(from)), end < axis.out ? w.input(end, w.begin(end)) : axis.in);
         C total = 0;
         for (int64_t o = from; o < end; ++o) total += sum[o];
         V value(static_cast<double>(total));
@@ -366,6 +370,31 @@ struct AvgPool {
             fetch_target_ahead(line);
             fetch_target_ahead(line + width);
             Halves<S>{grad, grad}.write(line, x.in - 2 * o);
+          }
+        }
+    });
+  }
+
+  // Channels-last, windows of one size that tile the input: each output writes all of its window.
+  NNART_HD void tile_channels() const {
+    auto* grad_y = static_cast<const S*>(args.x);
+    auto* grad_x = static_cast<S*>(args.y);
+    int64_t kernel_h = h.axis().kernel, kernel_w = w.axis().kernel, row = w.axis().in * channels;
+    V share(double(factor(0, 0, 0)));
+    parallel_for(args.shape.batch * h.axis().out, pool_grain(kernel_h * row), [&](int64_t first, int64_t last) {
+      for (int64_t r = first; r < last; ++r)
+        for (int64_t ow = 0; ow < w.axis().out; ++ow) {
+          const S* from = grad_y + (r * w.axis().out + ow) * channels;
+          S* corner = grad_x + r * kernel_h * row + ow * kernel_w * channels;
+          for (int64_t c = 0; c < channels; c += P::size) {
+            int64_t lanes = least(P::size, channels - c);
+            P grad = P::read(from + c, lanes);
+            for (auto& part : grad.part) part = part * share;
+            for (int64_t kh = 0; kh < kernel_h; ++kh)
+              for (int64_t kw = 0; kw < kernel_w; ++kw) {
+                fetch_target_ahead(corner + c + kh * row + kw * channels);
+                grad.write(corner + c + kh * row + kw * channels, lanes);
+              }
           }
         }
     });
@@ -435,7 +464,9 @@ struct AvgPool {
   NNART_HD void run() const {
     bool stepped = w.axis().adaptive || w.axis().stride > 2;
     if (args.backward) {
-      if (args.shape.channels_last) return channels_backward();
+      bool small = d.axis().in == 1 && h.axis().kernel * w.axis().kernel <= kTiledWindow;
+      if (args.shape.channels_last)
+        return small && tiles(h.axis()) && tiles(w.axis()) ? tile_channels() : channels_backward();
       if (windows.is_flat_window(2, 2) && tiles(h.axis()) && tiles(w.axis())) return double_planes();
       if (stepped) return planes_backward<0>();
       return w.axis().stride == 2 ? planes_backward<2>() : planes_backward<1>();
