@@ -581,33 +581,73 @@ struct Backward {
     });
   }
 
+  // Of windows that tile their planes, for each line of outputs: visit(its place in y, its first window's in x); and
+  // for each line of a window: visit(its first tap, the way from the window's first input to it).
+  template <class Visit>
+  NNART_HD void each_tiled_line(int64_t first, int64_t last, const Visit& visit) const {
+    const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
+    for (int64_t r = first; r < last; ++r) {
+      int64_t oh = r % h.out, id = r / h.out * d.kernel;
+      visit(r * w.out, (id * h.in + oh * h.kernel) * w.in);
+    }
+  }
+  template <class Visit>
+  NNART_HD void each_window_line(const Visit& visit) const {
+    const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
+    for (int64_t kd = 0; kd < d.kernel; ++kd)
+      for (int64_t kh = 0; kh < h.kernel; ++kh) visit((kd * h.kernel + kh) * w.kernel, (kd * h.in + kh) * w.in);
+  }
+
   // Channels-last, windows that tile the input: each output writes all of its window.
-  template <int kernel_h, int kernel_w>
   NNART_HD void tile_channels() const {
-    const math::PoolAxis &h = windows.h.axis(), &w = windows.w.axis();
-    int64_t row = w.in * channels;
-    parallel_for(windows.shape.batch * h.out, pool_grain(kernel_h * row), [&](int64_t first, int64_t last) {
-      for (int64_t r = first; r < last; ++r)
-        for (int64_t ow = 0; ow < w.out; ++ow) {
-          int64_t out = (r * w.out + ow) * channels;
-          S* corner = grad_x + r * kernel_h * row + ow * kernel_w * channels;
+    const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
+    int64_t window = d.kernel * h.kernel * w.kernel;
+    parallel_for(windows.shape.batch * d.out * h.out, pool_grain(window * w.out * channels), [&](int64_t f, int64_t l) {
+      each_tiled_line(f, l, [&](int64_t out, int64_t in) {
+        for (int64_t ow = 0; ow < w.out; ++ow)
           for (int64_t c = 0; c < channels; c += P::size) {
-            int64_t lanes = least(P::size, channels - c);
-            P grad = P::read(grad_y + out + c, lanes);
-            PackIndex<S> index = PackIndex<S>::read(offsets + out + c, lanes);
-#pragma GCC unroll 3
-            for (int kh = 0; kh < kernel_h; ++kh)
-#pragma GCC unroll 3
-              for (int kw = 0; kw < kernel_w; ++kw) {
+            int64_t lanes = least(P::size, channels - c), from = (out + ow) * channels + c;
+            P grad = P::read(grad_y + from, lanes);
+            PackIndex<S> index = PackIndex<S>::read(offsets + from, lanes);
+            S* corner = grad_x + (in + ow * w.kernel) * channels + c;
+            each_window_line([&](int64_t tap, int64_t step) {
+              for (int64_t kw = 0; kw < w.kernel; ++kw) {
                 P mine;
                 for (int part = 0; part < P::parts; ++part)
-                  mine.part[part] = select(Mask<C>{index.part[part] == IndexVec<C>{} + Bits<C>(kh * kernel_w + kw)},
-                                           grad.part[part], V(0));
-                fetch_target_ahead(corner + c + kh * row + kw * channels);
-                mine.write(corner + c + kh * row + kw * channels, lanes);
+                  mine.part[part] =
+                      select(Mask<C>{index.part[part] == IndexVec<C>{} + Bits<C>(tap + kw)}, grad.part[part], V(0));
+                S* to = corner + (step + kw) * channels;
+                fetch_target_ahead(to);
+                mine.write(to, lanes);
               }
+            });
           }
+      });
+    });
+  }
+
+  // Planes, windows that tile the input and are two wide.
+  NNART_HD void double_planes() const {
+    const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
+    int64_t lines = windows.planes() * d.out * h.out;
+    parallel_for(lines, pool_grain(d.kernel * h.kernel * w.in), [&](int64_t first, int64_t last) {
+      each_tiled_line(first, last, [&](int64_t out, int64_t in) {
+        for (int64_t o = 0; o < w.out; o += width) {
+          int64_t count = least(width, w.out - o);
+          const S* from = grad_y + out + o;
+          V grad = count == width ? load(from) : load_partial(from, count);
+          O some[width] = {};
+          if (count < width) std::memcpy(some, offsets + out + o, size_t(count) * sizeof(O));
+          IndexVec<C> tap = read_index<C>(count < width ? some : offsets + out + o);
+          auto mine = [&](int64_t k) { return select(Mask<C>{tap == IndexVec<C>{} + Bits<C>(k)}, grad, V(0)); };
+          each_window_line([&](int64_t k, int64_t step) {
+            S* to = grad_x + in + step + 2 * o;
+            fetch_target_ahead(to);
+            fetch_target_ahead(to + width);
+            Halves<S>{mine(k), mine(k + 1)}.write(to, w.in - 2 * o);
+          });
         }
+      });
     });
   }
 
@@ -706,48 +746,20 @@ struct Backward {
     });
   }
 
-  // Planes, 2x2 windows that tile the input.
-  NNART_HD void double_planes() const {
-    const math::PoolAxis &h = windows.h.axis(), &w = windows.w.axis();
-    parallel_for(windows.planes() * h.out, pool_grain(2 * w.in), [&](int64_t first, int64_t last) {
-      for (int64_t r = first; r < last; ++r)
-        for (int64_t o = 0; o < w.out; o += width) {
-          int64_t count = least(width, w.out - o);
-          const S* from = grad_y + r * w.out + o;
-          V grad = count == width ? load(from) : load_partial(from, count);
-          IndexVec<C> tap;
-          if (count == width) {
-            tap = read_index<C>(offsets + r * w.out + o);
-          } else {
-            O some[width] = {};
-            std::memcpy(some, offsets + r * w.out + o, size_t(count) * sizeof(O));
-            tap = read_index<C>(some);
-          }
-          auto mine = [&](Bits<C> k) { return select(Mask<C>{tap == IndexVec<C>{} + k}, grad, V(0)); };
-          S* to = grad_x + 2 * r * w.in + 2 * o;
-          for (S* line : {to, to + w.in}) {
-            fetch_target_ahead(line);
-            fetch_target_ahead(line + width);
-          }
-          Halves<S>{mine(0), mine(1)}.write(to, w.in - 2 * o);
-          Halves<S>{mine(2), mine(3)}.write(to + w.in, w.in - 2 * o);
-        }
-    });
-  }
-
   NNART_HD void run() const {
     const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
-    bool tiled = tiles(h) && tiles(w), disjoint = windows.are_disjoint();
+    bool tiled = tiles(d) && tiles(h) && tiles(w) && d.kernel * h.kernel * w.kernel <= kMaxGathered;
+    bool disjoint = windows.are_disjoint();
     bool gathers = sizeof(O) == 1 && overlap(d) * overlap(h) * overlap(w) <= kMaxGathered &&
                    windows.in <= kMaxInputsAnOutput * windows.out;
     if (windows.shape.channels_last) {
-      if (tiled && windows.is_flat_window(2, 2)) return tile_channels<2, 2>();
-      if (tiled && windows.is_flat_window(3, 3)) return tile_channels<3, 3>();
+      if (tiled) return tile_channels();
       if (gathers) return gather_channels();
       return scatter_channels(disjoint);
     }
-    if (tiled && windows.is_flat_window(2, 2)) return double_planes();
-    if (disjoint || !gathers || w.adaptive || w.stride > 2) return scatter_planes(disjoint);
+    if (tiled && w.kernel == 2) return double_planes();
+    bool narrow = w.in < 2 * width;  // then most lanes would be idle
+    if (disjoint || !gathers || w.adaptive || w.stride > 2 || narrow) return scatter_planes(disjoint);
     if (w.stride == 1) return gather_planes<1>();
     gather_planes<2>();
   }
