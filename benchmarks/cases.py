@@ -57,6 +57,7 @@ def _torch_function(name: str) -> Callable[..., Tensor]:
 
 def activations(dtype: str) -> Iterator[Case]:
     """16x64x56x56, forward and backward."""
+    yield from prelu(dtype)
     xs = [torch.randn(16, 64, 56, 56).to(DTYPES[dtype]) for _ in range(COPIES)]
     grad_y = torch.randn(16, 64, 56, 56).to(DTYPES[dtype])
     size = xs[0].numel() * xs[0].element_size()
@@ -80,6 +81,32 @@ def activations(dtype: str) -> Iterator[Case]:
         yield Case(
             "activation", f"{label} backward", dtype, *map(backward, functions), bytes=3 * size, tolerance=tolerance
         )
+
+
+def prelu(dtype: str) -> Iterator[Case]:
+    """16x64x56x56 with one weight and with one a channel, in both layouts; the backward gives both gradients."""
+    for weights, (layout, formats) in itertools.product((1, 64), LAYOUTS.items()):
+        memory_format = formats.get(4, torch.contiguous_format)
+        xs = [torch.randn(16, 64, 56, 56).to(DTYPES[dtype]).contiguous(memory_format=memory_format) for _ in range(3)]
+        weight = torch.full((weights,), 0.25, dtype=DTYPES[dtype])
+        grad_y = torch.randn_like(xs[0])
+        size = xs[0].numel() * xs[0].element_size()
+
+        def forward(function: Any, xs: Any = xs, weight: Any = weight) -> Callable[[int], Tensor]:
+            return lambda i: function(xs[i % COPIES], weight)
+
+        def backward(
+            function: Any, xs: Any = xs, weight: Any = weight, grad_y: Any = grad_y
+        ) -> Callable[[int], Tensor]:
+            leaves = [(x.detach().requires_grad_(), weight.clone().requires_grad_()) for x in xs]
+            graphs = [function(*pair) for pair in leaves]
+            return lambda i: torch.autograd.grad(graphs[i % COPIES], leaves[i % COPIES], grad_y, retain_graph=True)[0]
+
+        pair = (ours.prelu, native.prelu)
+        kind = functools.partial(Case, "activation", dtype=dtype, tolerance=1e-5 if dtype == "float32" else 4e-2)
+        label = f"prelu, {weights} weights {layout}"
+        yield kind(f"{label} forward", ours=forward(pair[0]), peer=forward(pair[1]), bytes=2 * size)
+        yield kind(f"{label} backward", ours=backward(pair[0]), peer=backward(pair[1]), bytes=3 * size)
 
 
 def overhead(dtype: str) -> Iterator[Case]:
