@@ -116,5 +116,18 @@ struct Windows {
   }
 };
 
+// Calls visit with the Type of the call's offsets.
+template <class Visit>
+void with_offset(const PoolShape& shape, Visit visit) {
+  switch (pool_offset_bytes(shape)) {
+    case 1:
+      return visit(Type<uint8_t>{});
+    case 2:
+      return visit(Type<uint16_t>{});
+    default:
+      return visit(Type<int32_t>{});
+  }
+}
+
 }  // namespace
 }  // namespace nnart::cpu
