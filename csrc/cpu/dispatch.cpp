@@ -71,6 +71,8 @@ void launch(const ConvArgs& args) { launch_on_chosen(args); }
 void launch(const MaxPoolArgs& args) { launch_on_chosen(args); }
 void launch(const MaxPoolBackwardArgs& args) { launch_on_chosen(args); }
 void launch(const PReluArgs& args) { launch_on_chosen(args); }
+void launch(const BiasActivationArgs& args) { launch_on_chosen(args); }
+void launch(const DropoutArgs& args) { launch_on_chosen(args); }
 void launch(const SgdArgs& args) { launch_on_chosen(args); }
 void launch(const AdamWArgs& args) { launch_on_chosen(args); }
 

@@ -15,6 +15,8 @@ struct Kernels {
   static void launch(const MaxPoolArgs&);
   static void launch(const MaxPoolBackwardArgs&);
   static void launch(const PReluArgs&);
+  static void launch(const BiasActivationArgs&);
+  static void launch(const DropoutArgs&);
   static void launch(const SgdArgs&);
   static void launch(const AdamWArgs&);
 };
@@ -28,6 +30,8 @@ void launch(const ConvArgs&);
 void launch(const MaxPoolArgs&);
 void launch(const MaxPoolBackwardArgs&);
 void launch(const PReluArgs&);
+void launch(const BiasActivationArgs&);
+void launch(const DropoutArgs&);
 void launch(const SgdArgs&);
 void launch(const AdamWArgs&);
 

@@ -20,6 +20,8 @@ void launch(const ConvArgs&, const Tensor& on);
 void launch(const MaxPoolArgs&, const Tensor& on);
 void launch(const MaxPoolBackwardArgs&, const Tensor& on);
 void launch(const PReluArgs&, const Tensor& on);
+void launch(const BiasActivationArgs&, const Tensor& on);
+void launch(const DropoutArgs&, const Tensor& on);
 void launch(const SgdArgs&, const Tensor& on);
 void launch(const AdamWArgs&, const Tensor& on);
 

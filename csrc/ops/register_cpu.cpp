@@ -27,6 +27,8 @@ void launch(const ConvArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const MaxPoolArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const MaxPoolBackwardArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const PReluArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const BiasActivationArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const DropoutArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const SgdArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const AdamWArgs& args, const Tensor&) { cpu::launch(args); }
 
@@ -37,6 +39,8 @@ STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, library) {
   register_optimizers(m);
   register_pooling(m);
   register_prelu(m);
+  register_bias_activation(m);
+  register_dropout(m);
 }
 
 }  // namespace nnart

@@ -33,6 +33,8 @@ void launch(const ConvArgs&, const Tensor&) { no_kernel("conv"); }
 void launch(const MaxPoolArgs&, const Tensor&) { no_kernel("max_pool2d"); }
 void launch(const MaxPoolBackwardArgs&, const Tensor&) { no_kernel("max_pool2d_backward"); }
 void launch(const PReluArgs&, const Tensor&) { no_kernel("prelu"); }
+void launch(const BiasActivationArgs&, const Tensor&) { no_kernel("bias_activation"); }
+void launch(const DropoutArgs&, const Tensor&) { no_kernel("dropout"); }
 void launch(const SgdArgs&, const Tensor&) { no_kernel("sgd_"); }
 void launch(const AdamWArgs&, const Tensor&) { no_kernel("adamw_"); }
 

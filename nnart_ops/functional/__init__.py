@@ -25,11 +25,22 @@ from nnart_ops.functional.activation import (
     tanhshrink,
     threshold,
 )
+from nnart_ops.functional.bias_activation import bias_activation
 from nnart_ops.functional.conv import conv1d, conv2d, conv3d
 from nnart_ops.functional.conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
+from nnart_ops.functional.dropout import (
+    alpha_dropout,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
+)
 from nnart_ops.functional.pooling import max_pool2d
 
 __all__ = [
+    "alpha_dropout",
+    "bias_activation",
     "celu",
     "conv1d",
     "conv2d",
@@ -37,7 +48,12 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
     "elu",
+    "feature_alpha_dropout",
     "gelu",
     "hardshrink",
     "hardsigmoid",
