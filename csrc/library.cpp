@@ -83,6 +83,26 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
   m.def("prelu(Tensor x, Tensor weight) -> Tensor");
   m.def("prelu_backward(Tensor grad_y, Tensor x, Tensor weight) -> (Tensor, Tensor)");
 
+  // y = scale x + kept with probability 1 - p, else 0 x + dropped. seed is one number, or one for each of as many equal
+  // parts of dimension 0. order has the dimensions from the outermost to the innermost, in which decisions are numbered
+  // and y lies; empty means as they are. by_channel makes one decision for each index of dimensions 0 and 1.
+  m.def(
+      "dropout(Tensor x, Tensor seed, float p, float scale, float kept, float dropped, bool by_channel, int[] order) "
+      "-> Tensor");
+  m.def(
+      "dropout_(Tensor(a!) x, Tensor seed, float p, float scale, float kept, float dropped, bool by_channel, int[] "
+      "order) -> ()");
+
+  // y = residual + dropout(activation(x + bias)): bias along dimension dim, dropout if there is a seed, as above.
+  m.def(
+      "bias_activation(Tensor x, Tensor? bias, Tensor? residual, Tensor? seed, float p, str activation, float[] "
+      "parameters, int dim, int[] order) -> Tensor");
+  // The gradients of x and the bias, the latter empty if it is not wanted. saved is x, or y if so said, or nothing for
+  // the identity; bias is read if saved is x.
+  m.def(
+      "bias_activation_backward(Tensor grad_y, Tensor? saved, Tensor? bias, Tensor? seed, float p, str activation, "
+      "float[] parameters, bool saved_is_output, bool wants_bias, int dim, int[] order) -> (Tensor, Tensor)");
+
   // Convolution of (N, C, L), (N, C, H, W) or (N, C, D, H, W). padding has the amount before each axis, then after
   // each; y_size and kernel_size say what the sizes of the operands leave open.
   m.def(

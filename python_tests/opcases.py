@@ -134,6 +134,16 @@ OPS: dict[str, Sample] = {
     **_activation_rows(),
     "prelu": lambda: (_tensor(2, 3, 4), _tensor(3)),
     "prelu_backward": lambda: (_tensor(2, 3, 4), _tensor(2, 3, 4), _tensor(3)),
+    "dropout": lambda: (_tensor(2, 3, 4, 5), torch.tensor(7), 0.3, 1.5, 0.25, -0.5, False, []),
+    "dropout_": lambda: (_plain(2, 3, 4, 5), torch.tensor(7), 0.3, 1.5, 0.25, -0.5, True, [0, 2, 3, 1]),
+    "bias_activation": lambda: (
+        *(_tensor(2, 3, 4, 5), _tensor(3), _tensor(2, 3, 4, 5), torch.tensor(7)),
+        *(0.3, "gelu", [], 1, [0, 2, 3, 1]),
+    ),
+    "bias_activation_backward": lambda: (
+        *(_tensor(2, 3, 4, 5), _tensor(2, 3, 4, 5), _tensor(3), torch.tensor(7)),
+        *(0.3, "tanh", [], False, True, 1, []),
+    ),
     "conv": lambda: (_tensor(2, 4, 7, 6), _tensor(6, 2, 3, 2), _tensor(6), *_CONV),
     "conv_activation": lambda: (
         *(_tensor(2, 4, 7, 6), _tensor(6, 2, 3, 2), _tensor(6), _tensor(2, 6, 4, 6)),

@@ -75,3 +75,16 @@ def updates_limit(dtype: torch.dtype, steps: int, largest: float) -> float:
     """What ``steps`` updates of a parameter may be off by beyond native's own error: in float64, where native is the
     oracle and itself rounds in every step, one rounding a step; otherwise one in all."""
     return (steps if dtype is torch.float64 else 1) * torch.finfo(dtype).eps * largest
+
+
+SIGMAS = 5.0  # that a count of random events may be from its mean; the tests' seeds are fixed
+
+
+def count_limit(n: float, p: float) -> float:
+    """What a count of ``n`` independent events of probability ``p`` may be off by."""
+    return SIGMAS * (n * p * (1 - p)) ** 0.5
+
+
+def chi_square_limit(degrees: int) -> float:
+    """What a chi-square statistic may reach (Wilson and Hilferty's approximation of its distribution)."""
+    return degrees * (1 - 2 / (9 * degrees) + SIGMAS * (2 / (9 * degrees)) ** 0.5) ** 3

@@ -142,6 +142,52 @@ inline __attribute__((always_inline)) int64_t prelu_tasks(int64_t outer, int64_t
   return inner == 1 ? (outer + kPReluRows - 1) / kPReluRows : outer * ((inner + kPReluRun - 1) / kPReluRun);
 }
 
+// Dropout: y = scale x + kept with the probability 1 - threshold / 2^32, and 0 x + dropped otherwise. x is as many
+// parts as there are seeds, each with decisions of its own; within one, element ((n pixels + q) channels + c) inner + i
+// goes by decision n channels + c. Decision k is word k % 4 of the Philox block with counter k / 4 and the seed for its
+// key.
+struct DropoutArgs {
+  DType dtype;
+  int64_t parts, batch, pixels, channels, inner;
+  const int64_t* seeds;
+  uint32_t threshold;
+  double scale, kept, dropped;
+  const void* x;
+  bool x_is_one_value;  // Note [stride-0 gradients]
+  void* y;              // may be x
+};
+
+// y = residual + dropout(activation(x + bias)), each part of it optional, or the gradients of x and the bias. Element
+// (o channels + c) inner + i has bias[c], and decision number (o channels + c) inner + i of a DropoutArgs with one
+// seed.
+struct BiasActivationArgs {
+  Activation activation;
+  ActivationParameters parameters;
+  DType dtype;
+  int64_t outer, channels, inner;
+  const void* x;         // backward: x, or y where saved_is_output, or null for the identity
+  const void* bias;      // null if there is none, or the backward does not read it
+  const void* residual;  // forward only
+  const int64_t* seed;   // null without dropout
+  uint32_t threshold;
+  double scale;
+  const void* grad_y;  // null in the forward, which knows none of the rest but y
+  bool grad_y_is_one_value, saved_is_output;
+  void* y;               // or grad_x
+  void* grad_bias;       // may be null
+  double* partial_sums;  // bias_tasks() x channels numbers, scratch, if grad_bias is wanted
+};
+
+// The backward sums grad_bias as PReLU does its weight's gradient: over fixed pieces, then over the pieces in order.
+constexpr int64_t kBiasRun = 4096;
+inline __attribute__((always_inline)) int64_t bias_rows(int64_t channels) {
+  return channels < 256 ? 256 : (channels < 2048 ? 65536 / channels : 32);
+}
+inline __attribute__((always_inline)) int64_t bias_tasks(int64_t outer, int64_t channels, int64_t inner) {
+  int64_t rows = bias_rows(channels);
+  return inner == 1 ? (outer + rows - 1) / rows : outer * ((inner + kBiasRun - 1) / kBiasRun);
+}
+
 // What the multi-tensor loop updates: rows of tensors, laid end to end. All operands of a row are dense and share one
 // order of elements.
 constexpr int kMaxOperands = 5;

@@ -74,6 +74,8 @@ void launch(const MaxPoolIndicesArgs& args) { launch_on_chosen(args); }
 void launch(const MaxUnpoolArgs& args) { launch_on_chosen(args); }
 void launch(const AvgPoolArgs& args) { launch_on_chosen(args); }
 void launch(const PReluArgs& args) { launch_on_chosen(args); }
+void launch(const BiasActivationArgs& args) { launch_on_chosen(args); }
+void launch(const DropoutArgs& args) { launch_on_chosen(args); }
 void launch(const SgdArgs& args) { launch_on_chosen(args); }
 void launch(const AdamWArgs& args) { launch_on_chosen(args); }
 

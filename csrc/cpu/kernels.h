@@ -18,6 +18,8 @@ struct Kernels {
   static void launch(const MaxUnpoolArgs&);
   static void launch(const AvgPoolArgs&);
   static void launch(const PReluArgs&);
+  static void launch(const BiasActivationArgs&);
+  static void launch(const DropoutArgs&);
   static void launch(const SgdArgs&);
   static void launch(const AdamWArgs&);
 };
@@ -34,6 +36,8 @@ void launch(const MaxPoolIndicesArgs&);
 void launch(const MaxUnpoolArgs&);
 void launch(const AvgPoolArgs&);
 void launch(const PReluArgs&);
+void launch(const BiasActivationArgs&);
+void launch(const DropoutArgs&);
 void launch(const SgdArgs&);
 void launch(const AdamWArgs&);
 

@@ -11,7 +11,7 @@
 namespace nnart::cpu {
 namespace {
 
-enum class Use { tables, weight, bias, partial, source, gradient, pixels, tile, count };
+enum class Use { tables, weight, bias, partial, source, gradient, pixels, tile, decisions, count };
 
 constexpr int64_t kKeptBytes = int64_t{8} << 20;
 constexpr std::align_val_t kCacheLine{64};

@@ -376,6 +376,11 @@ enum class Activation : int32_t {
   Identity,
 };
 
+// Whether the functor's backward reads y instead of x.
+inline __attribute__((always_inline)) bool saves_output(Activation activation) {
+  return activation == Activation::Relu || activation == Activation::Sigmoid || activation == Activation::Tanh;
+}
+
 // Calls visit with the functor that a names, its parameters converted to the compute type C.
 template <class C, class Visit>
 inline __attribute__((always_inline)) void with_activation(Activation activation, ActivationParameters p, Visit visit) {

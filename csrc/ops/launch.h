@@ -23,6 +23,8 @@ void launch(const MaxPoolIndicesArgs&, const Tensor& on);
 void launch(const MaxUnpoolArgs&, const Tensor& on);
 void launch(const AvgPoolArgs&, const Tensor& on);
 void launch(const PReluArgs&, const Tensor& on);
+void launch(const BiasActivationArgs&, const Tensor& on);
+void launch(const DropoutArgs&, const Tensor& on);
 void launch(const SgdArgs&, const Tensor& on);
 void launch(const AdamWArgs&, const Tensor& on);
 

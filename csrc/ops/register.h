@@ -34,5 +34,7 @@ void register_conv(Library&);
 void register_optimizers(Library&);
 void register_pooling(Library&);
 void register_prelu(Library&);
+void register_bias_activation(Library&);
+void register_dropout(Library&);
 
 }  // namespace nnart

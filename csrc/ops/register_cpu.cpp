@@ -30,6 +30,8 @@ void launch(const MaxPoolIndicesArgs& args, const Tensor&) { cpu::launch(args); 
 void launch(const MaxUnpoolArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const AvgPoolArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const PReluArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const BiasActivationArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const DropoutArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const SgdArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const AdamWArgs& args, const Tensor&) { cpu::launch(args); }
 
@@ -40,6 +42,8 @@ STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, library) {
   register_optimizers(m);
   register_pooling(m);
   register_prelu(m);
+  register_bias_activation(m);
+  register_dropout(m);
 }
 
 }  // namespace nnart

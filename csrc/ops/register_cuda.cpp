@@ -36,6 +36,8 @@ void launch(const MaxPoolIndicesArgs&, const Tensor&) { no_kernel("max_pool_indi
 void launch(const MaxUnpoolArgs&, const Tensor&) { no_kernel("max_unpool"); }
 void launch(const AvgPoolArgs&, const Tensor&) { no_kernel("avg_pool"); }
 void launch(const PReluArgs&, const Tensor&) { no_kernel("prelu"); }
+void launch(const BiasActivationArgs&, const Tensor&) { no_kernel("bias_activation"); }
+void launch(const DropoutArgs&, const Tensor&) { no_kernel("dropout"); }
 void launch(const SgdArgs&, const Tensor&) { no_kernel("sgd_"); }
 void launch(const AdamWArgs&, const Tensor&) { no_kernel("adamw_"); }
 

@@ -25,11 +25,14 @@ class Activation:
     Attributes:
         apply: ``apply(x, *parameters)`` returns the activation of ``x``.
         backward: ``backward(grad_y, saved, *parameters)`` returns ``grad_x``, and is itself differentiable.
+        saves_output: whether ``saved`` is the output instead of the input.
+        second: the second derivative, ``second(saved, *parameters)``; ``None`` for zero.
     """
 
     def __init__(self, name: str, second: Second, *, saves: str = "x") -> None:
         ops = torch.ops.nnart_ops
-        saves_output = saves == "y"
+        saves_output = self.saves_output = saves == "y"
+        self.second = second
         backward = _backward_function(name, getattr(ops, f"{name}_backward").default, second)
         self.backward = differentiable(backward)
         forward = _forward_function(name, getattr(ops, name).default, saves_output, self.backward)

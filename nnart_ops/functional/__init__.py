@@ -25,8 +25,27 @@ from nnart_ops.functional.activation import (
     tanhshrink,
     threshold,
 )
-from nnart_ops.functional.conv import conv1d, conv2d, conv3d
-from nnart_ops.functional.conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
+from nnart_ops.functional.bias_activation import (
+    bias_activation,
+)
+from nnart_ops.functional.conv import (
+    conv1d,
+    conv2d,
+    conv3d,
+)
+from nnart_ops.functional.conv_transpose import (
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
+from nnart_ops.functional.dropout import (
+    alpha_dropout,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
+)
 from nnart_ops.functional.pooling import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -55,9 +74,11 @@ __all__ = [
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
+    "alpha_dropout",
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
+    "bias_activation",
     "celu",
     "conv1d",
     "conv2d",
@@ -65,7 +86,12 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
     "elu",
+    "feature_alpha_dropout",
     "gelu",
     "hardshrink",
     "hardsigmoid",

@@ -25,6 +25,7 @@ from nnart_ops.nn.activation import (
     Tanhshrink,
     Threshold,
 )
+from nnart_ops.nn.bias_activation import BiasActivation
 from nnart_ops.nn.conv import (
     Conv1d,
     Conv2d,
@@ -40,6 +41,7 @@ from nnart_ops.nn.conv import (
     LazyConvTranspose3d,
 )
 from nnart_ops.nn.convert import convert
+from nnart_ops.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
 from nnart_ops.nn.pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -72,15 +74,22 @@ __all__ = [
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d",
+    "AlphaDropout",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BiasActivation",
     "Conv1d",
     "Conv2d",
     "Conv3d",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "FeatureAlphaDropout",
     "Hardshrink",
     "Hardsigmoid",
     "Hardswish",

@@ -13,7 +13,9 @@ def _replacements() -> dict[type[torch.nn.Module], type[torch.nn.Module]]:
     import nnart_ops.nn as ours
 
     classes = (getattr(ours, name) for name in ours.__all__)
-    return {_torchs_own(cls): cls for cls in classes if isinstance(cls, type)}
+    replacements = {_torchs_own(cls): cls for cls in classes if isinstance(cls, type)}
+    replacements.pop(torch.nn.Module, None)  # of layers that torch does not have
+    return replacements
 
 
 def _torchs_own(cls: type[torch.nn.Module]) -> type[torch.nn.Module]:

@@ -1,0 +1,135 @@
+// y = residual + dropout(activation(x + bias)): `bias_activation` and `bias_activation_backward`.
+#include <algorithm>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "ops/activation.h"
+#include "ops/dropout.h"
+#include "ops/launch.h"
+#include "ops/register.h"
+
+namespace nnart {
+namespace {
+
+using Optional = std::optional<Tensor>;
+
+// What both passes do with their arguments: like is x or the gradient of y.
+BiasActivationArgs arguments(const Tensor& like, const Optional& seed, double p, const std::string& activation,
+                             const std::vector<double>& parameters, int64_t dim, const Order& order, const char* op) {
+  BiasActivationArgs args{};
+  args.dtype = dtype_of(like, op, "x");
+  args.activation = activation_of(activation, op);
+  check(parameters.size() <= 3, op, ": at most 3 parameters are possible, but there are ", parameters.size());
+  double* numbers[] = {&args.parameters.a, &args.parameters.b, &args.parameters.c};
+  for (size_t k = 0; k < parameters.size(); ++k) *numbers[k] = parameters[k];
+  check_order(order, like, op);
+  check(dim >= 0 && dim < std::max<int64_t>(like.dim(), 1), op, ": dim must be a dimension of x, which has ",
+        like.dim(), ", but is ", dim);
+  if (seed) {
+    args.seed = static_cast<const int64_t*>(seed->data_ptr());
+    args.threshold = threshold_of(p, op);
+    args.scale = 1 / (1 - p);
+  }
+  args.outer = args.channels = args.inner = 1;
+  bool before = true;
+  for (int64_t k = 0; k < like.dim(); ++k) {
+    int64_t d = order.empty() ? k : order[size_t(k)];
+    (d == dim ? args.channels : before ? args.outer : args.inner) *= like.size(d);
+    before = before && d != dim;
+  }
+  return args;
+}
+
+// Without a bias the elements are one long run.
+void ignore_channels(BiasActivationArgs& args) {
+  args.inner *= args.outer * args.channels;
+  args.outer = args.channels = 1;
+}
+
+Tensor checked_bias(const Tensor& bias, const Tensor& x, int64_t channels, const char* op) {
+  check_same_dtype(x, "x", bias, "bias", op);
+  check(bias.dim() == 1 && bias.numel() == channels, op, ": bias must have one dimension of ", channels,
+        " elements, but has sizes ", to_string(bias.sizes()));
+  return torch::stable::contiguous(bias);
+}
+
+Tensor bias_activation(const Tensor& x, Optional bias, Optional residual, Optional seed, double p,
+                       std::string activation, std::vector<double> parameters, int64_t dim, Order order) {
+  const char* op = "bias_activation";
+  if (seed) seed = checked_seed(*seed, x, true, op);
+  BiasActivationArgs args = arguments(x, seed, p, activation, parameters, dim, order, op);
+  Tensor ordered = laid_in(order, x), y = empty_in(order, x);
+  args.x = ordered.data_ptr();
+  args.y = y.data_ptr();
+  if (bias) {
+    bias = checked_bias(*bias, x, args.channels, op);
+    args.bias = bias->data_ptr();
+  } else {
+    ignore_channels(args);
+  }
+  if (residual) {
+    check_same_dtype(x, "x", *residual, "residual", op);
+    check_same_sizes(*residual, "residual", x, "x", op);
+    residual = laid_in(order, *residual);
+    args.residual = residual->data_ptr();
+  }
+  if (x.numel() > 0) launch(args, x);
+  return y;
+}
+
+std::tuple<Tensor, Tensor> bias_activation_backward(const Tensor& grad_y, Optional saved, Optional bias, Optional seed,
+                                                    double p, std::string activation, std::vector<double> parameters,
+                                                    bool saved_is_output, bool wants_bias, int64_t dim, Order order) {
+  const char* op = "bias_activation_backward";
+  if (seed) seed = checked_seed(*seed, grad_y, true, op);
+  BiasActivationArgs args = arguments(grad_y, seed, p, activation, parameters, dim, order, op);
+  check(saved.has_value() || args.activation == Activation::Identity, op, ": the derivative of ", activation,
+        " needs a saved tensor");
+  Tensor grad_x = empty_in(order, grad_y);
+  int64_t zero = 0, one = 1;
+  int32_t device_type = 0, dtype = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(grad_y.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(grad_y.get(), &dtype));
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, wants_bias ? &args.channels : &zero, &one, dtype, device_type,
+                                                  grad_y.get_device_index(), &handle));
+  Tensor grad_bias = poisoned(Tensor(handle));
+  args.grad_y_is_one_value = is_one_value(grad_y);
+  Tensor grad = args.grad_y_is_one_value ? grad_y : laid_in(order, grad_y);
+  args.grad_y = grad.data_ptr();
+  args.y = grad_x.data_ptr();
+  if (saved) {
+    check_same_dtype(grad_y, "grad_y", *saved, "the saved tensor", op);
+    check_same_sizes(grad_y, "grad_y", *saved, "the saved tensor", op);
+    saved = laid_in(order, *saved);
+    args.x = saved->data_ptr();
+    args.saved_is_output = saved_is_output;
+  }
+  if (saved && bias && !saved_is_output) {
+    bias = checked_bias(*bias, grad_y, args.channels, op);
+    args.bias = bias->data_ptr();
+  }
+  if (!args.bias && !wants_bias) ignore_channels(args);
+  if (grad_y.numel() == 0) {
+    torch::stable::zero_(grad_bias);
+    return {grad_x, grad_bias};
+  }
+  std::vector<double> partial_sums;
+  if (wants_bias) {
+    args.grad_bias = grad_bias.data_ptr();
+    partial_sums.resize(size_t(bias_tasks(args.outer, args.channels, args.inner) * args.channels));
+    args.partial_sums = partial_sums.data();
+  }
+  launch(args, grad_y);
+  return {grad_x, grad_bias};
+}
+
+}  // namespace
+
+void register_bias_activation(Library& m) {
+  m.impl("bias_activation", TORCH_BOX((&bias_activation)));
+  m.impl("bias_activation_backward", TORCH_BOX((&bias_activation_backward)));
+}
+
+}  // namespace nnart
