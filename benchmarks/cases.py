@@ -274,6 +274,57 @@ def _pool(function: Callable[..., Tensor], window: tuple[Any, ...], x: Tensor) -
     return function(x, *window)
 
 
+def dropouts(dtype: str) -> Iterator[Case]:
+    """Activations of 16x64x56x56 and of a transformer's feed-forward layer, forward and with the backward. The results
+    are random and not compared; what the kernels drop is held to a reference in python_tests."""
+    element = torch.empty((), dtype=DTYPES[dtype]).element_size()
+
+    def forward(call: Callable[..., Tensor], inputs: list[tuple[Tensor, ...]]) -> Callable[[int], None]:
+        def run(i: int) -> None:
+            call(*inputs[i % COPIES])
+
+        return run
+
+    def training(call: Callable[..., Tensor], inputs: list[tuple[Tensor, ...]]) -> Callable[[int], None]:
+        leaves = [tuple(t.detach().requires_grad_() for t in tensors) for tensors in inputs]
+        grad_y = torch.randn_like(call(*inputs[0]))
+
+        def run(i: int) -> None:
+            torch.autograd.grad(call(*leaves[i % COPIES]), leaves[i % COPIES], grad_y)
+
+        return run
+
+    for layout, memory_format in (("NCHW", torch.contiguous_format), ("NHWC", torch.channels_last)):
+        xs = [
+            (torch.randn(16, 64, 56, 56).to(DTYPES[dtype]).contiguous(memory_format=memory_format),)
+            for _ in range(COPIES)
+        ]
+        size = xs[0][0].numel() * element
+        for name in ("dropout", "dropout2d", "alpha_dropout"):
+            for p in (0.1, 0.5):
+                pair = [functools.partial(getattr(library, name), p=p, training=True) for library in (ours, native)]
+                label = f"{name} p={p} {layout}"
+                yield Case("dropout", f"{label} forward", dtype, *(forward(f, xs) for f in pair), bytes=2 * size)
+                both = (training(f, xs) for f in pair)
+                yield Case("dropout", f"{label} forward+backward", dtype, *both, bytes=4 * size)
+
+    def fused(x: Tensor, bias: Tensor, residual: Tensor, p: float) -> Tensor:
+        return ours.bias_activation(x, bias, "gelu", dropout_p=p, residual=residual)
+
+    def separate(x: Tensor, bias: Tensor, residual: Tensor, p: float) -> Tensor:
+        return residual + native.dropout(native.gelu(x + bias), p)
+
+    sizes = ((1024, 3072), (3072,), (1024, 3072))
+    tensors = [tuple(torch.randn(size).to(DTYPES[dtype]) for size in sizes) for _ in range(COPIES)]
+    size = 1024 * 3072 * element
+    for p in (0.0, 0.1):
+        pair = [functools.partial(f, p=p) for f in (fused, separate)]
+        label = f"bias+gelu+dropout+residual p={p}"
+        yield Case("dropout", f"{label} forward", dtype, *(forward(f, tensors) for f in pair), bytes=3 * size)
+        both = (training(f, tensors) for f in pair)
+        yield Case("dropout", f"{label} forward+backward", dtype, *both, bytes=6 * size)
+
+
 PARAMETERS = {  # name: sizes of the parameters
     "demo CNN": [(32, 1, 3, 3), (32,), (64, 32, 3, 3), (64,), (120, 1600), (120,), (84, 120), (84,), (10, 84), (10,)],
     "25M in 50": [(500_000,)] * 50,
@@ -320,6 +371,7 @@ def optimizers(dtype: str) -> Iterator[Case]:
 FAMILIES = {
     "activation": activations,
     "conv": convolutions,
+    "dropout": dropouts,
     "optimizer": optimizers,
     "model": models,
     "overhead": overhead,

@@ -32,54 +32,58 @@ template <class R>
 NNART_HD void step(const float* x, Vec<float> x_value, float* y, bool past_caches, uint64_t block, uint64_t key,
                    uint32_t threshold, const R& rule) {
   constexpr int64_t width = Vec<float>::size;
-  TwoVectors words = words_in_order(block, key);
-  Vec<float> first = rule(x ? load_streaming(x) : x_value, kept(words.first, threshold));
-  Vec<float> second = rule(x ? load_streaming(x + width) : x_value, kept(words.second, threshold));
-  if (past_caches) {
-    store_past_caches(y, first);
-    store_past_caches(y + width, second);
-  } else {
-    store_streaming(y, first);
-    store_streaming(y + width, second);
+  StepWords words = words_in_order(block, key);
+  for (int k = 0; k < 4; ++k) {
+    Vec<float> result = rule(x ? load_streaming(x + k * width) : x_value, kept(words.v[k], threshold));
+    if (past_caches)
+      store_past_caches(y + k * width, result);
+    else
+      store_streaming(y + k * width, result);
   }
 }
 
 template <class R>
 NNART_HD void step(const BFloat16* x, Vec<float> x_value, BFloat16* y, bool past_caches, uint64_t block, uint64_t key,
                    uint32_t threshold, const R& rule) {
-  TwoVectors words = words_even_odd(block, key);
-  EvenOdd in = x ? load_even_odd(x) : EvenOdd{x_value, x_value};
-  auto out = join_even_odd({rule(in.even, kept(words.first, threshold)), rule(in.odd, kept(words.second, threshold))});
-  if (past_caches)
-    store_past_caches(static_cast<void*>(y), out);
-  else
-    std::memcpy(y, &out, sizeof out);
+  StepWords words = words_even_odd(block, key);
+  for (int k = 0; k < 4; k += 2) {
+    int64_t i = k * Vec<float>::size;
+    EvenOdd in = x ? load_even_odd(x + i) : EvenOdd{x_value, x_value};
+    Vec<float> even = rule(in.even, kept(words.v[k], threshold)), odd = rule(in.odd, kept(words.v[k + 1], threshold));
+    auto out = join_even_odd(EvenOdd{even, odd});
+    if (past_caches)
+      store_past_caches(static_cast<void*>(y + i), out);
+    else
+      std::memcpy(y + i, &out, sizeof out);
+  }
 }
 
 template <class R>
-NNART_HD void step(const Float16* x, Vec<float> x_value, Float16* y, bool, uint64_t block, uint64_t key,
+NNART_HD void step(const Float16* x, Vec<float> x_value, Float16* y, bool past_caches, uint64_t block, uint64_t key,
                    uint32_t threshold, const R& rule) {
   constexpr int64_t width = Vec<float>::size;
-  TwoVectors words = words_in_order(block, key);
-  Vec<float> first = rule(x ? load(x) : x_value, kept(words.first, threshold));
-  store(y + width, rule(x ? load(x + width) : x_value, kept(words.second, threshold)));
-  store(y, first);
+  StepWords words = words_in_order(block, key);
+  for (int k = 0; k < 4; ++k) {
+    Vec<float> result = rule(x ? load(x + k * width) : x_value, kept(words.v[k], threshold));
+    if (past_caches)
+      store_past_caches(y + k * width, result);
+    else
+      store(y + k * width, result);
+  }
 }
 
 template <class R>
 NNART_HD void step(const double* x, Vec<double> x_value, double* y, bool past_caches, uint64_t block, uint64_t key,
                    uint32_t threshold, const R& rule) {
   constexpr int64_t width = Vec<double>::size;
-  TwoVectors words = words_in_order(block, key);
-  Mask<float> masks[2] = {kept(words.first, threshold), kept(words.second, threshold)};
-  int32_t lanes[kWordsAStep];
-  std::memcpy(lanes, masks, sizeof lanes);
-  for (int k = 0; k < 4; ++k) {
-    using Half __attribute__((vector_size(kVectorBytes / 2))) = int32_t;
+  using Half __attribute__((vector_size(kVectorBytes / 2))) = int32_t;
+  StepWords words = words_in_order(block, key);
+  for (int k = 0; k < 8; ++k) {
+    RawVec<int32_t> mask = kept(words.v[k / 2], threshold).v;
     Half half;
-    std::memcpy(&half, lanes + k * width, sizeof half);
-    Mask<double> mask{__builtin_convertvector(half, RawVec<int64_t>)};
-    Vec<double> result = rule(x ? load(x + k * width) : x_value, mask);
+    std::memcpy(&half, reinterpret_cast<const char*>(&mask) + k % 2 * int(sizeof half), sizeof half);
+    Mask<double> wide{__builtin_convertvector(half, RawVec<int64_t>)};
+    Vec<double> result = rule(x ? load(x + k * width) : x_value, wide);
     if (past_caches)
       store_past_caches(y + k * width, result);
     else
