@@ -57,6 +57,7 @@ def _torch_function(name: str) -> Callable[..., Tensor]:
 
 def activations(dtype: str) -> Iterator[Case]:
     """16x64x56x56, forward and backward."""
+    yield from prelu(dtype)
     xs = [torch.randn(16, 64, 56, 56).to(DTYPES[dtype]) for _ in range(COPIES)]
     grad_y = torch.randn(16, 64, 56, 56).to(DTYPES[dtype])
     size = xs[0].numel() * xs[0].element_size()
@@ -80,6 +81,32 @@ def activations(dtype: str) -> Iterator[Case]:
         yield Case(
             "activation", f"{label} backward", dtype, *map(backward, functions), bytes=3 * size, tolerance=tolerance
         )
+
+
+def prelu(dtype: str) -> Iterator[Case]:
+    """16x64x56x56 with one weight and with one a channel, in both layouts; the backward gives both gradients."""
+    for weights, (layout, formats) in itertools.product((1, 64), LAYOUTS.items()):
+        memory_format = formats.get(4, torch.contiguous_format)
+        xs = [torch.randn(16, 64, 56, 56).to(DTYPES[dtype]).contiguous(memory_format=memory_format) for _ in range(3)]
+        weight = torch.full((weights,), 0.25, dtype=DTYPES[dtype])
+        grad_y = torch.randn_like(xs[0])
+        size = xs[0].numel() * xs[0].element_size()
+
+        def forward(function: Any, xs: Any = xs, weight: Any = weight) -> Callable[[int], Tensor]:
+            return lambda i: function(xs[i % COPIES], weight)
+
+        def backward(
+            function: Any, xs: Any = xs, weight: Any = weight, grad_y: Any = grad_y
+        ) -> Callable[[int], Tensor]:
+            leaves = [(x.detach().requires_grad_(), weight.clone().requires_grad_()) for x in xs]
+            graphs = [function(*pair) for pair in leaves]
+            return lambda i: torch.autograd.grad(graphs[i % COPIES], leaves[i % COPIES], grad_y, retain_graph=True)[0]
+
+        pair = (ours.prelu, native.prelu)
+        kind = functools.partial(Case, "activation", dtype=dtype, tolerance=1e-5 if dtype == "float32" else 4e-2)
+        label = f"prelu, {weights} weights {layout}"
+        yield kind(f"{label} forward", ours=forward(pair[0]), peer=forward(pair[1]), bytes=2 * size)
+        yield kind(f"{label} backward", ours=backward(pair[0]), peer=backward(pair[1]), bytes=3 * size)
 
 
 def overhead(dtype: str) -> Iterator[Case]:
@@ -193,30 +220,58 @@ def models(dtype: str) -> Iterator[Case]:
         yield Case("model", f"{name} {layout} training step", dtype, *sides)
 
 
+POOLINGS: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    *(("max_pool2d", window) for window in [(2,), (3, 2, 1), (3, 1, 1), (5, 1, 2)]),
+    *(("avg_pool2d", window) for window in [(2,), (3, 2, 1), (3, 1, 1)]),
+    *(("adaptive_avg_pool2d", (size,)) for size in [1, 7]),
+    *(("adaptive_max_pool2d", (size,)) for size in [1, 7]),
+)
+POOLED_SIZES = ((64, 32, 26, 26), (64, 64, 11, 11), (16, 64, 56, 56), (8, 64, 112, 112))
+VOLUMES: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    *(("max_pool3d", window) for window in [(2,), (3, 2, 1)]),
+    *[("avg_pool3d", (2,)), ("adaptive_avg_pool3d", (1,)), ("adaptive_max_pool3d", (1,))],
+)
+
+
 def pooling(dtype: str) -> Iterator[Case]:
-    """The demo network's poolings and a larger one, forward without and with a gradient, in both layouts."""
-    for size in ((64, 32, 26, 26), (64, 64, 11, 11), (16, 64, 56, 56)):
-        for layout, memory_format in (("NCHW", torch.contiguous_format), ("NHWC", torch.channels_last)):
-            xs = [torch.randn(size).to(DTYPES[dtype]).contiguous(memory_format=memory_format) for _ in range(COPIES)]
-            bytes_in = xs[0].numel() * xs[0].element_size()
+    """Images of the demo network and larger ones, volumes and lines, in both layouts: the forward without a gradient,
+    the backward alone, and both."""
+    images = itertools.product(POOLED_SIZES, LAYOUTS.items(), POOLINGS)
+    volumes = itertools.product([(4, 32, 16, 28, 28)], LAYOUTS.items(), VOLUMES)
+    lines = itertools.product([(32, 64, 1024)], [("NCL", {})], [("max_pool1d", (2,)), ("avg_pool1d", (3, 2))])
+    for size, (layout, formats), (name, window) in itertools.chain(images, volumes, lines):
+        memory_format = formats.get(len(size), torch.contiguous_format)
+        xs = [torch.randn(size).to(DTYPES[dtype]).contiguous(memory_format=memory_format) for _ in range(COPIES)]
+        pair = [functools.partial(_pool, getattr(library, name), window) for library in (ours, native)]
+        try:
+            y = pair[1](xs[0])
+        except RuntimeError:
+            continue  # torch has no such kernel
+        grad_y = torch.randn_like(y)
+        moved = (xs[0].numel() + y.numel()) * y.element_size()
 
-            def forward(function: Any, xs: Any = xs) -> Callable[[int], Tensor]:
-                return lambda i: function(xs[i % COPIES], 2)
+        def forward(function: Any, xs: Any = xs) -> Callable[[int], Tensor]:
+            return lambda i: function(xs[i % COPIES])
 
-            def training(function: Any, xs: Any = xs) -> Callable[[int], Tensor]:
-                leaves = [x.detach().requires_grad_() for x in xs]
-                grad_y = torch.ones_like(function(leaves[0], 2))
+        def backward(function: Any, xs: Any = xs, grad_y: Any = grad_y) -> Callable[[int], Tensor]:
+            leaves = [x.detach().requires_grad_() for x in xs]
+            graphs = [function(leaf) for leaf in leaves]
+            return lambda i: torch.autograd.grad(graphs[i % COPIES], leaves[i % COPIES], grad_y, retain_graph=True)[0]
 
-                def run(i: int) -> Tensor:
-                    leaf = leaves[i % COPIES]
-                    return torch.autograd.grad(function(leaf, 2), leaf, grad_y)[0]
+        def training(function: Any, xs: Any = xs, grad_y: Any = grad_y) -> Callable[[int], Tensor]:
+            leaves = [x.detach().requires_grad_() for x in xs]
+            return lambda i: torch.autograd.grad(function(leaves[i % COPIES]), leaves[i % COPIES], grad_y)[0]
 
-                return run
+        label = f"{name} {','.join(map(str, window))} {'x'.join(map(str, size))} {layout}"
+        tolerance = 1e-4 if dtype in ("float32", "float64") else 0.25  # torch sums gradients in 16 bits
+        kind = functools.partial(Case, "pooling", dtype=dtype, tolerance=tolerance)
+        yield kind(f"{label} forward", ours=forward(pair[0]), peer=forward(pair[1]), bytes=moved)
+        yield kind(f"{label} backward", ours=backward(pair[0]), peer=backward(pair[1]), bytes=moved)
+        yield kind(f"{label} forward+backward", ours=training(pair[0]), peer=training(pair[1]), bytes=2 * moved)
 
-            pair = (ours.max_pool2d, native.max_pool2d)
-            label = f"max_pool2d 2x2 {'x'.join(map(str, size))} {layout}"
-            yield Case("pooling", f"{label} forward", dtype, *map(forward, pair), bytes=bytes_in * 5 // 4)
-            yield Case("pooling", f"{label} forward+backward", dtype, *map(training, pair), bytes=bytes_in * 5 // 2)
+
+def _pool(function: Callable[..., Tensor], window: tuple[Any, ...], x: Tensor) -> Tensor:
+    return function(x, *window)
 
 
 def dropouts(dtype: str) -> Iterator[Case]:

@@ -41,10 +41,10 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "plan_is_native",
       [](nnart::DType dtype, bool channels_last, const Sizes& x, const Sizes& weight, const Sizes& stride,
-         const Sizes& padding, const Sizes& dilation, int64_t groups, bool has_bias, bool fused,
+         const Sizes& padding, const Sizes& dilation, int64_t groups, bool has_bias,
          const std::vector<nnart::ConvPass>& wanted) {
-        return nnart::plan_is_native(
-            {dtype, channels_last, x, weight, stride, padding, dilation, groups, has_bias, fused}, wanted);
+        return nnart::plan_is_native({dtype, channels_last, x, weight, stride, padding, dilation, groups, has_bias},
+                                     wanted);
       },
       "Whether the plan leaves all the wanted passes of a convolution to torch's own kernels.");
   m.def("force_conv_strategy", &nnart::force_conv_strategy,

@@ -123,16 +123,31 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
       "conv_wgrad(Tensor grad_y, Tensor x, SymInt[] kernel_size, int[] stride, int[] padding, int[] dilation, int "
       "groups) -> Tensor");
 
-  // Pooling. x is (N, C, H, W) or (C, H, W); an index is h * W + w of the maximum within its plane.
+  // Pooling over the last one to three axes of (N, C, ...) or (C, ...). An offset is the place of an output's maximum
+  // in its window, (kd kernel_h + kh) kernel_w + kw, in uint8 for windows of up to 256 elements, int16 (its bits an
+  // unsigned number) up to 65536 and int32 above; an index is its place in x's plane. x_size has the pooled axes alone.
+  // In the ops that take offsets or gradients, a kernel_size without elements stands for adaptive windows.
+  m.def("max_pool(Tensor x, int[] kernel_size, int[] stride, int[] padding, int[] dilation, bool ceil_mode) -> Tensor");
   m.def(
-      "max_pool2d(Tensor x, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode) -> "
-      "Tensor");
+      "max_pool_with_offsets(Tensor x, int[] kernel_size, int[] stride, int[] padding, int[] dilation, bool ceil_mode) "
+      "-> (Tensor, Tensor)");
+  m.def("adaptive_max_pool(Tensor x, SymInt[] output_size) -> Tensor");
+  m.def("adaptive_max_pool_with_offsets(Tensor x, SymInt[] output_size) -> (Tensor, Tensor)");
   m.def(
-      "max_pool2d_with_indices(Tensor x, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool "
-      "ceil_mode) -> (Tensor, Tensor)");
+      "max_pool_indices(Tensor offsets, SymInt[] x_size, int[] kernel_size, int[] stride, int[] padding, int[] "
+      "dilation) -> Tensor");
   m.def(
-      "max_pool2d_backward(Tensor grad_y, Tensor indices, SymInt in_h, SymInt in_w, int[2] kernel_size, int[2] stride, "
-      "int[2] padding, int[2] dilation) -> Tensor");
+      "max_pool_backward(Tensor grad_y, Tensor offsets, SymInt[] x_size, int[] kernel_size, int[] stride, int[] "
+      "padding, int[] dilation) -> Tensor");
+  m.def("max_unpool(Tensor x, Tensor indices, SymInt[] output_size) -> Tensor");
+  // divisor is 0 where the windows' own sizes divide.
+  m.def(
+      "avg_pool(Tensor x, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode, bool count_include_pad, int "
+      "divisor) -> Tensor");
+  m.def("adaptive_avg_pool(Tensor x, SymInt[] output_size) -> Tensor");
+  m.def(
+      "avg_pool_backward(Tensor grad_y, SymInt[] x_size, int[] kernel_size, int[] stride, int[] padding, bool "
+      "ceil_mode, bool count_include_pad, int divisor) -> Tensor");
 
   // Optimizers: one step for all tensors of the lists. momentum_buffers and max_exp_avg_sqs may be empty (no momentum,
   // no AMSGrad); steps are one-element tensors that the op increments.

@@ -27,6 +27,5 @@ def plan_is_native(
     dilation: Sequence[int],
     groups: int,
     has_bias: bool,
-    fused: bool,
     wanted: Sequence[ConvPass],
 ) -> bool: ...

@@ -83,21 +83,19 @@ def plan_is_native(
     weight: torch.Tensor,
     geometry: Sequence[Any],
     has_bias: bool,
-    fused: bool,
     wanted: dict[str, bool],
 ) -> bool:
     """Whether the plan leaves the wanted passes of a convolution to torch's own kernels.
 
     ``operand`` is its input, of size ``x_size``, or the gradient of its output. ``has_bias`` says whether the dgrad
-    adds a bias, as a transposed convolution does, ``fused`` whether an activation follows, ``wanted`` for ``forward``,
-    ``dgrad`` and ``wgrad`` whether they are.
+    adds a bias, as a transposed convolution does, ``wanted`` for ``forward``, ``dgrad`` and ``wgrad`` whether they are.
     """
     module = importlib.import_module("nnart_ops._C")
     format = _CHANNELS_LAST.get(operand.dim())
     channels_last = format is not None and operand.is_contiguous(memory_format=format) and not operand.is_contiguous()
     dtype = getattr(module.DType, str(operand.dtype)[6:])
     passes = [getattr(module.ConvPass, name) for name, is_wanted in wanted.items() if is_wanted]
-    return bool(module.plan_is_native(dtype, channels_last, x_size, weight.shape, *geometry, has_bias, fused, passes))
+    return bool(module.plan_is_native(dtype, channels_last, x_size, weight.shape, *geometry, has_bias, passes))
 
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}

@@ -113,9 +113,14 @@ _POOL = ([2, 3], [2, 1], [1, 1], [1, 1])  # kernel, stride, padding, dilation
 
 
 def _pooled() -> tuple[Tensor, Tensor]:
-    x = _tensor(2, 3, 6, 7)
-    y, indices = torch.ops.nnart_ops.max_pool2d_with_indices(x, *_POOL, False)
-    return torch.randn_like(y).requires_grad_(), indices
+    y, offsets = torch.ops.nnart_ops.max_pool_with_offsets(_tensor(2, 3, 6, 7), *_POOL, False)
+    return torch.randn_like(y).requires_grad_(), offsets
+
+
+def _unpooled() -> tuple[Tensor, Tensor]:
+    offsets = torch.ops.nnart_ops.max_pool_with_offsets(_plain(2, 3, 6, 7), [2, 2], [2, 2], [0, 0], [1, 1], False)[1]
+    indices = torch.ops.nnart_ops.max_pool_indices(offsets, [6, 7], [2, 2], [2, 2], [0, 0], [1, 1])
+    return _tensor(2, 3, 3, 3), indices
 
 
 def _pair() -> list[Tensor]:
@@ -150,9 +155,16 @@ OPS: dict[str, Sample] = {
         *([2, 4, 7, 6], *_CONV, "tanh", []),
     ),
     "conv_wgrad": lambda: (_tensor(2, 6, 4, 6), _tensor(2, 4, 7, 6), [3, 2], *_CONV),
-    "max_pool2d": lambda: (_tensor(2, 3, 6, 7), *_POOL, False),
-    "max_pool2d_with_indices": lambda: (_tensor(2, 3, 6, 7), *_POOL, True),
-    "max_pool2d_backward": lambda: (*_pooled(), 6, 7, *_POOL),
+    "max_pool": lambda: (_tensor(2, 3, 6, 7), *_POOL, False),
+    "max_pool_with_offsets": lambda: (_tensor(2, 3, 6, 7), *_POOL, True),
+    "adaptive_max_pool": lambda: (_tensor(2, 3, 6, 7), [4, 3]),
+    "adaptive_max_pool_with_offsets": lambda: (_tensor(2, 3, 6, 7), [4, 3]),
+    "max_pool_indices": lambda: (_pooled()[1], [6, 7], *_POOL),
+    "max_pool_backward": lambda: (*_pooled(), [6, 7], *_POOL),
+    "max_unpool": lambda: (*_unpooled(), [6, 7]),
+    "avg_pool": lambda: (_tensor(2, 3, 6, 7), *_POOL[:3], True, False, 0),
+    "adaptive_avg_pool": lambda: (_tensor(2, 3, 6, 7), [4, 3]),
+    "avg_pool_backward": lambda: (_tensor(2, 3, 4, 7), [6, 7], *_POOL[:3], True, False, 0),
     "sgd_": lambda: (*(_pair() for _ in range(3)), 0.1, 0.9, 0.1, 0.01, False, False),
     "adamw_": lambda: (*(_pair() for _ in range(4)), [], [torch.tensor(1.0), torch.tensor(2.0)], *_ADAMW),
 }

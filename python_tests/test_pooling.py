@@ -1,4 +1,5 @@
-"""Max pooling is exact: values, indices and layouts equal native's bit by bit, whatever the window."""
+"""Pooling. Maxima are exact: values, indices and layouts equal native's bit by bit, whatever the window; averages and
+all gradients are held to the float64 oracle."""
 
 from __future__ import annotations
 
@@ -7,21 +8,26 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as native
-from tolerances import compute_eps, storage_rounding
+from tolerances import SAME_BFLOAT16, SAME_FLOAT32, assert_close, compute_eps, storage_rounding
+from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
 
 import nnart_ops
+import nnart_ops.functional as F
 from nnart_ops.functional import max_pool2d
 
 OPS = torch.ops.nnart_ops
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-LAYOUTS = [torch.contiguous_format, torch.channels_last]
-OP_INFO = next(op for op in op_db if op.name == "nn.functional.max_pool2d")
+KINDS = ["max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool", "lp_pool", "max_unpool"]
+NAMES = [f"{kind}{space}d" for kind in KINDS for space in (1, 2, 3)]
+FORMATS = {3: None, 4: torch.channels_last, 5: torch.channels_last_3d}
 
 SHAPES = [(2, 3, 11, 11), (3, 20, 26, 26), (1, 1, 7, 37), (2, 16, 5, 8), (2, 67, 4, 5), (0, 3, 8, 8), (3, 9, 9)]
 WINDOWS = [  # kernel_size, stride, padding, dilation, ceil_mode
@@ -34,63 +40,266 @@ WINDOWS = [  # kernel_size, stride, padding, dilation, ceil_mode
     ((2, 3), (3, 1), (1, 0), (1, 2), True),
     (2, 3, 0, 1, False),
     (4, 1, 2, 1, False),
+    (5, 2, 2, 2, False),
     (2, 1, 0, 2, False),
     (1, 1, 0, 1, False),
 ]
+LARGE_WINDOWS = [(17, 16, 3, 1, False), (20, 1, 0, 1, False), (13, 1, 6, 1, True)]  # above 256 elements, and below
+SHAPES_3D = [(2, 3, 5, 6, 7), (1, 17, 4, 5, 9), (2, 2, 3, 4, 34), (2, 4, 5, 6)]
+WINDOWS_3D = [
+    (2, None, 0, 1, False),
+    (3, 2, 1, 1, True),
+    (3, 1, 1, 1, False),
+    ((1, 2, 3), (2, 1, 2), (0, 1, 1), 1, False),
+    (2, 1, 0, 2, False),
+    ((2, 2, 2), 3, 0, 1, False),
+]
+SHAPES_1D = [(2, 3, 11), (2, 5, 64), (3, 40)]
+WINDOWS_1D = [(2, None, 0, 1, False), (3, 2, 1, 1, True), (3, 1, 1, 1, False), (5, 3, 2, 2, False)]
+LARGE = [((1, 3, 40, 43), window) for window in LARGE_WINDOWS]
+MAX_CASES = [
+    *itertools.product(SHAPES, WINDOWS),
+    *itertools.product(SHAPES_3D, WINDOWS_3D),
+    *itertools.product(SHAPES_1D, WINDOWS_1D),
+    *LARGE,
+]
+# The sizes of x and of y: windows of one size, of two, larger outputs than inputs, one window, none.
+ADAPTIVE = [
+    *(((2, 3, 12, 14), size) for size in [(3, 7), (5, 3), (12, 14), (20, 3), (1, 1), (4, 0), (None, 2), 5]),
+    *(((3, 9, 40), size) for size in [(2, 2), (1, 1)]),
+    *(((2, 17, 40, 35), size) for size in [(1, 1), (3, 5)]),
+    *(((2, 3, 6, 7, 9), size) for size in [(2, 7, 3), (1, 1, 1), (4, 5, 4)]),
+    *(((2, 3, 31), size) for size in [5, 1, 31]),
+    ((0, 3, 4, 4), (2, 2)),
+]
+AVERAGES = [  # kernel_size, stride, padding, ceil_mode, count_include_pad
+    *[(2, None, 0, False, True), (2, 2, 0, True, True), (3, 2, 1, False, True), (3, 2, 1, True, False)],
+    *[(3, 1, 1, False, False), (3, 3, 1, True, True), (5, 4, 2, False, False), (4, 1, 2, False, True)],
+    *[(2, 3, 0, False, True), (1, 1, 0, False, True), (7, 1, 3, True, True)],
+]
 
 
-def images(
-    shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format = torch.contiguous_format
-) -> torch.Tensor:
-    """Few distinct values, so that there are ties, with NaN, both zeros and infinities."""
+def formats_of(shape: tuple[int, ...]) -> list[Any]:
+    batched = len(shape) in (4, 5) and not (len(shape) == 4 and shape == (2, 4, 5, 6))
+    return [torch.contiguous_format, *([FORMATS[len(shape)]] if batched else [])]
+
+
+def space_of(shape: tuple[int, ...], window: tuple) -> int:
+    """Of a shape that may lack its batch: 3-D shapes stand in SHAPES_3D, 1-D ones in SHAPES_1D."""
+    if shape in SHAPES_3D:
+        return 3
+    return 1 if shape in SHAPES_1D else 2
+
+
+def images(shape: tuple[int, ...], dtype: torch.dtype, layout: Any = torch.contiguous_format) -> Tensor:
+    """Few distinct values, so that there are ties, with NaN, both zeros and infinities.
+
+    In three dimensions torch's index of a window of minus infinities is 0, outside the window: there are none.
+    """
     x = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 2).round() / 2
     x[..., ::3, ::4] = float("nan")
     x[..., 1::3, 2::4] = 0.0
     x[..., 1::3, 1::4] = -0.0
     x[..., -1, :] = float("inf")
-    x[..., :3, :3] = -float("inf")
+    x[..., :3, :3] = -float("inf") if len(shape) < 5 and shape not in SHAPES_3D else -9
     x = x.to(dtype)
-    return x.to(memory_format=layout) if x.dim() == 4 else x
+    return x.to(memory_format=layout) if x.dim() in (4, 5) else x
 
 
-def same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Equal down to the sign of zero, NaN equal to NaN, strides too."""
+def same(a: Tensor, b: Tensor) -> bool:
+    """Equal down to the sign of zero, NaN equal to NaN, strides too where they mean something."""
     values = torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num())
-    return values and torch.equal(a.signbit() & ~a.isnan(), b.signbit() & ~b.isnan()) and a.stride() == b.stride()
+    return values and torch.equal(a.signbit() & ~a.isnan(), b.signbit() & ~b.isnan()) and same_strides(a, b)
 
 
-def check_window(x: torch.Tensor, window: tuple) -> None:
+def same_strides(a: Tensor, b: Tensor) -> bool:
+    return a.numel() == 0 or all(x == y for x, y, n in zip(a.stride(), b.stride(), a.shape) if n > 1)
+
+
+def check_max(name: str, x: Tensor, *arguments: Any) -> None:
+    """The function ``name`` of both libraries: values, indices, layouts; the gradient against float64."""
+    ours, peer = getattr(F, name), getattr(native, name)
     try:
-        y, indices = native.max_pool2d(x, *window, return_indices=True)
+        y, indices = peer(x, *arguments, return_indices=True)
     except RuntimeError:
         return  # the window is larger than the image
-    ours, our_indices = max_pool2d(x, *window, return_indices=True)
-    assert same(ours, y)
-    assert same(max_pool2d(x, *window), y)
+    result, our_indices = ours(x, *arguments, return_indices=True)
+    assert same(result, y)
+    assert same(ours(x, *arguments), peer(x, *arguments))
     assert torch.equal(our_indices, indices)
-    assert our_indices.stride() == indices.stride()
-    leaf, peer = x.detach().clone().requires_grad_(), x.detach().double().requires_grad_()
+    assert same_strides(our_indices, indices)
+    if y.numel() == 0:
+        return  # torch has no gradient of it
+    leaf, oracle = x.detach().clone().requires_grad_(), x.detach().double().requires_grad_()
     grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(x.dtype)
-    (grad_x,) = torch.autograd.grad(max_pool2d(leaf, *window), leaf, grad)
-    (expected,) = torch.autograd.grad(native.max_pool2d(peer, *window), peer, grad.double())
-    # Summed in the compute type (at most sixteen gradients of about one), rounded to the storage type once.
-    limit = storage_rounding(x.dtype) * expected.abs() + 16 * compute_eps(x.dtype)
+    (grad_x,) = torch.autograd.grad(ours(leaf, *arguments), leaf, grad)
+    (expected,) = torch.autograd.grad(peer(oracle, *arguments), oracle, grad.double())
+    # Summed in the compute type (gradients of about one), rounded to the storage type once.
+    limit = storage_rounding(x.dtype) * expected.abs() + 64 * compute_eps(x.dtype)
     assert ((grad_x.double() - expected).abs() <= limit).all()
-    assert grad_x.stride() == expected.stride()
+    assert same_strides(grad_x, expected) or name == "adaptive_max_pool3d"  # where torch's is always contiguous
 
 
 def check_all_windows() -> None:
-    for shape, dtype, layout, window in itertools.product(SHAPES, DTYPES, LAYOUTS, WINDOWS):
-        if not (len(shape) == 3 and layout is torch.channels_last):
-            check_window(images(shape, dtype, layout), window)
+    for (shape, window), dtype in itertools.product(MAX_CASES, DTYPES):
+        for layout in formats_of(shape):
+            check_max(f"max_pool{space_of(shape, window)}d", images(shape, dtype, layout), *window)
+    for (shape, size), dtype in itertools.product(ADAPTIVE, DTYPES):
+        for layout in formats_of(shape):
+            check_adaptive_max(shape, size, dtype, layout)
+            check_adaptive_avg(shape, size, dtype, layout)
+    for shape, window, dtype in itertools.product(SHAPES, AVERAGES, DTYPES):
+        for layout in formats_of(shape):
+            check_average("avg_pool2d", plain(shape, dtype, layout), *window)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
-def test_equals_native(window: tuple, layout: torch.memory_format, dtype: torch.dtype) -> None:
+def test_max_2d(window: tuple, dtype: torch.dtype) -> None:
     for shape in SHAPES:
-        check_window(images(shape, dtype, layout), window)
+        for layout in formats_of(shape):
+            check_max("max_pool2d", images(shape, dtype, layout), *window)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("window", LARGE_WINDOWS, ids=str)
+def test_max_of_large_windows(window: tuple, dtype: torch.dtype) -> None:
+    for layout in formats_of((1, 3, 40, 43)):
+        check_max("max_pool2d", images((1, 3, 40, 43), dtype, layout), *window)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("window", WINDOWS_3D, ids=str)
+def test_max_3d(window: tuple, dtype: torch.dtype) -> None:
+    for shape in SHAPES_3D:
+        for layout in formats_of(shape):
+            check_max("max_pool3d", images(shape, dtype, layout), *window)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("window", WINDOWS_1D, ids=str)
+def test_max_1d(window: tuple, dtype: torch.dtype) -> None:
+    for shape in SHAPES_1D:
+        x = images(shape, dtype)
+        check_max("max_pool1d", x, *window)
+        if x.dim() == 3:  # the channels innermost
+            check_max("max_pool1d", x.transpose(1, 2).contiguous().transpose(1, 2), *window)
+
+
+def check_adaptive_max(shape: tuple, size: Any, dtype: torch.dtype, layout: Any) -> None:
+    check_max(f"adaptive_max_pool{adaptive_space(shape)}d", images(shape, dtype, layout), size)
+
+
+def adaptive_space(shape: tuple[int, ...]) -> int:
+    return 2 if shape == (3, 9, 40) else len(shape) - 2
+
+
+def plain(shape: tuple[int, ...], dtype: torch.dtype, layout: Any = torch.contiguous_format) -> Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    return x.to(memory_format=layout) if x.dim() in (4, 5) else x
+
+
+def check_average(name: str, x: Tensor, *arguments: Any) -> None:
+    ours, peer = getattr(F, name), getattr(native, name)
+    try:
+        expected = peer(x, *arguments)
+    except RuntimeError as error:
+        if "not implemented for" not in str(error):
+            return  # the window is larger than the image
+        expected = peer(x.float(), *arguments).to(x.dtype)  # torch has no float16 kernel
+    leaf, twin, oracle = (t.requires_grad_() for t in (x.detach().clone(), x.detach().clone(), x.detach().double()))
+    result, truth = ours(leaf, *arguments), peer(oracle, *arguments)
+    assert same_strides(result, expected)
+    assert_close(result.detach(), expected, truth.detach(), f"{name} {tuple(x.shape)} {arguments}")
+    if expected.numel() == 0:
+        return  # torch has no gradient of it
+    grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(x.dtype)
+    (grad_x,) = torch.autograd.grad(result, leaf, grad)
+    (true_grad,) = torch.autograd.grad(truth, oracle, grad.double())
+    try:
+        (peer_grad,) = torch.autograd.grad(peer(twin, *arguments), twin, grad)
+    except RuntimeError:
+        peer_grad = true_grad.to(x.dtype)
+    assert_close(grad_x, peer_grad, true_grad, f"{name} gradient {tuple(x.shape)} {arguments}")
+
+
+def check_adaptive_avg(shape: tuple, size: Any, dtype: torch.dtype, layout: Any) -> None:
+    check_average(f"adaptive_avg_pool{adaptive_space(shape)}d", plain(shape, dtype, layout), size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "size"), ADAPTIVE, ids=str)
+def test_adaptive(shape: tuple, size: Any, dtype: torch.dtype) -> None:
+    for layout in formats_of(shape):
+        check_adaptive_max(shape, size, dtype, layout)
+        check_adaptive_avg(shape, size, dtype, layout)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("window", AVERAGES, ids=str)
+def test_average(window: tuple, dtype: torch.dtype) -> None:
+    for shape in SHAPES:
+        for layout in formats_of(shape):
+            check_average("avg_pool2d", plain(shape, dtype, layout), *window)
+            check_average("avg_pool2d", plain(shape, dtype, layout), *window, 7)
+    for shape in SHAPES_3D:
+        for layout in formats_of(shape):
+            check_average("avg_pool3d", plain(shape, dtype, layout), *window)
+    for shape in SHAPES_1D:
+        check_average("avg_pool1d", plain(shape, dtype), *window)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, float("inf"), -float("inf")])
+def test_lp(norm_type: float, dtype: torch.dtype) -> None:
+    """Powers and roots are torch's own in the tensor's dtype: each of their roundings counts, in 16 bits twice over."""
+    for space, shape in ((1, (2, 3, 11)), (2, (2, 3, 9, 10)), (3, (2, 3, 5, 6, 7))):
+        for window in ((2,), (3, 2, True)):
+            x = plain(shape, dtype).abs()
+            leaf, oracle = x.clone().requires_grad_(), x.double().requires_grad_()
+            result = getattr(F, f"lp_pool{space}d")(leaf, norm_type, *window)
+            truth = getattr(native, f"lp_pool{space}d")(oracle, norm_type, *window)
+            exact = SAME_FLOAT32 if dtype in (torch.float32, torch.float64) else SAME_BFLOAT16
+            torch.testing.assert_close(result.double(), truth, **exact)
+            grads = [torch.autograd.grad(y.sum(), t)[0].double() for y, t in ((result, leaf), (truth, oracle))]
+            torch.testing.assert_close(*grads, **exact)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_unpool(dtype: torch.dtype) -> None:
+    for space, shape in ((1, (2, 3, 12)), (2, (2, 5, 8, 10)), (3, (2, 3, 4, 6, 8)), (2, (5, 8, 10))):
+        for layout in formats_of(shape):
+            x = plain(shape, dtype, layout)
+            y, indices = getattr(native, f"max_pool{space}d")(x, 2, return_indices=True)
+            leaves = [y.clone().requires_grad_() for _ in "ab"]
+            results = [getattr(lib, f"max_unpool{space}d")(leaf, indices, 2) for lib, leaf in zip((F, native), leaves)]
+            assert same(*(result.detach() for result in results))
+            grad = torch.randn(results[0].shape).to(dtype)
+            grads = [torch.autograd.grad(result, leaf, grad)[0] for result, leaf in zip(results, leaves)]
+            assert torch.equal(*grads)
+
+
+def test_unpool_is_deterministic_with_one_index_twice() -> None:
+    """Torch refuses under deterministic algorithms; ours keeps the last."""
+    x = torch.arange(4.0).view(1, 1, 2, 2)
+    torch.use_deterministic_algorithms(True)
+    try:
+        y = F.max_unpool2d(x, torch.zeros(1, 1, 2, 2, dtype=torch.int64), 2)
+        leaf = torch.randn(2, 3, 12, 12, requires_grad=True)
+        for function in (F.max_pool2d, F.adaptive_max_pool2d, F.adaptive_avg_pool2d, F.avg_pool2d):
+            function(leaf, 3).sum().backward()
+        volume = torch.randn(2, 3, 8, 8, 8, requires_grad=True)
+        for function in (F.max_pool3d, F.adaptive_max_pool3d, F.adaptive_avg_pool3d, F.avg_pool3d):
+            function(volume, 3).sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert y.flatten().tolist() == [3.0] + [0.0] * 15
+
+
+def test_unpool_names_a_wrong_index() -> None:
+    for index in (16, -1):
+        with pytest.raises(RuntimeError, match=f"invalid max index.*{index}"):
+            F.max_unpool2d(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), index), 2)
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
@@ -106,175 +315,289 @@ def test_every_instruction_set(isa: str) -> None:
 
 @pytest.mark.parametrize("width", [*range(1, 12), 15, 16, 17, 31, 32, 33, 34, 35, 64, 65, 127])
 def test_widths_around_the_vectors(width: int) -> None:
-    for layout, window in itertools.product(LAYOUTS, [(2, 1), (2, 2), (3, 2, 1), (3, 4, 1), (1, 1)]):
-        check_window(images((2, 2, 5, width), torch.float32, layout), window)
-        check_window(images((2, width, 4, 6), torch.bfloat16, layout), window)
+    for layout, window in itertools.product(
+        formats_of((1, 1, 1, 1)), [(2, 1), (2, 2), (3, 2, 1), (3, 4, 1), (1, 1), (3, 1, 1)]
+    ):
+        for x in (images((2, 2, 5, width), torch.float32, layout), images((2, width, 4, 6), torch.bfloat16, layout)):
+            check_max("max_pool2d", x, *window)
+            check_max("adaptive_max_pool2d", x, (2, 3))
+        for x in (plain((2, 2, 5, width), torch.float32, layout), plain((2, width, 4, 6), torch.bfloat16, layout)):
+            check_average("avg_pool2d", x, *window)
+            check_average("adaptive_avg_pool2d", x, (2, 3))
 
 
-@pytest.mark.parametrize("make", ["sliced", "expanded", "transposed", "batch_expanded"])
+STRIDED: dict[str, Callable[[Tensor], Tensor]] = {
+    "sliced": lambda base: base[1:3, ::2, 1:12, 2:],
+    "expanded": lambda base: base[:1, :1].expand(3, 5, 13, 14),
+    "transposed": lambda base: base.transpose(2, 3),
+    "batch_expanded": lambda base: base[:1].to(memory_format=torch.channels_last).expand(3, 6, 13, 14),
+}
+
+
+@pytest.mark.parametrize("make", STRIDED)
 def test_strides(make: str) -> None:
-    base = images((4, 6, 13, 14), torch.float32)
-    x = {
-        "sliced": base[1:3, ::2, 1:12, 2:],
-        "expanded": base[:1, :1].expand(3, 5, 13, 14),
-        "transposed": base.transpose(2, 3),
-        "batch_expanded": base[:1].to(memory_format=torch.channels_last).expand(3, 6, 13, 14),
-    }[make]
+    x = STRIDED[make](images((4, 6, 13, 14), torch.float32))
     y, indices = native.max_pool2d(x, 3, 2, 1, return_indices=True)
     ours, our_indices = max_pool2d(x, 3, 2, 1, return_indices=True)
     assert same(ours, y)
     assert torch.equal(our_indices, indices)
+    x = STRIDED[make](plain((4, 6, 13, 14), torch.float32))
+    for name, arguments in (("avg_pool2d", (3, 2, 1)), ("adaptive_avg_pool2d", (3,))):
+        expected = getattr(native, name)(x, *arguments)
+        result = getattr(F, name)(x, *arguments)
+        assert_close(result, expected, getattr(native, name)(x.double(), *arguments), name)
+        assert result.stride() == expected.stride()
 
 
-def test_stride_0_gradient() -> None:
-    x = images((2, 3, 8, 8), torch.float64).nan_to_num().requires_grad_()
-    (ours,) = torch.autograd.grad(max_pool2d(x, 3, 1).sum(), x)
-    (expected,) = torch.autograd.grad(native.max_pool2d(x, 3, 1).sum(), x)
-    assert torch.equal(ours, expected)
+@pytest.mark.parametrize(("name", "arguments"), [("max_pool2d", (3, 1)), ("avg_pool2d", (3, 2, 1))])
+def test_stride_0_gradient(name: str, arguments: tuple) -> None:
+    x = images((2, 3, 8, 8), torch.float64).nan_to_num(posinf=5, neginf=-5).requires_grad_()
+    (ours,) = torch.autograd.grad(getattr(F, name)(x, *arguments).sum(), x)
+    (expected,) = torch.autograd.grad(getattr(native, name)(x, *arguments).sum(), x)
+    torch.testing.assert_close(ours, expected, rtol=1e-14, atol=1e-14)
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 5, 6), (2, 5, 6)])
-@pytest.mark.parametrize("window", [(2,), (3, 1, 1), (3, 2, 1, 1, True)])
-def test_gradients_of_every_order(shape: tuple[int, ...], window: tuple) -> None:
-    x = torch.randperm(torch.Size(shape).numel()).double().view(shape).requires_grad_()
-    assert torch.autograd.gradcheck(lambda t: max_pool2d(t, *window), x, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(lambda t: max_pool2d(t, *window), x)
-    full = (window + (None, 0, 1, False)[len(window) - 1 :]) if len(window) < 5 else window
-    kernel, stride, pad, dilation, ceil = full
-    stride = stride or kernel
-    assert torch.autograd.gradcheck(lambda t: OPS.max_pool2d(t, kernel, stride, pad, dilation, ceil), x)
-    assert torch.autograd.gradcheck(lambda t: OPS.max_pool2d_with_indices(t, kernel, stride, pad, dilation, ceil)[0], x)
+GRADIENTS = [
+    *((f"max_pool{space}d", window) for space in (1, 2, 3) for window in [(2,), (3, 1, 1), (3, 2, 1, 1, True)]),
+    *((f"avg_pool{space}d", window) for space in (1, 2, 3) for window in [(2,), (3, 1, 1), (3, 2, 1, True, False)]),
+    *((f"adaptive_{kind}_pool{space}d", (size,)) for kind in ("max", "avg") for space in (1, 2, 3) for size in (2, 3)),
+    *((f"lp_pool{space}d", (3.0, 2)) for space in (1, 2, 3)),
+]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize(("name", "arguments"), GRADIENTS, ids=str)
+def test_gradients_of_every_order(name: str, arguments: tuple) -> None:
+    space = int(name[-2])
+    shape = {1: (2, 2, 7), 2: (2, 2, 5, 6), 3: (1, 2, 4, 4, 5)}[space]
+    for size, layout in ((shape, "batched"), (shape, "last"), (shape[1:], "single")):
+        x = torch.randperm(torch.Size(size).numel()).double().add(1).view(size) / 10
+        if layout == "last" and space > 1:
+            x = x.to(memory_format=FORMATS[len(size)])
+        x.requires_grad_()
+        function = lambda t: getattr(F, name)(t, *arguments)  # noqa: E731
+        assert torch.autograd.gradcheck(function, x, check_forward_ad=True, check_batched_grad=True)
+        assert torch.autograd.gradgradcheck(function, x)
+
+
+def test_gradients_of_unpool() -> None:
+    x, indices = torch.randn(2, 2, 2, 2, dtype=torch.float64, requires_grad=True), torch.arange(4).expand(2, 2, 4)
+    function = lambda t: F.max_unpool2d(t, indices.view(2, 2, 2, 2) * 3, 2)  # noqa: E731
+    assert torch.autograd.gradcheck(function, x, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(function, x)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_opcheck(layout: torch.memory_format) -> None:
     x = torch.randn(2, 3, 9, 10).to(memory_format=layout)
     window = ([3, 3], [2, 2], [1, 1], [1, 1])
-    _, indices = OPS.max_pool2d_with_indices(x, *window, False)
+    _, offsets = OPS.max_pool_with_offsets(x, *window, False)
     for leaf in (x, x.clone().requires_grad_()):
-        torch.library.opcheck(OPS.max_pool2d.default, (leaf, *window, False))
-        torch.library.opcheck(OPS.max_pool2d_with_indices.default, (leaf, *window, True))
-    grad = torch.randn(indices.shape).requires_grad_()
-    torch.library.opcheck(OPS.max_pool2d_backward.default, (grad, indices, 9, 10, *window))
+        torch.library.opcheck(OPS.max_pool.default, (leaf, *window, False))
+        torch.library.opcheck(OPS.max_pool_with_offsets.default, (leaf, *window, True))
+        torch.library.opcheck(OPS.adaptive_max_pool_with_offsets.default, (leaf, [3, 4]))
+        torch.library.opcheck(OPS.adaptive_avg_pool.default, (leaf, [3, 4]))
+        torch.library.opcheck(OPS.avg_pool.default, (leaf, *window[:3], True, False, 0))
+    grad = torch.randn(offsets.shape).requires_grad_()
+    torch.library.opcheck(OPS.max_pool_backward.default, (grad, offsets, [9, 10], *window))
 
 
-def test_vmap_and_transforms() -> None:
-    x = torch.randn(4, 2, 3, 8, 8, dtype=torch.float64)
+CALLS = [
+    *[("max_pool2d", (2,)), ("max_pool2d", (3, 1)), ("avg_pool2d", (3, 2, 1))],
+    *[("adaptive_max_pool2d", (3,)), ("adaptive_avg_pool2d", (3,)), ("lp_pool2d", (2.0, 2))],
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), CALLS, ids=str)
+def test_vmap_and_transforms(name: str, arguments: tuple) -> None:
+    ours, peer = (lambda t, lib=lib: getattr(lib, name)(t, *arguments) for lib in (F, native))
+    x = torch.rand(4, 2, 3, 8, 8, dtype=torch.float64) + 0.1
+    close = {"rtol": 1e-12, "atol": 1e-12}
     for dims in (0, 2):
-        ours = torch.func.vmap(lambda t: max_pool2d(t, 2), in_dims=dims)(x)
-        assert torch.equal(ours, torch.func.vmap(lambda t: native.max_pool2d(t, 2), in_dims=dims)(x))
-    ours = torch.func.vmap(torch.func.grad(lambda t: max_pool2d(t, 3, 1).sin().sum()))(x)
-    assert torch.allclose(ours, torch.func.vmap(torch.func.grad(lambda t: native.max_pool2d(t, 3, 1).sin().sum()))(x))
-    ours = torch.func.jacrev(lambda t: max_pool2d(t, 2))(x[0, 0])
-    assert torch.equal(ours, torch.func.jacrev(lambda t: native.max_pool2d(t, 2))(x[0, 0]))
+        results = [torch.func.vmap(f, in_dims=dims)(x) for f in (ours, peer)]
+        torch.testing.assert_close(*results, **close)
+    results = [torch.func.vmap(torch.func.grad(lambda t, f=f: f(t).sin().sum()))(x) for f in (ours, peer)]
+    torch.testing.assert_close(*results, **close)
+    torch.testing.assert_close(*(torch.func.jacrev(f)(x[0, 0]) for f in (ours, peer)), **close)
     tangent = torch.randn_like(x[0])
-    ours = torch.func.jvp(lambda t: max_pool2d(t, 2), (x[0],), (tangent,))
-    assert torch.equal(ours[1], torch.func.jvp(lambda t: native.max_pool2d(t, 2), (x[0],), (tangent,))[1])
+    torch.testing.assert_close(*(torch.func.jvp(f, (x[0],), (tangent,)) for f in (ours, peer)), **close)
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_compile(requires_grad: bool) -> None:
+@pytest.mark.parametrize(("name", "arguments"), CALLS, ids=str)
+def test_compile(name: str, arguments: tuple, requires_grad: bool) -> None:
     torch._dynamo.reset()
-    compiled = torch.compile(lambda t: max_pool2d(t, 3, 2, 1) * 2, backend="aot_eager", fullgraph=True, dynamic=True)
+    function = getattr(F, name)
+    compiled = torch.compile(
+        lambda t: function(t, *arguments) * 2, backend="aot_eager", fullgraph=True, dynamic="adaptive" not in name
+    )
     for shape in ((2, 3, 8, 9), (3, 3, 10, 12), (3, 4, 10, 12)):
         x, peer = (
-            torch.randn(shape, generator=torch.Generator().manual_seed(2)).requires_grad_(requires_grad) for _ in "ab"
+            torch.rand(shape, generator=torch.Generator().manual_seed(2)).requires_grad_(requires_grad) for _ in "ab"
         )
-        y, expected = compiled(x), native.max_pool2d(peer, 3, 2, 1) * 2
-        assert torch.equal(y, expected)
+        y, expected = compiled(x), getattr(native, name)(peer, *arguments) * 2
+        torch.testing.assert_close(y, expected)
         if requires_grad:
             y.sum().backward()
             expected.sum().backward()
-            assert torch.equal(x.grad, peer.grad)
+            torch.testing.assert_close(x.grad, peer.grad)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_threads_do_not_change_the_result(dtype: torch.dtype) -> None:
-    def gradient(layout: torch.memory_format, window: tuple) -> torch.Tensor:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_threads_do_not_change_the_result(layout: torch.memory_format, dtype: torch.dtype) -> None:
+    def gradient(name: str, arguments: tuple) -> Tensor:
         x = torch.randn(8, 40, 30, 31, generator=torch.Generator().manual_seed(3)).to(dtype).to(memory_format=layout)
         x.requires_grad_()
-        y = max_pool2d(x, *window)
+        y = getattr(F, name)(x, *arguments)
         grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(4)).to(dtype)
         return torch.cat([y.flatten(), torch.autograd.grad(y, x, grad)[0].flatten()])
 
+    calls = [*CALLS[:5], ("max_pool2d", (3, 1, 1)), ("max_pool2d", (9, 1, 4)), ("adaptive_max_pool2d", (1,))]
     before = torch.get_num_threads()
     try:
-        for layout, window in itertools.product(LAYOUTS, [(2,), (3, 1, 1)]):
+        for call in calls:
             torch.set_num_threads(1)
-            one = gradient(layout, window)
+            one = gradient(*call)
             torch.set_num_threads(2)
-            assert torch.equal(one, gradient(layout, window))
+            assert torch.equal(one, gradient(*call))
     finally:
         torch.set_num_threads(before)
 
 
+def op_infos(name: str) -> list[Any]:
+    return [op for op in op_db if op.name == f"nn.functional.{name}"]
+
+
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_opinfo_samples(requires_grad: bool) -> None:
-    for sample in list(OP_INFO.sample_inputs("cpu", torch.float32, requires_grad=requires_grad))[
-        :: 1 if not requires_grad else 7
-    ]:
-        expected = native.max_pool2d(sample.input, *sample.args, **sample.kwargs)
-        ours = max_pool2d(sample.input, *sample.args, **sample.kwargs)
-        pairs = zip(ours, expected) if isinstance(expected, tuple) else [(ours, expected)]
-        for a, b in pairs:
-            assert same(a, b)
-            if requires_grad and b.requires_grad:
-                grads = [torch.autograd.grad(t.square().sum(), sample.input)[0] for t in (a, b)]
-                assert torch.allclose(*grads)
+@pytest.mark.parametrize("name", [name for name in NAMES if op_infos(name)])
+def test_opinfo_samples(name: str, requires_grad: bool) -> None:
+    for info in op_infos(name):
+        samples = list(info.sample_inputs("cpu", torch.float32, requires_grad=requires_grad))
+        for sample in samples[:: max(1, len(samples) // (200 if not requires_grad else 60))]:
+            args, kwargs = sample.args, sample.kwargs
+            if name.startswith("max_unpool"):  # OpInfo's samples pool as they go
+                kwargs = {k: v for k, v in kwargs.items() if k != "return_indices"}
+            expected, ours = (getattr(lib, name)(sample.input, *args, **kwargs) for lib in (native, F))
+            pairs = zip(ours, expected) if isinstance(expected, tuple) else [(ours, expected)]
+            for a, b in pairs:
+                torch.testing.assert_close(a, b)
+                assert a.stride() == b.stride()
+                if requires_grad and b.requires_grad and b.numel():
+                    grads = [torch.autograd.grad(t.square().sum(), sample.input)[0] for t in (a, b)]
+                    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
 
 
-def test_error_inputs() -> None:
-    for error in OP_INFO.error_inputs("cpu"):
+@pytest.mark.parametrize("name", [name for name in NAMES if any(op.error_inputs_func for op in op_infos(name))])
+def test_error_inputs(name: str) -> None:
+    for error in op_infos(name)[0].error_inputs("cpu"):
         sample = error.sample_input
         with pytest.raises(error.error_type, match=error.error_regex):
-            max_pool2d(sample.input, *sample.args, **sample.kwargs)
+            getattr(F, name)(sample.input, *sample.args, **sample.kwargs)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("name", "arguments", "words"),
     [
-        ({"kernel_size": 0}, ["kernel size should be greater than zero", "kernel_size=[0"]),
-        ({"kernel_size": 2, "stride": 0}, ["stride", "greater than zero"]),
-        ({"kernel_size": 2, "dilation": 0}, ["dilation", "greater than zero"]),
-        ({"kernel_size": (2, 2, 2)}, ["kernel_size", "two ints"]),
-        ({"kernel_size": 3, "padding": 2}, ["pad should be", "padding=[2", "kernel_size=[3"]),
+        ("max_pool2d", {"kernel_size": 0}, ["kernel size should be greater than zero", "kernel_size=[0"]),
+        ("max_pool2d", {"kernel_size": 2, "stride": 0}, ["stride", "greater than zero"]),
+        ("max_pool2d", {"kernel_size": 2, "dilation": 0}, ["dilation", "greater than zero"]),
+        ("max_pool2d", {"kernel_size": (2, 2, 2)}, ["kernel_size", "tuple of"]),
+        ("max_pool2d", {"kernel_size": 3, "padding": 2}, ["pad should be", "padding=[2", "kernel_size=[3"]),
+        ("max_pool2d", {"kernel_size": 7}, ["Given input size: (1x4x4)", "too small"]),
+        ("avg_pool2d", {"kernel_size": 3, "padding": 2}, ["pad should be", "padding=[2", "kernel_size=[3"]),
+        ("avg_pool2d", {"kernel_size": 3, "divisor_override": 0}, ["divisor"]),
+        ("adaptive_avg_pool2d", {"output_size": (-1, 2)}, ["output_size", "-1"]),
+        ("adaptive_max_pool2d", {"output_size": (-1, 2)}, ["output_size", "-1"]),
     ],
 )
-def test_errors_name_the_argument(arguments: dict, words: list[str]) -> None:
+def test_errors_name_the_argument(name: str, arguments: dict, words: list[str]) -> None:
     with pytest.raises(RuntimeError) as caught:
-        max_pool2d(torch.zeros(1, 1, 4, 4), **arguments)
-    assert all(word in str(caught.value) for word in words)
+        getattr(F, name)(torch.zeros(1, 1, 4, 4), **arguments)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
     with pytest.raises(RuntimeError):
-        native.max_pool2d(torch.zeros(1, 1, 4, 4), **arguments)
+        getattr(native, name)(torch.zeros(1, 1, 4, 4), **arguments)
 
 
 @pytest.mark.parametrize("kernel_size", [2.0, "2", None])
-def test_wrong_types_are_torchs_errors(kernel_size: object) -> None:
+@pytest.mark.parametrize("name", ["max_pool2d", "avg_pool2d"])
+def test_wrong_types_are_torchs_errors(name: str, kernel_size: object) -> None:
     with pytest.raises(Exception) as expected:
-        native.max_pool2d(torch.zeros(1, 1, 4, 4), kernel_size)
+        getattr(native, name)(torch.zeros(1, 1, 4, 4), kernel_size)
     with pytest.raises(expected.type):
-        max_pool2d(torch.zeros(1, 1, 4, 4), kernel_size)
+        getattr(F, name)(torch.zeros(1, 1, 4, 4), kernel_size)
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8], ids=str)
 def test_other_dtypes_are_native(dtype: torch.dtype) -> None:
     x = torch.arange(64).view(1, 1, 8, 8).to(dtype)
     assert torch.equal(max_pool2d(x, 2), native.max_pool2d(x, 2))
+    if dtype == torch.int64:
+        assert torch.equal(F.avg_pool2d(x, 2), native.avg_pool2d(x, 2))
 
 
-def test_out_of_range_indices_write_nothing() -> None:
-    for layout in LAYOUTS:
-        for window in ((2, 2, 0, 1), (3, 1, 1, 1)):
-            indices = torch.full((1, 2, 4, 4), 10**12).to(memory_format=layout)
-            grad_x = OPS.max_pool2d_backward(torch.ones(1, 2, 4, 4), indices, 8, 8, *window)
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_as_torch(name: str) -> None:
+    space = int(name[-2])
+    x = torch.randn((2, 3) + (8,) * space).bfloat16().abs()
+    arguments: tuple = (2.0, 2) if name.startswith("lp") else (2,)
+    if name.startswith("max_unpool"):
+        x, indices = getattr(native, f"max_pool{space}d")(x, 2, return_indices=True)
+        arguments = (indices, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours, expected = (getattr(lib, name)(x, *arguments) for lib in (F, native))
+    assert ours.dtype == expected.dtype
+    torch.testing.assert_close(ours, expected, rtol=2e-2, atol=2e-2)
+
+
+def test_offsets_that_no_window_has_write_nothing() -> None:
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for window in ((2, 2, 0, 1), (3, 1, 1, 1), (5, 1, 2, 1)):
+            sizes = [[number] * 2 for number in window]
+            out = 4 if window[1] == 2 else 8
+            offsets = torch.full((1, 2, out, out), 255, dtype=torch.uint8).to(memory_format=layout)
+            grad_x = OPS.max_pool_backward(torch.ones(1, 2, out, out), offsets, [8, 8], *sizes)
             assert not grad_x.any()
 
 
-def test_module() -> None:
-    module = nnart_ops.MaxPool2d(3, 2, padding=1, return_indices=True, ceil_mode=True)
-    peer = torch.nn.MaxPool2d(3, 2, padding=1, return_indices=True, ceil_mode=True)
+def kept_bytes(function: Callable[[Tensor], Tensor], x: Tensor) -> int:
+    """What autograd keeps alive between forward and backward, besides the input itself."""
+    kept: dict[int, int] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        function(x.clone().requires_grad_())
+    return sum(kept.values())
+
+
+def test_memory_between_forward_and_backward() -> None:
+    """A byte an output, where native keeps its input and eight."""
+    x = torch.randn(2, 8, 32, 32)
+    outputs = x.numel() // 4
+    assert kept_bytes(lambda t: F.max_pool2d(t, 2), x) == outputs
+    assert kept_bytes(lambda t: native.max_pool2d(t, 2), x) >= 8 * outputs
+    assert kept_bytes(lambda t: F.avg_pool2d(t, 2), x) == 0
+    assert kept_bytes(lambda t: F.adaptive_avg_pool2d(t, 3), x) == 0
+
+
+MODULES = [
+    ("MaxPool2d", (3, 2), {"padding": 1, "return_indices": True, "ceil_mode": True}, (2, 3, 8, 9)),
+    ("MaxPool1d", (3,), {"dilation": 2}, (2, 3, 18)),
+    ("MaxPool3d", ((1, 2, 3),), {}, (2, 3, 4, 5, 6)),
+    ("AvgPool2d", (3, 2), {"padding": 1, "count_include_pad": False, "divisor_override": 5}, (2, 3, 8, 9)),
+    ("AdaptiveMaxPool2d", ((3, None),), {"return_indices": True}, (2, 3, 8, 9)),
+    ("AdaptiveAvgPool3d", (2,), {}, (2, 3, 4, 5, 6)),
+    ("LPPool2d", (2, 3), {}, (2, 3, 8, 9)),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "kwargs", "shape"), MODULES)
+def test_modules(name: str, args: tuple, kwargs: dict, shape: tuple) -> None:
+    module, peer = getattr(nnart_ops, name)(*args, **kwargs), getattr(torch.nn, name)(*args, **kwargs)
     assert repr(module) == repr(peer)
-    assert isinstance(module, torch.nn.MaxPool2d)
-    x = torch.randn(2, 3, 8, 9)
-    for a, b in zip(pickle.loads(pickle.dumps(module))(x), peer(x)):
-        assert torch.equal(a, b)
+    assert isinstance(module, getattr(torch.nn, name))
+    x = torch.randn(shape)
+    results = [m(x) for m in (pickle.loads(pickle.dumps(module)), peer)]
+    torch.testing.assert_close(*results)

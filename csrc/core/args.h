@@ -6,6 +6,7 @@
 #include "core/dtype.h"
 #include "math/activations.h"
 #include "math/optimizers.h"
+#include "math/pooling.h"
 #include "math/window.h"
 
 namespace nnart {
@@ -26,26 +27,62 @@ struct ActivationArgs {
   void* y;  // forward: the output, may be x itself; backward: grad_x
 };
 
-// Max pooling over the last two axes. x is batch x channels x in, y and indices are batch x channels x out, either all
-// contiguous or all channels-last. Planes have fewer than 2^31 elements, so that an index fits a float's lane.
-struct MaxPoolArgs {
+// Pooling over the last one to three axes, as depth, height and width; axes that are missing have size 1. x is
+// batch x channels x in, y is batch x channels x out, both contiguous or both channels-last.
+struct PoolShape {
   DType dtype;
   bool channels_last;
   int64_t batch, channels;
-  math::Axis h, w;
+  math::PoolAxis axis[3];
+};
+
+// Where in its window an output's maximum stands, (kd kernel_h + kh) kernel_w + kw, is stored in the fewest bytes that
+// hold every window of the call: 1, 2 (unsigned) or 4.
+inline __attribute__((always_inline)) int32_t pool_offset_bytes(const PoolShape& shape) {
+  int64_t window = shape.axis[0].kernel * shape.axis[1].kernel * shape.axis[2].kernel;
+  return window <= 256 ? 1 : window <= 65536 ? 2 : 4;
+}
+
+struct MaxPoolArgs {
+  PoolShape shape;
   const void* x;
   void* y;
-  int64_t* indices;  // null if only the values are wanted; else in_h_index * in_w + in_w_index of each maximum
+  void* offsets;  // as y lies; null if only the values are wanted
 };
 
 struct MaxPoolBackwardArgs {
+  PoolShape shape;
+  const void* grad_y;
+  const void* offsets;
+  void* grad_x;
+};
+
+// indices[o] = the place (d in_h + h) in_w + w of output o's maximum in its plane.
+struct MaxPoolIndicesArgs {
+  PoolShape shape;
+  const void* offsets;
+  int64_t* indices;
+};
+
+// y[indices[i]] = x[i] in each of the planes, the rest 0; of several, the last. Elements and indices of a plane are
+// `step` apart, the planes of an image 1 (channels-last) or their size.
+struct MaxUnpoolArgs {
   DType dtype;
   bool channels_last;
-  int64_t batch, channels;
-  math::Axis h, w;
-  const void* grad_y;
+  int64_t batch, channels, in, out;
+  const void* x;
   const int64_t* indices;
-  void* grad_x;
+  void* y;
+  int64_t* wrong_index;  // set to the first index outside [0, out), if there is one
+};
+
+// Window averages, or their gradient: then x is grad_y and y is grad_x.
+struct AvgPoolArgs {
+  PoolShape shape;
+  bool backward, count_include_pad;
+  int64_t divisor;  // instead of the window's elements; 0 if none is given
+  const void* x;
+  void* y;
 };
 
 // Where a convolution's operand lies: strides in elements, by number of axes in the order depth, height, width.
@@ -78,7 +115,6 @@ struct ConvArgs {
   DType dtype;
   int64_t batch, groups, in_channels, out_channels;
   math::Axis axis[3];
-  bool fused;  // whether an activation or a residual follows
   ConvOperand x, weight, y;
   const void* bias;  // contiguous; may be null
   // Forward: applied in place to y, each piece while it is in a cache. Its tensors are y's own, its residual lies as y

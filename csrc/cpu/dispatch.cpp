@@ -70,6 +70,9 @@ void launch(const ActivationArgs& args) { launch_on_chosen(args); }
 void launch(const ConvArgs& args) { launch_on_chosen(args); }
 void launch(const MaxPoolArgs& args) { launch_on_chosen(args); }
 void launch(const MaxPoolBackwardArgs& args) { launch_on_chosen(args); }
+void launch(const MaxPoolIndicesArgs& args) { launch_on_chosen(args); }
+void launch(const MaxUnpoolArgs& args) { launch_on_chosen(args); }
+void launch(const AvgPoolArgs& args) { launch_on_chosen(args); }
 void launch(const PReluArgs& args) { launch_on_chosen(args); }
 void launch(const BiasActivationArgs& args) { launch_on_chosen(args); }
 void launch(const DropoutArgs& args) { launch_on_chosen(args); }

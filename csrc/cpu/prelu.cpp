@@ -1,7 +1,8 @@
-// PReLU: one weight for all, or one for each channel.
+// PReLU: one weight for all, or one for each channel. The forward is a map, the backward sums what the weights get.
 #include "core/parallel.h"
 #include "cpu/kernels.h"
-#include "cpu/vec.h"
+#include "cpu/map.h"
+#include "cpu/scratch.h"
 
 namespace nnart::cpu {
 namespace {
@@ -9,10 +10,39 @@ namespace {
 // Elements below which a thread does not pay for its wake-up.
 constexpr int64_t kPReluGrain = 32768;
 
-NNART_HD int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+// Elements to which the weights of short rows are repeated.
+constexpr int64_t kPReluRepeated = 1024;
 
 template <class S>
-struct PRelu {
+void forward(const PReluArgs& args) {
+  auto* x = static_cast<const S*>(args.x);
+  auto* weight = static_cast<const S*>(args.weight);
+  auto* y = static_cast<S*>(args.y);
+  // x > 0 is false for NaN, so NaN takes the slope branch and stays NaN.
+  auto prelu = [](auto value, auto w) { return select(value > decltype(value)(0), value, value * w); };
+  int64_t n = args.outer * args.channels * args.inner;
+  if (args.channels == 1) return map(y, n, prelu, Elements<S>{x}, OneValue<S>(weight));
+  if (args.inner > 1) {
+    parallel_for(args.outer * args.channels, kPReluGrain / args.inner + 1, [&](int64_t first, int64_t last) {
+      for (int64_t plane = first; plane < last; ++plane)
+        map_range(y + plane * args.inner, 0, args.inner, prelu, Elements<S>{x + plane * args.inner},
+                  OneValue<S>(weight + plane % args.channels));
+    });
+    return;
+  }
+  int64_t rows = ceil_div(kPReluRepeated, args.channels), run = rows * args.channels;
+  Scratch<S> repeated(Use::weight, run);
+  for (int64_t r = 0; r < rows; ++r)
+    std::memcpy(repeated.data() + r * args.channels, weight, size_t(args.channels) * sizeof(S));
+  const S* weights = repeated.data();
+  parallel_for(ceil_div(n, run), ceil_div(kPReluGrain, run), [&](int64_t first, int64_t last) {
+    for (int64_t at = first * run; at < least(n, last * run); at += run)
+      map_range(y + at, 0, least(run, n - at), prelu, Elements<S>{x + at}, Elements<S>{weights});
+  });
+}
+
+template <class S>
+struct PReluBackward {
   using V = Vec<ComputeType<S>>;
 
   const PReluArgs& args;
@@ -20,9 +50,6 @@ struct PRelu {
   const S* weight = static_cast<const S*>(args.weight);
   const S* grad_y = static_cast<const S*>(args.grad_y);
   S* y = static_cast<S*>(args.y);
-
-  // x > 0 is false for NaN, so NaN takes the slope branch and stays NaN.
-  NNART_HD static V forward(V x, V w) { return select(x > V(0), x, x * w); }
 
   NNART_HD static V read(const S* p, int64_t count) { return count == V::size ? load(p) : load_partial(p, count); }
   NNART_HD static void write(S* p, V v, int64_t count) {
@@ -35,10 +62,6 @@ struct PRelu {
   // Handles the count elements from i, whose weights are w; returns their terms of grad_weight.
   NNART_HD V step(int64_t i, V w, int64_t count) const {
     V value = read(x + i, count);
-    if (!grad_y) {
-      write(y + i, forward(value, w), count);
-      return V(0);
-    }
     V grad = read(grad_y + i, count);
     auto kept = value > V(0);
     write(y + i, select(kept, grad, grad * w), count);
@@ -48,24 +71,15 @@ struct PRelu {
   // A piece of one channel's elements.
   NNART_HD void run(int64_t begin, int64_t end, int64_t channel, double* sum) const {
     V w = load_broadcast(weight + channel), terms(0);
-    for (int64_t i = begin; i < end; i += V::size) terms = terms + step(i, w, min(V::size, end - i));
-    if (!grad_y) return;
+    for (int64_t i = begin; i < end; i += V::size) terms = terms + step(i, w, least(V::size, end - i));
     *sum = 0;
     for (int lane = 0; lane < V::size; ++lane) *sum += terms.v[lane];
   }
 
-  // A piece of rows, each with an element of every channel. The backward goes down the rows, its sums in registers.
+  // A piece of rows, each with an element of every channel: down the rows, the sums in registers.
   NNART_HD void rows(int64_t begin, int64_t end, double* sums) const {
-    if (!grad_y) {
-      for (int64_t r = begin; r < end; ++r)
-        for (int64_t c = 0; c < args.channels; c += V::size) {
-          int64_t count = min(V::size, args.channels - c);
-          step(r * args.channels + c, read(weight + c, count), count);
-        }
-      return;
-    }
     for (int64_t c = 0; c < args.channels; c += V::size) {
-      int64_t count = min(V::size, args.channels - c);
+      int64_t count = least(V::size, args.channels - c);
       V w = read(weight + c, count), terms(0);
       for (int64_t r = begin; r < end; ++r) terms = terms + step(r * args.channels + c, w, count);
       for (int64_t lane = 0; lane < count; ++lane) sums[c + lane] = terms.v[lane];
@@ -78,17 +92,17 @@ struct PRelu {
       parallel_for(
           prelu_tasks(args.outer, 1), kPReluGrain / (kPReluRows * channels) + 1, [&](int64_t first, int64_t last) {
             for (int64_t task = first; task < last; ++task)
-              rows(task * kPReluRows, min(args.outer, (task + 1) * kPReluRows), args.partial_sums + task * channels);
+              rows(task * kPReluRows, least(args.outer, (task + 1) * kPReluRows), args.partial_sums + task * channels);
           });
       return;
     }
     int64_t runs = prelu_tasks(1, inner);  // in a plane
-    parallel_for(args.outer * channels * runs, kPReluGrain / min(inner, kPReluRun) + 1,
+    parallel_for(args.outer * channels * runs, kPReluGrain / least(inner, kPReluRun) + 1,
                  [&](int64_t first, int64_t last) {
                    for (int64_t task = first; task < last; ++task) {
                      int64_t plane = task / runs, part = task % runs, channel = plane % channels;
                      int64_t start = plane * inner;
-                     run(start + part * kPReluRun, start + min(inner, (part + 1) * kPReluRun), channel,
+                     run(start + part * kPReluRun, start + least(inner, (part + 1) * kPReluRun), channel,
                          args.partial_sums + (plane / channels * runs + part) * channels + channel);
                    }
                  });
@@ -110,9 +124,10 @@ template <>
 void Kernels<Isa::NNART_ISA>::launch(const PReluArgs& args) {
   with_dtype(args.dtype, [&](auto type) {
     using S = typename decltype(type)::type;
-    PRelu<S> prelu{args};
-    prelu.all();
-    if (args.grad_y) prelu.sum_weights();
+    if (!args.grad_y) return forward<S>(args);
+    PReluBackward<S> backward{args};
+    backward.all();
+    backward.sum_weights();
   });
 }
 

@@ -9,6 +9,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -368,10 +370,13 @@ NNART_HD Vec<float> widen(Type<BFloat16>, Raw16 h) {
 }
 
 // The upper half of the result is x as bfloat16: to nearest, ties to even. A NaN that arithmetic made is quiet, so that
-// its upper half is one too and needs only be kept from the rounding. The hardware's vcvtneps2bf16 flushes subnormals.
+// its upper half is one too and needs only be kept from the rounding. With short_nans it has no bits in its lower half
+// and is left as it is by the rounding itself. The hardware's vcvtneps2bf16 flushes subnormals.
+template <bool short_nans = false>
 NNART_HD RawU32 round_to_bfloat16(Vec<float> x) {
   RawU32 bits = reinterpret_cast<RawU32>(x.v);
   RawU32 rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  if constexpr (short_nans) return rounded;
   return x.v == x.v ? rounded : bits;
 }
 
@@ -453,8 +458,9 @@ NNART_HD EvenOdd load_even_odd(const BFloat16* p) {
   return {Vec<float>(reinterpret_cast<RawVec<float>>(pairs << 16)),
           Vec<float>(reinterpret_cast<RawVec<float>>(pairs & 0xffff0000))};
 }
+template <bool short_nans = false>
 NNART_HD RawU32 join_even_odd(EvenOdd x) {
-  return (round_to_bfloat16(x.even) >> 16) | (round_to_bfloat16(x.odd) & 0xffff0000);
+  return (round_to_bfloat16<short_nans>(x.even) >> 16) | (round_to_bfloat16<short_nans>(x.odd) & 0xffff0000);
 }
 
 // x stays in its register: the compiler would rather load it anew for each use than spill something else.
@@ -467,19 +473,90 @@ NNART_HD void keep_in_register([[maybe_unused]] Vec<T>& x) {
 #endif
 }
 
-// The first count lanes; the others are zero.
+// to[i] = from[i] for i < count < 2 * piece, in a few moves of sizes that the compiler knows.
+template <int piece, class S>
+NNART_HD void copy_some(S* to, const S* from, int64_t count) {
+  int64_t moved = count & piece;
+  if (moved) std::memcpy(to, from, piece * sizeof(S));
+  if constexpr (piece > 1) copy_some<piece / 2>(to + moved, from + moved, count);
+}
+
+// The first count lanes, count no more than a vector's size; the others are zero.
 template <class S>
 NNART_HD Vec<ComputeType<S>> load_partial(const S* p, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(S) == 4)
+    return Vec<float>(_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p));
+  else if constexpr (sizeof(S) == 8)
+    return Vec<double>(_mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), p));
+  else
+    return widen(Type<S>{}, reinterpret_cast<Raw16>(_mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), p)));
+#else
+#if defined(__AVX2__)
+  alignas(64) static constexpr int32_t kMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  if constexpr (sizeof(S) == 4)
+    return Vec<float>(_mm256_maskload_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMasks + 8 - count))));
+  if constexpr (sizeof(S) == 8)
+    return Vec<double>(
+        _mm256_maskload_pd(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMasks + 8 - 2 * count))));
+#endif
   S lanes[Vec<ComputeType<S>>::size] = {};
-  std::memcpy(lanes, p, size_t(count) * sizeof(S));
+  copy_some<Vec<ComputeType<S>>::size>(lanes, p, count);
   return load(lanes);
+#endif
 }
 
 template <class S>
 NNART_HD void store_partial(S* p, Vec<ComputeType<S>> x, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(S) == 4)
+    _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), x.v);
+  else if constexpr (sizeof(S) == 8)
+    _mm512_mask_storeu_pd(p, __mmask8((1u << count) - 1), x.v);
+  else
+    _mm256_mask_storeu_epi16(p, __mmask16((1u << count) - 1), reinterpret_cast<__m256i>(narrow(Type<S>{}, x)));
+#else
   S lanes[Vec<ComputeType<S>>::size];
   store(lanes, x);
-  std::memcpy(p, lanes, size_t(count) * sizeof(S));
+  copy_some<Vec<ComputeType<S>>::size>(p, lanes, count);
+#endif
+}
+
+// The even (or odd) lanes of a, then those of b.
+template <class T, bool odd, int... lane>
+NNART_HD Vec<T> every_other(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
+  return Vec<T>(__builtin_shuffle(a.v, b.v, RawVec<Bits<T>>{(2 * lane + odd)...}));
+}
+
+// a[0], b[0], a[1], b[1], ... of the lower or the upper halves.
+template <class T, bool upper, int... i>
+NNART_HD Vec<T> alternate(Vec<T> a, Vec<T> b, std::integer_sequence<int, i...>) {
+  constexpr int n = sizeof...(i), from = upper ? n / 2 : 0;
+  return Vec<T>(__builtin_shuffle(a.v, b.v, RawVec<Bits<T>>{(i % 2 * n + from + i / 2)...}));
+}
+// All lanes from one element.
+template <class S>
+NNART_HD Vec<ComputeType<S>> load_broadcast(const S* p) {
+  S lanes[Vec<ComputeType<S>>::size];
+  for (S& lane : lanes) lane = *p;
+  return load(lanes);
+}
+
+// One element in the compute type.
+template <class T, class S>
+NNART_HD T widen_one(const S* p) {
+  if constexpr (sizeof(S) == sizeof(T)) {
+    return *p;
+  } else if constexpr (std::is_same_v<S, BFloat16>) {
+    uint16_t upper;
+    std::memcpy(&upper, p, sizeof upper);
+    uint32_t bits = uint32_t(upper) << 16;
+    T value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+  } else {
+    return load_broadcast(p).v[0];
+  }
 }
 
 // load and store for data that streams through: with AVX-512 in two halves. 32-byte accesses move data from beyond the
@@ -538,14 +615,6 @@ NNART_HD void finish_stores() {
 #if defined(__x86_64__)
   _mm_sfence();
 #endif
-}
-
-// All lanes from one element.
-template <class S>
-NNART_HD Vec<ComputeType<S>> load_broadcast(const S* p) {
-  S lanes[Vec<ComputeType<S>>::size];
-  for (S& lane : lanes) lane = *p;
-  return load(lanes);
 }
 
 }  // namespace

@@ -204,7 +204,7 @@ ConvOperand operand(const Tensor& t, bool batched, int64_t dims) {
 }
 
 // All of the arguments but the operands.
-ConvArgs problem(ConvPass pass, const Geometry& g, DType dtype, bool channels_last, bool fused) {
+ConvArgs problem(ConvPass pass, const Geometry& g, DType dtype, bool channels_last) {
   ConvArgs args{};
   args.pass = pass;
   args.dtype = dtype;
@@ -217,7 +217,6 @@ ConvArgs problem(ConvPass pass, const Geometry& g, DType dtype, bool channels_la
     args.axis[3 - g.dims + a] = {
         g.in(a), g.out(a), g.kernel(a), g.stride[size_t(a)], g.padding[size_t(a)], g.dilation[size_t(a)]};
   args.channels_last = channels_last;
-  args.fused = fused;
   bool one_padding = std::equal(g.padding.begin(), g.padding.begin() + g.dims, g.padding.begin() + g.dims);
   args.strategy = plan_of(args, g.batched && one_padding && native_conv_is_fast(args.dtype)).strategy;
   return args;
@@ -290,7 +289,7 @@ Tensor convolve(const Tensor& x, const Tensor& weight, std::optional<Tensor> bia
   check_same_dtype(x, "input", weight, "weight", g.op.c_str());
   bias = bias_of(bias, g.out_channels(), x, weight, g.op);
   bool channels_last = output_is_channels_last(x, g.batched, weight);
-  ConvArgs args = problem(ConvPass::Forward, g, dtype_of(x, g.op.c_str(), "input"), channels_last, finish != nullptr);
+  ConvArgs args = problem(ConvPass::Forward, g, dtype_of(x, g.op.c_str(), "input"), channels_last);
   bool is_matmul = args.strategy == ConvStrategy::Matmul, is_torch = is_matmul || args.strategy == ConvStrategy::Native;
   bool bias_after = bias && is_matmul;
   Tensor y = is_matmul  ? matmul_conv(x, weight, channels_last)
@@ -372,7 +371,7 @@ Tensor convolve_transposed(const Tensor& x, const Tensor& weight, std::optional<
   bias = bias_of(bias, out_channels, x, weight, g.op);
 
   bool channels_last = output_is_channels_last(x, batched, weight);
-  ConvArgs args = problem(ConvPass::Dgrad, g, dtype_of(x, g.op.c_str(), "input"), channels_last, finish != nullptr);
+  ConvArgs args = problem(ConvPass::Dgrad, g, dtype_of(x, g.op.c_str(), "input"), channels_last);
   bool has_elements = numel_of(y_size) > 0, is_matmul = args.strategy == ConvStrategy::Matmul && has_elements;
   bool is_torch = is_matmul || (args.strategy == ConvStrategy::Native && has_elements);
   bool bias_after = bias && is_torch && (is_matmul || !native_adds_bias(args));
@@ -439,7 +438,7 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
   Tensor grad_weight = empty_in_layout(weight_size, channels_last, true, grad_y);
   if (grad_weight.numel() == 0) return grad_weight;
   if (grad_y.numel() == 0) return torch::stable::zero_(grad_weight);
-  ConvArgs args = problem(ConvPass::Wgrad, g, dtype_of(grad_y, g.op.c_str(), "grad_y"), channels_last, false);
+  ConvArgs args = problem(ConvPass::Wgrad, g, dtype_of(grad_y, g.op.c_str(), "grad_y"), channels_last);
   bool is_matmul = args.strategy == ConvStrategy::Matmul;
   if (is_matmul || args.strategy == ConvStrategy::Native) {
     Tensor result = is_matmul ? matmul_conv_wgrad(grad_y, x, channels_last)
@@ -464,7 +463,7 @@ bool plan_is_native(const ConvProblem& p, const std::vector<ConvPass>& wanted) {
     return false;
   }
   return std::all_of(wanted.begin(), wanted.end(), [&](ConvPass pass) {
-    ConvArgs args = problem(pass, g, p.dtype, p.channels_last, p.fused);
+    ConvArgs args = problem(pass, g, p.dtype, p.channels_last);
     bool adds_bias = pass != ConvPass::Dgrad || !p.has_bias || native_adds_bias(args);
     return args.strategy == ConvStrategy::Native && adds_bias;
   });

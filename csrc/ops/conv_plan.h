@@ -26,7 +26,6 @@ struct ConvProblem {
   std::vector<int64_t> x_size, weight_size, stride, padding, dilation;
   int64_t groups;
   bool has_bias;  // added by the dgrad, which is a transposed convolution then
-  bool fused;     // an activation follows; one pass is wanted then
 };
 
 // Whether the plan leaves all the wanted passes to native. Then the Python functions call it directly, autograd and

@@ -1,4 +1,4 @@
-// Max pooling: `max_pool2d` (values alone), `max_pool2d_with_indices`, `max_pool2d_backward`.
+// Pooling over one to three axes: max (values, offsets, indices, gradient), its inverse, and averages.
 #include <tuple>
 #include <vector>
 
@@ -8,17 +8,22 @@
 namespace nnart {
 namespace {
 
-using math::Axis;
-using Pair = std::vector<int64_t>;
-constexpr int64_t kMaxPlane = INT32_MAX;
+using math::PoolAxis;
+using Ints = std::vector<int64_t>;
+
+// ---- layout ---------------------------------------------------------------------------------------------------------
 
 // The output's layout by PyTorch's own rule: channels-last if the strides are, and contiguous where both readings fit.
-bool is_channels_last(const Tensor& t) {
-  if (t.dim() != 4) return false;
+// It knows images with a batch only; a line's channels are innermost where they are those of an image one pixel high.
+bool is_channels_last(const Tensor& t, size_t space) {
+  if (t.dim() != int64_t(space) + 2) return false;
   Sizes sizes = t.sizes(), strides = t.strides();
   if (strides[1] == 0) return false;
   int64_t least = 0;
-  for (int d : {1, 3, 2, 0}) {
+  Ints order{1};
+  for (size_t d = space + 1; d >= 2; --d) order.push_back(int64_t(d));
+  order.push_back(0);
+  for (int64_t d : order) {
     if (sizes[d] == 0 || strides[d] < least) return false;
     if (d == 0 && least == strides[1]) return false;
     least = sizes[d] > 1 ? strides[d] * sizes[d] : strides[d];
@@ -26,173 +31,344 @@ bool is_channels_last(const Tensor& t) {
   return true;
 }
 
-std::vector<int64_t> strides_of(const std::vector<int64_t>& sizes, bool channels_last) {
-  std::vector<int64_t> strides(sizes.size());
+Ints strides_of(const Ints& sizes, bool channels_last) {
+  Ints strides(sizes.size());
   int64_t stride = 1;
   auto place = [&](size_t d) {
     strides[d] = stride;
     stride *= sizes[d] > 1 ? sizes[d] : 1;
   };
-  if (channels_last) {
-    for (size_t d : {1u, 3u, 2u, 0u}) place(d);
-  } else {
-    for (size_t d = sizes.size(); d-- > 0;) place(d);
-  }
+  if (channels_last) place(1);
+  for (size_t d = sizes.size(); d-- > (channels_last ? 2u : 0u);) place(d);
+  if (channels_last) place(0);
   return strides;
 }
 
-Tensor in_layout(const Tensor& t, bool channels_last) {
-  std::vector<int64_t> sizes(t.sizes().begin(), t.sizes().end()), expected = strides_of(sizes, channels_last);
-  bool already = true;
-  for (size_t d = 0; d < sizes.size(); ++d) already = already && (sizes[d] <= 1 || t.strides()[d] == expected[d]);
-  if (already) return t;
-  return torch::stable::contiguous(
-      t, channels_last ? torch::headeronly::MemoryFormat::ChannelsLast : torch::headeronly::MemoryFormat::Contiguous);
-}
-
 // By the C shim itself, as empty_as does: the named ops cost a microsecond each.
-Tensor empty_in_layout(const std::vector<int64_t>& sizes, int32_t dtype, bool channels_last, const Tensor& like) {
+Tensor empty_in_layout(const Ints& sizes, int32_t dtype, bool channels_last, const Tensor& like) {
   int32_t device_type = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  std::vector<int64_t> strides = strides_of(sizes, channels_last);
+  Ints strides = strides_of(sizes, channels_last);
   AtenTensorHandle handle = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
                                                   device_type, like.get_device_index(), &handle));
   return Tensor(handle);
 }
 
-Tensor empty_values(const std::vector<int64_t>& sizes, bool channels_last, const Tensor& like) {
+int32_t dtype_code(const Tensor& t) {
   int32_t dtype = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  return poisoned(empty_in_layout(sizes, dtype, channels_last, like));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
+  return dtype;
 }
+
+Tensor empty_values(const Ints& sizes, bool channels_last, const Tensor& like) {
+  return poisoned(empty_in_layout(sizes, dtype_code(like), channels_last, like));
+}
+
+Ints sizes_of(const Tensor& t) { return Ints(t.sizes().begin(), t.sizes().end()); }
+
+Tensor in_layout(const Tensor& t, bool channels_last) {
+  Ints sizes = sizes_of(t), expected = strides_of(sizes, channels_last);
+  bool already = true;
+  for (size_t d = 0; d < sizes.size(); ++d)
+    already = already && (sizes[d] <= 1 || t.strides()[int64_t(d)] == expected[d]);
+  if (already) return t;
+  Tensor copy = empty_in_layout(sizes, dtype_code(t), channels_last, t);
+  torch::stable::copy_(copy, t);
+  return copy;
+}
+
+// ---- windows --------------------------------------------------------------------------------------------------------
 
 struct Window {
-  Axis h, w;
+  Ints kernel, stride, padding, dilation;
+  bool ceil_mode = false;
 };
-
-void check_pair(const Pair& pair, const char* name, int64_t least, const char* rule) {
-  check(pair.size() == 1 || pair.size() == 2, "max_pool2d: ", name,
-        " must either be a single int, or a tuple of two ints, but has ", pair.size(), " elements");
-  for (int64_t value : pair) check(value >= least, "max_pool2d: ", rule, ", but got ", name, "=", to_string(pair));
-}
 
 int64_t div_floor(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); }
 
 // The last window may begin in the input or the left padding, never in the right padding.
-Axis axis_of(int64_t in, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation, bool ceil_mode) {
+PoolAxis axis_of(int64_t in, const Window& window, size_t i) {
+  int64_t kernel = window.kernel[i], stride = window.stride[i], pad = window.padding[i], dilation = window.dilation[i];
   int64_t room = in + 2 * pad - dilation * (kernel - 1) - 1;
-  int64_t out = div_floor(room + (ceil_mode ? stride - 1 : 0), stride) + 1;
-  if (ceil_mode && (out - 1) * stride >= in + pad) --out;
-  return {in, out, kernel, stride, pad, dilation};
+  int64_t out = div_floor(room + (window.ceil_mode ? stride - 1 : 0), stride) + 1;
+  if (window.ceil_mode && (out - 1) * stride >= in + pad) --out;
+  return {{in, out, kernel, stride, pad, dilation}, false};
 }
 
-Window window_of(int64_t in_h, int64_t in_w, const Pair& kernel_size, const Pair& stride, const Pair& padding,
-                 const Pair& dilation, bool ceil_mode) {
-  const Pair& steps = stride.empty() ? kernel_size : stride;
-  check_pair(kernel_size, "kernel_size", 1, "kernel size should be greater than zero");
-  check_pair(steps, "stride", 1, "stride should be greater than zero");
-  check_pair(padding, "padding", 0, "pad must be non-negative");
-  check_pair(dilation, "dilation", 1, "dilation should be greater than zero");
-  for (size_t i = 0; i < 2; ++i) {
-    int64_t kernel = kernel_size[i % kernel_size.size()], pad = padding[i % padding.size()];
-    int64_t effective = (kernel - 1) * dilation[i % dilation.size()] + 1;
+PoolAxis adaptive_axis(int64_t in, int64_t out) {
+  int64_t kernel = out == 0 ? 1 : in % out == 0 ? in / out : in / out + 2;
+  return {{in, out, kernel, 1, 0, 1}, true};
+}
+
+void check_numbers(const Ints& numbers, size_t space, const char* name, int64_t least, const char* rule,
+                   const char* op) {
+  check(numbers.size() == space, op, ": ", name, " must either be a single int, or a tuple of ", space,
+        " ints, but has ", numbers.size(), " elements");
+  for (int64_t value : numbers) check(value >= least, op, ": ", rule, ", but got ", name, "=", to_string(numbers));
+}
+
+void check_window(const Window& window, size_t space, const char* op) {
+  check_numbers(window.kernel, space, "kernel_size", 1, "kernel size should be greater than zero", op);
+  check_numbers(window.stride, space, "stride", 1, "stride should be greater than zero", op);
+  check_numbers(window.padding, space, "padding", 0, "pad must be non-negative", op);
+  check_numbers(window.dilation, space, "dilation", 1, "dilation should be greater than zero", op);
+  for (size_t i = 0; i < space; ++i) {
+    int64_t kernel = window.kernel[i], pad = window.padding[i], effective = (kernel - 1) * window.dilation[i] + 1;
     const char* rule =
         pad > effective / 2 ? "at most half of effective kernel size" : "smaller than or equal to half of kernel size";
-    check(pad <= kernel / 2, "max_pool2d: pad should be ", rule, ", but got padding=", to_string(padding),
-          " and kernel_size=", to_string(kernel_size));
+    check(pad <= kernel / 2, op, ": pad should be ", rule, ", but got padding=", to_string(window.padding),
+          " and kernel_size=", to_string(window.kernel));
   }
-  return {axis_of(in_h, kernel_size.front(), steps.front(), padding.front(), dilation.front(), ceil_mode),
-          axis_of(in_w, kernel_size.back(), steps.back(), padding.back(), dilation.back(), ceil_mode)};
 }
 
-MaxPoolArgs arguments(const Tensor& x, const Window& window) {
-  MaxPoolArgs args{};
-  args.dtype = dtype_of(x, "max_pool2d", "x");
-  args.batch = x.dim() == 4 ? x.size(0) : 1;
-  args.channels = x.size(-3);
-  args.h = window.h;
-  args.w = window.w;
-  return args;
+struct Plan {
+  PoolShape shape;
+  Ints y_size;
+  bool channels_last;
+};
+
+constexpr const char* kSpaces[] = {"", "2D or 3D", "3D or 4D", "4D or 5D"};
+
+void check_dims(const Tensor& x, size_t space, const char* op) {
+  check(space >= 1 && space <= 3, op, ": windows must have 1 to 3 axes, but have ", space);
+  bool right = x.dim() == int64_t(space) + 1 || x.dim() == int64_t(space) + 2;
+  for (int64_t d = 1; right && d <= int64_t(space) + 1; ++d) right = x.size(-d) > 0;
+  check(right, op, ": Expected ", kSpaces[space],
+        " (batch mode) tensor with optional 0 dim batch size for input, but got: ", to_string(x.sizes()));
 }
 
-std::tuple<Tensor, Tensor> forward(const Tensor& x, const Pair& kernel_size, const Pair& stride, const Pair& padding,
-                                   const Pair& dilation, bool ceil_mode, bool with_indices) {
-  int64_t dims = x.dim();
-  const char* expected = "max_pool2d: Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size for input";
-  check(dims == 3 || dims == 4, expected, ", but got: ", to_string(x.sizes()));
-  Window window = window_of(x.size(-2), x.size(-1), kernel_size, stride, padding, dilation, ceil_mode);
-  for (int64_t d = 1; d <= 3; ++d) check(x.size(-d) > 0, expected, ", but got: ", to_string(x.sizes()));
-  check(window.h.out >= 1 && window.w.out >= 1, "max_pool2d: Given input size: (", x.size(-3), "x", x.size(-2), "x",
-        x.size(-1), "). Calculated output size: (", x.size(-3), "x", window.h.out, "x", window.w.out,
-        "). Output size is too small");
-  check(window.h.in <= kMaxPlane / window.w.in, "max_pool2d: a plane of x has ", window.h.in, " x ", window.w.in,
-        " elements; allowed are fewer than 2^31");
-
-  bool channels_last = is_channels_last(x);
-  Tensor ordered = in_layout(x, channels_last);
-  MaxPoolArgs args = arguments(x, window);
-  args.channels_last = channels_last;
-  std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
-  sizes[size_t(dims - 2)] = window.h.out;
-  sizes[size_t(dims - 1)] = window.w.out;
-  Tensor y = empty_values(sizes, channels_last, x);
-  Tensor indices = with_indices ? empty_in_layout(sizes, aoti_torch_dtype_int64(), channels_last, x) : y;
-  args.x = ordered.data_ptr();
-  args.y = y.data_ptr();
-  if (with_indices) args.indices = static_cast<int64_t*>(indices.data_ptr());
-  if (y.numel() > 0) launch(args, x);
-  return {y, indices};
+// The shape of a pooling of `x` (or of what has its layout and, but for the pooled axes, its sizes).
+Plan plan_of(const Tensor& x, size_t space, DType dtype) {
+  Plan plan{};
+  plan.channels_last = is_channels_last(x, space);
+  plan.shape.dtype = dtype;
+  plan.shape.channels_last = plan.channels_last;
+  plan.shape.batch = x.dim() == int64_t(space) + 2 ? x.size(0) : 1;
+  plan.shape.channels = x.size(-int64_t(space) - 1);
+  for (auto& axis : plan.shape.axis) axis = {{1, 1, 1, 1, 0, 1}, false};
+  plan.y_size = sizes_of(x);
+  return plan;
 }
 
-Tensor max_pool2d(const Tensor& x, Pair kernel_size, Pair stride, Pair padding, Pair dilation, bool ceil_mode) {
-  return std::get<0>(forward(x, kernel_size, stride, padding, dilation, ceil_mode, false));
+template <class AxisOf>
+void set_axes(Plan& plan, size_t space, const AxisOf& axis_at) {
+  for (size_t i = 0; i < space; ++i) {
+    PoolAxis axis = axis_at(i);
+    plan.shape.axis[3 - space + i] = axis;
+    plan.y_size[plan.y_size.size() - space + i] = axis.out;
+  }
 }
 
-std::tuple<Tensor, Tensor> max_pool2d_with_indices(const Tensor& x, Pair kernel_size, Pair stride, Pair padding,
-                                                   Pair dilation, bool ceil_mode) {
-  return forward(x, kernel_size, stride, padding, dilation, ceil_mode, true);
+Plan plan_windows(const Tensor& x, const Window& window, const char* op) {
+  size_t space = window.kernel.size();
+  check_dims(x, space, op);
+  check_window(window, space, op);
+  Plan plan = plan_of(x, space, dtype_of(x, op, "x"));
+  set_axes(plan, space, [&](size_t i) { return axis_of(x.size(int64_t(i) - int64_t(space)), window, i); });
+  for (int64_t d = int64_t(space); d >= 1; --d) {
+    int64_t out = plan.y_size[plan.y_size.size() - size_t(d)];
+    if (out >= 1) continue;
+    Ints given = sizes_of(x), found = plan.y_size;
+    if (given.size() == space + 2) {
+      given.erase(given.begin());
+      found.erase(found.begin());
+    }
+    auto joined = [](const Ints& sizes) {
+      std::ostringstream text;
+      for (size_t i = 0; i < sizes.size(); ++i) text << (i ? "x" : "") << sizes[i];
+      return text.str();
+    };
+    check(false, op, ": Given input size: (", joined(given), "). Calculated output size: (", joined(found),
+          "). Output size is too small");
+  }
+  return plan;
 }
 
-Tensor max_pool2d_backward(const Tensor& grad_y, const Tensor& indices, int64_t in_h, int64_t in_w, Pair kernel_size,
-                           Pair stride, Pair padding, Pair dilation) {
-  check_same_sizes(grad_y, "grad_y", indices, "indices", "max_pool2d_backward");
-  check(indices.scalar_type() == ScalarType::Long, "max_pool2d_backward: indices must have dtype int64");
-  check(indices.dim() == 3 || indices.dim() == 4, "max_pool2d_backward: indices must have 3 or 4 dimensions, but has ",
-        indices.dim());
-  check(in_h > 0 && in_w > 0 && in_h <= kMaxPlane / in_w, "max_pool2d_backward: in_h and in_w must be positive with a ",
-        "product below 2^31, but got ", in_h, " and ", in_w);
-  Window window = window_of(in_h, in_w, kernel_size, stride, padding, dilation, false);
-  window.h.out = indices.size(-2);
-  window.w.out = indices.size(-1);
-  bool channels_last = is_channels_last(indices);
-  Tensor ordered = in_layout(indices, channels_last), grad = in_layout(grad_y, channels_last);
-  std::vector<int64_t> sizes(indices.sizes().begin(), indices.sizes().end());
-  sizes[sizes.size() - 2] = in_h;
-  sizes[sizes.size() - 1] = in_w;
-  Tensor grad_x = empty_values(sizes, channels_last, grad_y);
+Plan plan_adaptive(const Tensor& x, const Ints& output_size, const char* op) {
+  size_t space = output_size.size();
+  check_dims(x, space, op);
+  for (int64_t out : output_size)
+    check(out >= 0, op, ": elements of output_size must be greater than or equal to 0, but got ",
+          to_string(output_size));
+  Plan plan = plan_of(x, space, dtype_of(x, op, "x"));
+  set_axes(plan, space, [&](size_t i) { return adaptive_axis(x.size(int64_t(i) - int64_t(space)), output_size[i]); });
+  return plan;
+}
+
+// The plan of the forward whose output has the sizes and the layout of y; y_size becomes x's.
+Plan plan_from_output(const Tensor& y, const Ints& x_size, Window window, DType dtype, const char* op) {
+  size_t space = x_size.size();
+  check(space >= 1 && space <= 3, op, ": x_size must have 1 to 3 elements, but has ", space);
+  check(y.dim() == int64_t(space) + 1 || y.dim() == int64_t(space) + 2, op, ": expected ", kSpaces[space],
+        " tensors, but got: ", to_string(y.sizes()));
+  for (int64_t size : x_size) check(size > 0, op, ": elements of x_size must be positive, but got ", to_string(x_size));
+  bool adaptive = window.kernel.empty();
+  if (!adaptive) check_window(window, space, op);
+  Plan plan = plan_of(y, space, dtype);
+  set_axes(plan, space, [&](size_t i) {
+    int64_t out = y.size(int64_t(i) - int64_t(space));
+    PoolAxis axis = adaptive ? adaptive_axis(x_size[i], out) : axis_of(x_size[i], window, i);
+    axis.out = out;
+    return axis;
+  });
+  for (size_t i = 0; i < space; ++i) plan.y_size[plan.y_size.size() - space + i] = x_size[i];
+  return plan;
+}
+
+// ---- max ------------------------------------------------------------------------------------------------------------
+
+int32_t offset_dtype(const PoolShape& shape) {
+  switch (pool_offset_bytes(shape)) {
+    case 1:
+      return aoti_torch_dtype_uint8();
+    case 2:
+      return aoti_torch_dtype_int16();
+    default:
+      return aoti_torch_dtype_int32();
+  }
+}
+
+std::tuple<Tensor, Tensor> run_max(const Tensor& x, const Plan& plan, bool with_offsets) {
+  Tensor ordered = in_layout(x, plan.channels_last);
+  Tensor y = empty_values(plan.y_size, plan.channels_last, x);
+  Tensor offsets = with_offsets ? empty_in_layout(plan.y_size, offset_dtype(plan.shape), plan.channels_last, x) : y;
+  if (y.numel() == 0) return {y, offsets};
+  launch(MaxPoolArgs{plan.shape, ordered.data_ptr(), y.data_ptr(), with_offsets ? offsets.data_ptr() : nullptr}, x);
+  return {y, offsets};
+}
+
+Tensor max_pool(const Tensor& x, Ints kernel_size, Ints stride, Ints padding, Ints dilation, bool ceil_mode) {
+  return std::get<0>(
+      run_max(x, plan_windows(x, {kernel_size, stride, padding, dilation, ceil_mode}, "max_pool"), false));
+}
+
+std::tuple<Tensor, Tensor> max_pool_with_offsets(const Tensor& x, Ints kernel_size, Ints stride, Ints padding,
+                                                 Ints dilation, bool ceil_mode) {
+  return run_max(x, plan_windows(x, {kernel_size, stride, padding, dilation, ceil_mode}, "max_pool"), true);
+}
+
+Tensor adaptive_max_pool(const Tensor& x, Ints output_size) {
+  return std::get<0>(run_max(x, plan_adaptive(x, output_size, "adaptive_max_pool"), false));
+}
+
+std::tuple<Tensor, Tensor> adaptive_max_pool_with_offsets(const Tensor& x, Ints output_size) {
+  return run_max(x, plan_adaptive(x, output_size, "adaptive_max_pool"), true);
+}
+
+void check_offsets(const Tensor& offsets, const PoolShape& shape, const char* op) {
+  check(dtype_code(offsets) == offset_dtype(shape), op, ": offsets of windows of ",
+        shape.axis[0].kernel * shape.axis[1].kernel * shape.axis[2].kernel, " elements must take ",
+        pool_offset_bytes(shape), " bytes each, but have another dtype");
+}
+
+Tensor max_pool_indices(const Tensor& offsets, Ints x_size, Ints kernel_size, Ints stride, Ints padding,
+                        Ints dilation) {
+  const char* op = "max_pool_indices";
+  Plan plan = plan_from_output(offsets, x_size, {kernel_size, stride, padding, dilation}, DType::Float32, op);
+  check_offsets(offsets, plan.shape, op);
+  Tensor ordered = in_layout(offsets, plan.channels_last);
+  Tensor indices = empty_in_layout(sizes_of(offsets), aoti_torch_dtype_int64(), plan.channels_last, offsets);
+  if (indices.numel() > 0)
+    launch(MaxPoolIndicesArgs{plan.shape, ordered.data_ptr(), static_cast<int64_t*>(indices.data_ptr())}, offsets);
+  return indices;
+}
+
+Tensor max_pool_backward(const Tensor& grad_y, const Tensor& offsets, Ints x_size, Ints kernel_size, Ints stride,
+                         Ints padding, Ints dilation) {
+  const char* op = "max_pool_backward";
+  check_same_sizes(grad_y, "grad_y", offsets, "offsets", op);
+  Plan plan =
+      plan_from_output(offsets, x_size, {kernel_size, stride, padding, dilation}, dtype_of(grad_y, op, "grad_y"), op);
+  check_offsets(offsets, plan.shape, op);
+  Tensor ordered = in_layout(offsets, plan.channels_last), grad = in_layout(grad_y, plan.channels_last);
+  Tensor grad_x = empty_values(plan.y_size, plan.channels_last, grad_y);
   if (grad_x.numel() == 0) return grad_x;
   if (grad_y.numel() == 0) return torch::stable::zero_(grad_x);
-  MaxPoolBackwardArgs args{};
-  args.dtype = dtype_of(grad_y, "max_pool2d_backward", "grad_y");
-  args.channels_last = channels_last;
-  args.batch = indices.dim() == 4 ? indices.size(0) : 1;
-  args.channels = indices.size(-3);
-  args.h = window.h;
-  args.w = window.w;
-  args.grad_y = grad.data_ptr();
-  args.indices = static_cast<const int64_t*>(ordered.data_ptr());
-  args.grad_x = grad_x.data_ptr();
-  launch(args, grad_y);
+  launch(MaxPoolBackwardArgs{plan.shape, grad.data_ptr(), ordered.data_ptr(), grad_x.data_ptr()}, grad_y);
   return grad_x;
+}
+
+Tensor max_unpool(const Tensor& x, const Tensor& indices, Ints output_size) {
+  const char* op = "max_unpool";
+  size_t space = output_size.size();
+  check_same_sizes(x, "x", indices, "indices", op);
+  check(indices.scalar_type() == ScalarType::Long, op, ": indices must have dtype int64");
+  check_dims(x, space, op);
+  for (int64_t size : output_size)
+    check(size >= 0, op, ": elements of output_size must not be negative, but got ", to_string(output_size));
+  Plan plan = plan_of(x, space, dtype_of(x, op, "x"));
+  set_axes(plan, space, [&](size_t i) { return adaptive_axis(1, output_size[i]); });
+  Tensor ordered = in_layout(x, plan.channels_last), places = in_layout(indices, plan.channels_last);
+  Tensor y = empty_values(plan.y_size, plan.channels_last, x);
+  int64_t out = 1, in = 1;
+  for (size_t i = 0; i < space; ++i) {
+    out *= output_size[i];
+    in *= x.size(-int64_t(i) - 1);
+  }
+  int64_t wrong = 0;  // which is right, wherever there is an output
+  MaxUnpoolArgs args{plan.shape.dtype,
+                     plan.channels_last,
+                     plan.shape.batch,
+                     plan.shape.channels,
+                     in,
+                     out,
+                     ordered.data_ptr(),
+                     static_cast<const int64_t*>(places.data_ptr()),
+                     y.data_ptr(),
+                     &wrong};
+  if (x.numel() > 0 && out > 0) launch(args, x);
+  check(wrong == 0, op, ": Found an invalid max index: ", wrong, " (output volumes are of size ",
+        to_string(output_size), ")");
+  return y;
+}
+
+// ---- averages -------------------------------------------------------------------------------------------------------
+
+Tensor run_avg(const Tensor& x, const Plan& plan, bool backward, bool count_include_pad, int64_t divisor) {
+  Tensor ordered = in_layout(x, plan.channels_last);
+  Tensor y = empty_values(plan.y_size, plan.channels_last, x);
+  if (y.numel() == 0) return y;
+  if (x.numel() == 0) return torch::stable::zero_(y);
+  launch(AvgPoolArgs{plan.shape, backward, count_include_pad, divisor, ordered.data_ptr(), y.data_ptr()}, x);
+  return y;
+}
+
+Window average_window(const Ints& kernel_size, const Ints& stride, const Ints& padding, bool ceil_mode) {
+  return {kernel_size, stride, padding, Ints(kernel_size.size(), 1), ceil_mode};
+}
+
+Tensor avg_pool(const Tensor& x, Ints kernel_size, Ints stride, Ints padding, bool ceil_mode, bool count_include_pad,
+                int64_t divisor) {
+  Plan plan = plan_windows(x, average_window(kernel_size, stride, padding, ceil_mode), "avg_pool");
+  return run_avg(x, plan, false, count_include_pad, divisor);
+}
+
+Tensor adaptive_avg_pool(const Tensor& x, Ints output_size) {
+  return run_avg(x, plan_adaptive(x, output_size, "adaptive_avg_pool"), false, false, 0);
+}
+
+Tensor avg_pool_backward(const Tensor& grad_y, Ints x_size, Ints kernel_size, Ints stride, Ints padding, bool ceil_mode,
+                         bool count_include_pad, int64_t divisor) {
+  const char* op = "avg_pool_backward";
+  Plan plan = plan_from_output(grad_y, x_size, average_window(kernel_size, stride, padding, ceil_mode),
+                               dtype_of(grad_y, op, "grad_y"), op);
+  return run_avg(grad_y, plan, true, count_include_pad, divisor);
 }
 
 }  // namespace
 
 void register_pooling(Library& m) {
-  m.impl("max_pool2d", TORCH_BOX((&max_pool2d)));
-  m.impl("max_pool2d_with_indices", TORCH_BOX((&max_pool2d_with_indices)));
-  m.impl("max_pool2d_backward", TORCH_BOX((&max_pool2d_backward)));
+  m.impl("max_pool", TORCH_BOX((&max_pool)));
+  m.impl("max_pool_with_offsets", TORCH_BOX((&max_pool_with_offsets)));
+  m.impl("adaptive_max_pool", TORCH_BOX((&adaptive_max_pool)));
+  m.impl("adaptive_max_pool_with_offsets", TORCH_BOX((&adaptive_max_pool_with_offsets)));
+  m.impl("max_pool_indices", TORCH_BOX((&max_pool_indices)));
+  m.impl("max_pool_backward", TORCH_BOX((&max_pool_backward)));
+  m.impl("max_unpool", TORCH_BOX((&max_unpool)));
+  m.impl("avg_pool", TORCH_BOX((&avg_pool)));
+  m.impl("adaptive_avg_pool", TORCH_BOX((&adaptive_avg_pool)));
+  m.impl("avg_pool_backward", TORCH_BOX((&avg_pool_backward)));
 }
 
 }  // namespace nnart

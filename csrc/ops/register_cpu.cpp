@@ -26,6 +26,9 @@ void launch(const ActivationArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const ConvArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const MaxPoolArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const MaxPoolBackwardArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const MaxPoolIndicesArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const MaxUnpoolArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const AvgPoolArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const PReluArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const BiasActivationArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const DropoutArgs& args, const Tensor&) { cpu::launch(args); }

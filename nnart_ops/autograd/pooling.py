@@ -1,29 +1,112 @@
-"""Max pooling. Its backward scatters by the indices of the maxima; its double backward and its jvp gather by them."""
+"""Pooling. The backward of a maximum reads where in its window it stood, one byte an output, and nothing else."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nnart_ops.autograd.function import OpFunction, batch_first, differentiable
+from nnart_ops.autograd.function import OpFunction, batch_first, differentiable, register_fake
 
 _ops = torch.ops.nnart_ops
-Ints = int | Sequence[int]
+Ints = Sequence[int]
+ADAPTIVE: tuple[Ints, Ints, Ints, Ints] = ((), (), (), ())  # the kernel_size, stride, padding and dilation of such
 
 
-class MaxPool2dBackward(OpFunction):
-    """``grad_x[index] += grad_y``, in the order of the outputs. Linear in ``grad_y``."""
+# ---- sizes and layouts, as csrc/ops/pooling.cpp has them ----------------------------------------------------------
 
-    op = _ops.max_pool2d_backward.default
+
+def _out_size(n: int, kernel: int, stride: int, pad: int, dilation: int, ceil_mode: bool) -> int:
+    out = (n + 2 * pad - dilation * (kernel - 1) - 1 + (stride - 1 if ceil_mode else 0)) // stride + 1
+    if ceil_mode and (out - 1) * stride >= n + pad:
+        out -= 1
+    return out
+
+
+def _pooled(
+    x: Tensor, kernel_size: Ints, stride: Ints, padding: Ints, dilation: Ints, ceil_mode: bool
+) -> tuple[int, ...]:
+    space = x.shape[x.dim() - len(kernel_size) :]
+    axes = zip(space, kernel_size, stride, padding, dilation)
+    return tuple(_out_size(*axis, ceil_mode) for axis in axes)
+
+
+def _empty(like: Tensor, space: Ints, dtype: torch.dtype) -> Tensor:
+    """Of ``like``'s layout and sizes but for the last ones, which are ``space``."""
+    sizes = (*like.shape[: like.dim() - len(space)], *space)
+    dims = list(range(like.dim()))
+    if _is_channels_last(like, len(space)):
+        dims = [0, *dims[2:], 1]
+    strides, stride = [1] * len(dims), 1
+    for d in reversed(dims):
+        strides[d] = stride
+        stride = stride * (sizes[d] if sizes[d] > 1 else 1)
+    return torch.empty_strided(sizes, strides, dtype=dtype, device=like.device)
+
+
+def _is_channels_last(x: Tensor, space: int) -> bool:
+    if x.dim() != space + 2:
+        return False
+    if space > 1:
+        return torch._prims_common.suggest_memory_format(x) is not torch.contiguous_format
+    if x.stride(1) == 0:
+        return False
+    least = 0
+    for d in (1, 2, 0):
+        if x.size(d) == 0 or x.stride(d) < least or (d == 0 and least == x.stride(1)):
+            return False
+        least = x.stride(d) * x.size(d) if x.size(d) > 1 else x.stride(d)
+    return True
+
+
+def _offset_dtype(window: int) -> torch.dtype:
+    return torch.uint8 if window <= 256 else torch.int16 if window <= 65536 else torch.int32
+
+
+def _adaptive_window(x_size: Ints, y_size: Ints) -> int:
+    pairs = zip(x_size, y_size)
+    return math.prod(1 if out == 0 else n // out if n % out == 0 else n // out + 2 for n, out in pairs)
+
+
+# ---- max ----------------------------------------------------------------------------------------------------------
+
+
+def _gather(planes: Tensor, offsets: Tensor, geometry: tuple[Any, ...]) -> Tensor:
+    """The elements of ``planes`` that the offsets point at, in the offsets' sizes and layout."""
+    space = len(geometry[0])
+    indices = _indices(offsets, *geometry)
+    taken = planes.flatten(-space).gather(-1, indices.flatten(-space)).view(indices.shape)
+    return torch.empty_like(indices, dtype=planes.dtype).copy_(taken) if not indices.is_contiguous() else taken
+
+
+def _fake_indices(offsets: Tensor, x_size: Ints, *window: Ints) -> Tensor:
+    return _empty(offsets, offsets.shape[offsets.dim() - len(x_size) :], torch.int64)
+
+
+register_fake(_ops.max_pool_indices.default, _fake_indices)
+
+
+@torch.library.register_vmap(_ops.max_pool_indices.default)
+def _vmap_indices(info: Any, in_dims: tuple[int | None, ...], offsets: Tensor, *geometry: Any) -> Any:
+    offsets = batch_first(info.batch_size, offsets, in_dims[0])
+    space = len(geometry[0])
+    return _unfolded(_indices(_folded(offsets, space), *geometry), offsets, space), 0
+
+
+_indices = _ops.max_pool_indices.default
+
+
+class MaxPoolBackward(OpFunction):
+    """``grad_x[place of o's maximum] += grad_y[o]``, in the order of the outputs. Linear in ``grad_y``."""
+
+    op = _ops.max_pool_backward.default
 
     @staticmethod
-    def fake(grad_y: Tensor, indices: Tensor, in_h: int, in_w: int, *window: Ints) -> Tensor:
-        sizes = (*indices.shape[:-2], in_h, in_w)
-        memory_format = torch._prims_common.suggest_memory_format(indices)
-        return torch.empty(sizes, dtype=grad_y.dtype, device=grad_y.device, memory_format=memory_format)
+    def fake(grad_y: Tensor, offsets: Tensor, x_size: Ints, *window: Ints) -> Tensor:
+        return _empty(offsets, x_size, grad_y.dtype)
 
     @staticmethod
     def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor]:
@@ -32,65 +115,63 @@ class MaxPool2dBackward(OpFunction):
 
     @staticmethod
     def backward(ctx: Any, grad_grad_x: Tensor) -> tuple[Any, ...]:
-        (indices,) = ctx.saved_tensors
-        return (_gather(grad_grad_x, indices), *(None,) * (1 + len(ctx.geometry)))
+        return (_gather(grad_grad_x, ctx.saved_tensors[0], ctx.geometry), *(None,) * 6)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], grad_y: Tensor, indices: Tensor, *geometry: Any) -> Any:
+    def vmap(info: Any, in_dims: tuple[int | None, ...], grad_y: Tensor, offsets: Tensor, *geometry: Any) -> Any:
         grad_y = batch_first(info.batch_size, grad_y, in_dims[0])
-        indices = batch_first(info.batch_size, indices, in_dims[1])
-        grad_x = MaxPool2dBackward.apply(_planes(grad_y), _planes(indices), *geometry)
-        return grad_x.reshape(*grad_y.shape[:-2], *grad_x.shape[-2:]), 0
+        offsets = batch_first(info.batch_size, offsets, in_dims[1])
+        space = len(geometry[0])
+        grad_x = MaxPoolBackward.apply(_folded(grad_y, space), _folded(offsets, space), *geometry)
+        return _unfolded(grad_x, grad_y, space), 0
 
     @staticmethod
     def jvp(ctx: Any, grad_y_tangent: Tensor, *_: None) -> Tensor:
-        return MaxPool2dBackward.entry(grad_y_tangent, *ctx.saved_tensors, *ctx.geometry)
+        return MaxPoolBackward.entry(grad_y_tangent, *ctx.saved_tensors, *ctx.geometry)
 
 
-class MaxPool2dWithIndices(OpFunction):
-    """Maxima of windows and where they stand, ``h * W + w`` within each plane."""
+class MaxPoolWithOffsets(OpFunction):
+    """Maxima of windows and where in them they stand."""
 
-    op = _ops.max_pool2d_with_indices.default
+    op = _ops.max_pool_with_offsets.default
 
     @staticmethod
-    def fake(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
-        y, indices = torch.ops.aten.max_pool2d_with_indices(x, *_lists(window))
-        return y, indices
+    def fake(x: Tensor, kernel_size: Ints, *window: Any) -> tuple[Tensor, Tensor]:
+        space = _pooled(x, kernel_size, *window)
+        return _empty(x, space, x.dtype), _empty(x, space, _offset_dtype(math.prod(kernel_size)))
 
     @staticmethod
     def prepare(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> tuple[Tensor]:
         x, kernel_size, stride, padding, dilation, _ = inputs
-        ctx.geometry = (x.shape[-2], x.shape[-1], kernel_size, stride, padding, dilation)
+        ctx.geometry = (tuple(x.shape[x.dim() - len(kernel_size) :]), kernel_size, stride, padding, dilation)
         ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # no zeros for the indices
+        ctx.set_materialize_grads(False)  # no zeros for the offsets
         return (output[1],)
 
     @staticmethod
-    def backward(ctx: Any, grad_y: Tensor | None, _grad_indices: Any) -> tuple[Any, ...]:
-        if grad_y is None:
-            return (None,) * 6
-        return (_backward(grad_y, *ctx.saved_tensors, *ctx.geometry), None, None, None, None, None)
+    def backward(ctx: Any, grad_y: Tensor | None, _grad_offsets: Any) -> tuple[Any, ...]:
+        grad_x = None if grad_y is None else _backward(grad_y, *ctx.saved_tensors, *ctx.geometry)
+        return (grad_x, None, None, None, None, None)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *window: Any) -> Any:
-        x = batch_first(info.batch_size, x, in_dims[0])
-        y, indices = MaxPool2dWithIndices.apply(_planes(x), *window)
-        shape = (*x.shape[:-2], *y.shape[-2:])
-        return (y.reshape(shape), indices.reshape(shape)), (0, 0)
+        x, space = batch_first(info.batch_size, x, in_dims[0]), len(window[0])
+        y, offsets = MaxPoolWithOffsets.apply(_folded(x, space), *window)
+        return (_unfolded(y, x, space), _unfolded(offsets, x, space)), (0, 0)
 
     @staticmethod
     def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> tuple[Tensor, None]:
-        return _gather(x_tangent, *ctx.saved_tensors), None
+        return _gather(x_tangent, ctx.saved_tensors[0], ctx.geometry), None
 
 
-class MaxPool2d(OpFunction):
-    """Maxima alone, for calls without a gradient: a third less memory traffic. A gradient finds the indices again."""
+class MaxPool(OpFunction):
+    """Maxima alone, for calls without a gradient. A gradient finds the offsets again."""
 
-    op = _ops.max_pool2d.default
+    op = _ops.max_pool.default
 
     @staticmethod
     def fake(x: Tensor, *window: Any) -> Tensor:
-        return MaxPool2dWithIndices.fake(x, *window)[0]
+        return _empty(x, _pooled(x, *window), x.dtype)
 
     @staticmethod
     def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor]:
@@ -99,40 +180,231 @@ class MaxPool2d(OpFunction):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
-        (x,) = ctx.saved_tensors
-        indices = _with_indices(x.detach(), *ctx.window)[1]
-        grad_x = _backward(grad_y, indices, x.shape[-2], x.shape[-1], *ctx.window[:4])
-        return (grad_x, None, None, None, None, None)
+        (x,), window = ctx.saved_tensors, ctx.window
+        offsets = max_pool_with_offsets(x.detach(), *window)[1]
+        return (_backward(grad_y, offsets, x.shape[x.dim() - len(window[0]) :], *window[:4]), *(None,) * 5)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *window: Any) -> Any:
-        x = batch_first(info.batch_size, x, in_dims[0])
-        y = MaxPool2d.apply(_planes(x), *window)
-        return y.reshape(*x.shape[:-2], *y.shape[-2:]), 0
+        x, space = batch_first(info.batch_size, x, in_dims[0]), len(window[0])
+        return _unfolded(MaxPool.apply(_folded(x, space), *window), x, space), 0
+
+    @staticmethod
+    def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> Tensor:
+        (x,), window = ctx.saved_tensors, ctx.window
+        offsets = max_pool_with_offsets(x.detach(), *window)[1]
+        return _gather(x_tangent, offsets, (x.shape[x.dim() - len(window[0]) :], *window[:4]))
+
+
+class AdaptiveMaxPoolWithOffsets(OpFunction):
+    """Maxima of windows of about the same size and where in them they stand."""
+
+    op = _ops.adaptive_max_pool_with_offsets.default
+
+    @staticmethod
+    def fake(x: Tensor, output_size: Ints) -> tuple[Tensor, Tensor]:
+        window = _adaptive_window(x.shape[x.dim() - len(output_size) :], output_size)
+        return _empty(x, output_size, x.dtype), _empty(x, output_size, _offset_dtype(window))
+
+    @staticmethod
+    def prepare(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> tuple[Tensor]:
+        x, output_size = inputs
+        ctx.geometry = (tuple(x.shape[x.dim() - len(output_size) :]), *ADAPTIVE)
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        return (output[1],)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor | None, _grad_offsets: Any) -> tuple[Any, ...]:
+        return (None if grad_y is None else _backward(grad_y, *ctx.saved_tensors, *ctx.geometry), None)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, output_size: Ints) -> Any:
+        x, space = batch_first(info.batch_size, x, in_dims[0]), len(output_size)
+        y, offsets = AdaptiveMaxPoolWithOffsets.apply(_folded(x, space), output_size)
+        return (_unfolded(y, x, space), _unfolded(offsets, x, space)), (0, 0)
+
+    @staticmethod
+    def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> tuple[Tensor, None]:
+        return _gather(x_tangent, ctx.saved_tensors[0], ctx.geometry), None
+
+
+class AdaptiveMaxPool(OpFunction):
+    """Maxima alone, as :class:`MaxPool`."""
+
+    op = _ops.adaptive_max_pool.default
+
+    @staticmethod
+    def fake(x: Tensor, output_size: Ints) -> Tensor:
+        return _empty(x, output_size, x.dtype)
+
+    @staticmethod
+    def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor]:
+        ctx.output_size = inputs[1]
+        return (inputs[0],)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+        (x,) = ctx.saved_tensors
+        offsets = adaptive_max_pool_with_offsets(x.detach(), ctx.output_size)[1]
+        return _backward(grad_y, offsets, x.shape[x.dim() - len(ctx.output_size) :], *ADAPTIVE), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, output_size: Ints) -> Any:
+        x, space = batch_first(info.batch_size, x, in_dims[0]), len(output_size)
+        return _unfolded(AdaptiveMaxPool.apply(_folded(x, space), output_size), x, space), 0
 
     @staticmethod
     def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> Tensor:
         (x,) = ctx.saved_tensors
-        return _gather(x_tangent, _with_indices(x.detach(), *ctx.window)[1])
+        offsets = adaptive_max_pool_with_offsets(x.detach(), ctx.output_size)[1]
+        return _gather(x_tangent, offsets, (x.shape[x.dim() - len(ctx.output_size) :], *ADAPTIVE))
 
 
-def _gather(planes: Tensor, indices: Tensor) -> Tensor:
-    return planes.flatten(-2).gather(-1, indices.flatten(-2)).view(indices.shape)
+class MaxUnpool(OpFunction):
+    """``y[indices[i]] = x[i]`` in each plane, the rest 0; of several, the last. Linear in ``x``."""
+
+    op = _ops.max_unpool.default
+
+    @staticmethod
+    def fake(x: Tensor, indices: Tensor, output_size: Ints) -> Tensor:
+        return _empty(x, output_size, x.dtype)
+
+    @staticmethod
+    def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor]:
+        ctx.output_size = inputs[2]
+        return (inputs[1],)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+        (indices,), space = ctx.saved_tensors, len(ctx.output_size)
+        return grad_y.flatten(-space).gather(-1, indices.flatten(-space)).view(indices.shape), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, indices: Tensor, output_size: Ints) -> Any:
+        space = len(output_size)
+        x, indices = batch_first(info.batch_size, x, in_dims[0]), batch_first(info.batch_size, indices, in_dims[1])
+        return _unfolded(MaxUnpool.apply(_folded(x, space), _folded(indices, space), output_size), x, space), 0
+
+    @staticmethod
+    def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> Tensor:
+        return MaxUnpool.entry(x_tangent, *ctx.saved_tensors, ctx.output_size)
 
 
-def _planes(batched: Tensor) -> Tensor:
-    """``(B, [N,] C, H, W)`` as ``(B [* N], C, H, W)``: max pooling does not mix images."""
-    return batched if batched.dim() == 4 else batched.flatten(0, 1)
+# ---- averages -----------------------------------------------------------------------------------------------------
 
 
-def _lists(window: Sequence[Any]) -> list[Any]:
-    """The window's arguments as ATen takes them: lists of integers, then ``ceil_mode``."""
-    return [[value] if isinstance(value, int) else list(value) for value in window[:4]] + list(window[4:])
+class AvgPoolBackward(OpFunction):
+    """Each output's gradient, divided as its sum was, to each input of its window. Linear in ``grad_y``."""
+
+    op = _ops.avg_pool_backward.default
+
+    @staticmethod
+    def fake(grad_y: Tensor, x_size: Ints, *window: Any) -> Tensor:
+        return _empty(grad_y, x_size, grad_y.dtype)
+
+    @staticmethod
+    def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[()]:
+        ctx.window = inputs[2:]
+        ctx.y_size = inputs[0].shape[inputs[0].dim() - len(inputs[1]) :]
+        ctx.x_size = inputs[1]
+        return ()
+
+    @staticmethod
+    def backward(ctx: Any, grad_grad_x: Tensor) -> tuple[Any, ...]:
+        if ctx.window[0]:
+            grad_grad_y = avg_pool(grad_grad_x, *ctx.window)
+        else:
+            grad_grad_y = adaptive_avg_pool(grad_grad_x, ctx.y_size)
+        return (grad_grad_y, *(None,) * 7)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], grad_y: Tensor, x_size: Ints, *window: Any) -> Any:
+        grad_y, space = batch_first(info.batch_size, grad_y, in_dims[0]), len(x_size)
+        return _unfolded(AvgPoolBackward.apply(_folded(grad_y, space), x_size, *window), grad_y, space), 0
+
+    @staticmethod
+    def jvp(ctx: Any, grad_y_tangent: Tensor, *_: None) -> Tensor:
+        return AvgPoolBackward.entry(grad_y_tangent, ctx.x_size, *ctx.window)
 
 
-_backward = differentiable(MaxPool2dBackward)
-_with_indices = differentiable(MaxPool2dWithIndices)
-_values = differentiable(MaxPool2d)
+class AvgPool(OpFunction):
+    """Averages of windows. Linear in ``x``."""
 
-max_pool2d = _values
-max_pool2d_with_indices = _with_indices
+    op = _ops.avg_pool.default
+
+    @staticmethod
+    def fake(x: Tensor, kernel_size: Ints, stride: Ints, padding: Ints, ceil_mode: bool, *_: Any) -> Tensor:
+        return _empty(x, _pooled(x, kernel_size, stride, padding, (1,) * len(kernel_size), ceil_mode), x.dtype)
+
+    @staticmethod
+    def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[()]:
+        ctx.window = inputs[1:]
+        ctx.x_size = inputs[0].shape[inputs[0].dim() - len(inputs[1]) :]
+        return ()
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+        return (_avg_backward(grad_y, ctx.x_size, *ctx.window), *(None,) * 6)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *window: Any) -> Any:
+        x, space = batch_first(info.batch_size, x, in_dims[0]), len(window[0])
+        return _unfolded(AvgPool.apply(_folded(x, space), *window), x, space), 0
+
+    @staticmethod
+    def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> Tensor:
+        return AvgPool.entry(x_tangent, *ctx.window)
+
+
+class AdaptiveAvgPool(OpFunction):
+    """Averages of windows of about the same size. Linear in ``x``."""
+
+    op = _ops.adaptive_avg_pool.default
+
+    @staticmethod
+    def fake(x: Tensor, output_size: Ints) -> Tensor:
+        return _empty(x, output_size, x.dtype)
+
+    @staticmethod
+    def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[()]:
+        ctx.output_size = inputs[1]
+        ctx.x_size = inputs[0].shape[inputs[0].dim() - len(inputs[1]) :]
+        return ()
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+        return _avg_backward(grad_y, ctx.x_size, *ADAPTIVE[:3], False, False, 0), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, output_size: Ints) -> Any:
+        x, space = batch_first(info.batch_size, x, in_dims[0]), len(output_size)
+        return _unfolded(AdaptiveAvgPool.apply(_folded(x, space), output_size), x, space), 0
+
+    @staticmethod
+    def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> Tensor:
+        return AdaptiveAvgPool.entry(x_tangent, ctx.output_size)
+
+
+def _folded(batched: Tensor, space: int) -> Tensor:
+    """``(B, [N,] C, ...)`` as ``(B [* N], C, ...)``: pooling does not mix images."""
+    return batched if batched.dim() == space + 2 else batched.flatten(0, 1)
+
+
+def _unfolded(folded: Tensor, batched: Tensor, space: int) -> Tensor:
+    """Back to the leading dimensions of ``batched``."""
+    if batched.dim() == space + 2:
+        return folded
+    return folded.unflatten(0, (batched.shape[0], batched.shape[1]))
+
+
+_backward = differentiable(MaxPoolBackward)
+max_pool_with_offsets = differentiable(MaxPoolWithOffsets)
+max_pool = differentiable(MaxPool)
+adaptive_max_pool_with_offsets = differentiable(AdaptiveMaxPoolWithOffsets)
+adaptive_max_pool = differentiable(AdaptiveMaxPool)
+max_unpool = differentiable(MaxUnpool)
+_avg_backward = differentiable(AvgPoolBackward)
+avg_pool = differentiable(AvgPool)
+adaptive_avg_pool = differentiable(AdaptiveAvgPool)
+max_pool_indices = _indices

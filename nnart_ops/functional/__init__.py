@@ -25,9 +25,19 @@ from nnart_ops.functional.activation import (
     tanhshrink,
     threshold,
 )
-from nnart_ops.functional.bias_activation import bias_activation
-from nnart_ops.functional.conv import conv1d, conv2d, conv3d
-from nnart_ops.functional.conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
+from nnart_ops.functional.bias_activation import (
+    bias_activation,
+)
+from nnart_ops.functional.conv import (
+    conv1d,
+    conv2d,
+    conv3d,
+)
+from nnart_ops.functional.conv_transpose import (
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
 from nnart_ops.functional.dropout import (
     alpha_dropout,
     dropout,
@@ -36,10 +46,38 @@ from nnart_ops.functional.dropout import (
     dropout3d,
     feature_alpha_dropout,
 )
-from nnart_ops.functional.pooling import max_pool2d
+from nnart_ops.functional.pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    adaptive_max_pool3d,
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    lp_pool1d,
+    lp_pool2d,
+    lp_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
+)
 
 __all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
     "alpha_dropout",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
     "bias_activation",
     "celu",
     "conv1d",
@@ -61,7 +99,15 @@ __all__ = [
     "hardtanh",
     "leaky_relu",
     "logsigmoid",
+    "lp_pool1d",
+    "lp_pool2d",
+    "lp_pool3d",
+    "max_pool1d",
     "max_pool2d",
+    "max_pool3d",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
     "mish",
     "prelu",
     "relu",

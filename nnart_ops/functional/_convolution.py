@@ -44,14 +44,12 @@ class Kind(NamedTuple):
         return self._fused(input, weight, bias, numbers, activation, residual)
 
     def _plain(self, input: Tensor, weight: Tensor, bias: Any, numbers: tuple[Any, ...]) -> Tensor:
-        call = self._planned(input, weight, bias, numbers, False)
+        call = self._planned(input, weight, bias, numbers)
         return self.native(input, weight, bias, *numbers) if call is None else self.op(*call)
 
-    def _planned(
-        self, input: Tensor, weight: Tensor, bias: Any, numbers: tuple[Any, ...], fused: bool
-    ) -> tuple[Any, ...] | None:
+    def _planned(self, input: Tensor, weight: Tensor, bias: Any, numbers: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """The arguments of the op, or None if native takes the call: because it has to, or because the plan leaves
-        every wanted pass to it. ``fused`` says whether an activation follows.
+        every wanted pass to it.
 
         The plan's calls are those whose time our Python would show in, so that its word is remembered and asked for
         before anything else: native is right for any arguments.
@@ -63,7 +61,7 @@ class Kind(NamedTuple):
             try:
                 wants = (grad and input.requires_grad, grad and weight.requires_grad)
                 layout = (input.dtype, lowered, input.shape, input.stride(), weight.shape, bias is None)
-                key = (self.name, layout, numbers, wants, fused)
+                key = (self.name, layout, numbers, wants)
                 if _extension.conv_plans.get(key):
                     return None
             except (AttributeError, TypeError, RuntimeError):  # no tensor, numbers in a list, a tensor without strides
@@ -75,7 +73,7 @@ class Kind(NamedTuple):
         if key not in plans:
             if len(plans) >= _MOST_PLANS:
                 plans.clear()
-            plans[key] = self.leaves_to_native(*call, *wants, fused)
+            plans[key] = self.leaves_to_native(*call, *wants)
         return None if plans[key] else call
 
     def _fused(
@@ -90,7 +88,7 @@ class Kind(NamedTuple):
         if residual is None and (separate or (training and not known_from_output(epilogue.op, epilogue.numbers))):
             return epilogue.function(self._plain(input, weight, bias, numbers))
         if residual is None and not training:
-            call = self._planned(input, weight, bias, numbers, True)
+            call = self._planned(input, weight, bias, numbers)
             if call is None:
                 pre = self.native(input, weight, bias, *numbers)
                 return epilogue.in_place(pre) if kernel_takes(pre) else epilogue.function(pre)

@@ -151,9 +151,9 @@ def _margins(kind: Kind, padding: str, weight: Tensor, stride: list[int], dilati
 
 
 def _leaves_to_native(x: Tensor, weight: Tensor, bias: Any, *rest: Any) -> bool:
-    *geometry, x_wants, weight_wants, fused = rest
+    *geometry, x_wants, weight_wants = rest
     wanted = {"forward": True, "dgrad": x_wants, "wgrad": weight_wants}
-    return plan_is_native(x, x.shape, weight, geometry, False, fused, wanted)
+    return plan_is_native(x, x.shape, weight, geometry, False, wanted)
 
 
 _CONV1D, _CONV2D, _CONV3D = (

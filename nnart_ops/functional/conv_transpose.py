@@ -166,9 +166,9 @@ def _read(
 
 
 def _leaves_to_native(x: Tensor, weight: Tensor, bias: Any, y_size: list[int], *rest: Any) -> bool:
-    *geometry, x_wants, weight_wants, fused = rest
+    *geometry, x_wants, weight_wants = rest
     wanted = {"forward": x_wants, "dgrad": True, "wgrad": weight_wants}
-    return plan_is_native(x, y_size, weight, geometry, bias is not None, fused, wanted)
+    return plan_is_native(x, y_size, weight, geometry, bias is not None, wanted)
 
 
 _CONV_TRANSPOSE1D, _CONV_TRANSPOSE2D, _CONV_TRANSPOSE3D = (

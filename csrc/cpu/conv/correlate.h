@@ -221,10 +221,8 @@ struct Correlation {
     FinalTile<S> end{};
     end.past_caches = past_caches;
     if (args.finish && !after) {
-      Interval<T> interval(*args.finish);
       end.clamps = true;
-      end.low = interval.low;
-      end.high = interval.high;
+      end.interval = Interval<T>(*args.finish);
     }
     return end;
   }

@@ -41,13 +41,8 @@ struct Block<BFloat16> {
   NNART_HD void past_caches(BFloat16* p) const { store_past_caches(static_cast<void*>(p), joined()); }
 
  private:
-  // Products and sums of bfloat16 make no NaN with bits in the lower half, so that the rounding leaves a NaN as it is.
-  NNART_HD RawU32 joined() const {
-    RawU32 even = reinterpret_cast<RawU32>(v[0].v), odd = reinterpret_cast<RawU32>(v[1].v);
-    even += 0x7fff + ((even >> 16) & 1);
-    odd += 0x7fff + ((odd >> 16) & 1);
-    return (even >> 16) | (odd & 0xffff0000);
-  }
+  // Products and sums of bfloat16 make no NaN with bits in the lower half.
+  NNART_HD RawU32 joined() const { return join_even_odd<true>({v[0], v[1]}); }
 };
 
 // p += step, which the compiler can neither foresee nor undo: it would keep the places of all pixels of an unrolled

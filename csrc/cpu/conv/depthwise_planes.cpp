@@ -191,7 +191,7 @@ struct DepthwisePlanes {
     if (left >= lanes)
       store(to, y);
     else if (left > 0)
-      store_some(to, y, left);
+      store_partial(to, y, left);
   }
 
 #if defined(__AVX512F__)
@@ -224,9 +224,9 @@ struct DepthwisePlanes {
           for (int k = 0; k < 3; ++k) x[k] = load_where(inside[k], from[0] + line * from_line + k);
         } else {
           // Pixel 0 is in lane 0; behind the pixels are zeros enough for either side.
-          x[1] = load_some(work.from[0] + line * from_line, w.sources);
+          x[1] = load_partial(work.from[0] + line * from_line, w.sources);
           if constexpr (kind == Line::pair)
-            x[1] = join_halves(x[1], load_some(work.from[1] + line * from_line, w.sources), kLanes);
+            x[1] = join_halves(x[1], load_partial(work.from[1] + line * from_line, w.sources), kLanes);
           x[0] = rotate<T, -1>(x[1], kLanes);
           x[2] = rotate<T, 1>(x[1], kLanes);
         }

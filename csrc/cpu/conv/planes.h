@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "cpu/conv/source.h"
+#include "cpu/prefetch.h"
 
 namespace nnart::cpu {
 namespace {
@@ -36,17 +37,6 @@ NNART_HD PlaneAxis plane_axis(const math::Axis& axis, bool transposed) {
 // Whether the lines of the planes lie in order, as the lanes of a vector do.
 NNART_HD bool has_plane_lines(const ConvOperand& operand) { return operand.space[2] == 1 && operand.channel != 1; }
 
-// The even (or odd) lanes of a, then those of b.
-template <class T, bool odd, int... i>
-NNART_HD Vec<T> every_other(Vec<T> a, Vec<T> b, std::integer_sequence<int, i...>) {
-  return Vec<T>(__builtin_shuffle(a.v, b.v, RawVec<Bits<T>>{(2 * i + odd)...}));
-}
-// a[0], b[0], a[1], b[1], ... of the lower or the upper halves.
-template <class T, bool upper, int... i>
-NNART_HD Vec<T> alternate(Vec<T> a, Vec<T> b, std::integer_sequence<int, i...>) {
-  constexpr int n = sizeof...(i), from = upper ? n / 2 : 0;
-  return Vec<T>(__builtin_shuffle(a.v, b.v, RawVec<Bits<T>>{(i % 2 * n + from + i / 2)...}));
-}
 // The lower half of a, then the lower half of b.
 template <class T, int... i>
 NNART_HD Vec<T> join_halves(Vec<T> a, Vec<T> b, std::integer_sequence<int, i...>) {
@@ -62,18 +52,6 @@ NNART_HD Vec<T> upper_half(Vec<T> a, std::integer_sequence<int, i...>) {
 
 // Of a copy, beside the result in an L1 cache of 32 or 48 KB.
 constexpr int64_t kCopyBytes = 24 << 10;
-
-// The hardware does not foresee short lines: what lies so many bytes ahead is fetched by hand, to be read or to be
-// written. On Zen 5 this is 3 to 6 times as fast where the tensors are in no cache; from 2 to 6 KB measure the same.
-constexpr int64_t kAheadBytes = 3 << 10;
-template <class S>
-NNART_HD void fetch_source_ahead(const S* p) {
-  __builtin_prefetch(reinterpret_cast<const char*>(p) + kAheadBytes, 0, 3);
-}
-template <class S>
-NNART_HD void fetch_target_ahead(S* p) {
-  __builtin_prefetch(reinterpret_cast<char*>(p) + kAheadBytes, 1, 3);
-}
 
 template <class S>
 struct PaddedLines {
@@ -114,16 +92,16 @@ struct PaddedLines {
       }
       if (i == width) return;
       fetch_source_ahead(from + i);
-      store(to + i, load_some(from + i, width - i));
+      store(to + i, load_partial(from + i, width - i));
       return;
     }
     for (int64_t i = 0; i < width; i += 2 * lanes) {
       fetch_source_ahead(from + i);
       fetch_source_ahead(from + i + lanes);
       int64_t left = width - i;
-      V a = left >= lanes ? load(from + i) : load_some(from + i, left);
+      V a = left >= lanes ? load(from + i) : load_partial(from + i, left);
       V b = left >= 2 * lanes ? load(from + i + lanes)
-            : left > lanes    ? load_some(from + i + lanes, left - lanes)
+            : left > lanes    ? load_partial(from + i + lanes, left - lanes)
                               : V(0);
       store(to + i / 2, every_other<T, false>(a, b, kLanes));
       store(to + i / 2 + pitch, every_other<T, true>(a, b, kLanes));
@@ -138,7 +116,8 @@ struct PaddedLines {
       if (at < 0 || at >= height)
         std::memset(to, 0, size_t(line) * sizeof(T));
       else if (pairs)
-        store(to, join_halves(load_some(from + at * stride, width), load_some(other + at * stride, width), kLanes));
+        store(to,
+              join_halves(load_partial(from + at * stride, width), load_partial(other + at * stride, width), kLanes));
       else
         copy_line(from + at * stride, to);
     }

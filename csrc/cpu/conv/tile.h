@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "cpu/conv/finish.h"
 #include "cpu/vec.h"
 #include "math/integers.h"
 
@@ -49,6 +50,14 @@ struct TileOperands {
 
 // The compiler keeps sums in registers only where it unrolls the loops over them before it assigns memory to them.
 template <class T, int rows, int vectors>
+NNART_HD void clear(Vec<T> (&sum)[rows][vectors]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) sum[r][v] = Vec<T>(0);
+}
+
+template <class T, int rows, int vectors>
 NNART_HD void add_products(const TileOperands<T>& from, Vec<T> (&sum)[rows][vectors]) {
   using V = Vec<T>;
   const T* a[rows];
@@ -80,10 +89,7 @@ struct PartialTile {
   NNART_HD void run(const TileOperands<T>& from) const {
     using V = Vec<T>;
     V sum[rows][vectors];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) sum[r][v] = V(0);
+    clear(sum);
     add_products(from, sum);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r)
@@ -156,73 +162,6 @@ NNART_HD T sum_of_lanes(Vec<T> x) {
 #endif
 }
 
-// ---- copies that widen or narrow ------------------------------------------------------------------------------------
-
-template <class T, class S>
-NNART_HD T widen_one(const S* p) {
-  if constexpr (sizeof(S) == sizeof(T)) {
-    return *p;
-  } else if constexpr (std::is_same_v<S, BFloat16>) {
-    uint16_t upper;
-    std::memcpy(&upper, p, sizeof upper);
-    uint32_t bits = uint32_t(upper) << 16;
-    T value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-  } else {
-    return load_broadcast(p).v[0];
-  }
-}
-
-// to[i] = from[i] for i < count < 2 * piece, in a few moves of sizes that the compiler knows.
-template <int piece, class S>
-NNART_HD void copy_some(S* to, const S* from, int64_t count) {
-  int64_t moved = count & piece;
-  if (moved) std::memcpy(to, from, piece * sizeof(S));
-  if constexpr (piece > 1) copy_some<piece / 2>(to + moved, from + moved, count);
-}
-
-// The first count lanes, count no more than a vector's size; the others are zero.
-template <class S>
-NNART_HD Vec<ComputeType<S>> load_some(const S* p, int64_t count) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(S) == 4)
-    return Vec<float>(_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p));
-  else if constexpr (sizeof(S) == 8)
-    return Vec<double>(_mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), p));
-  else
-    return widen(Type<S>{}, reinterpret_cast<Raw16>(_mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), p)));
-#else
-#if defined(__AVX2__)
-  alignas(64) static constexpr int32_t kMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
-  if constexpr (sizeof(S) == 4)
-    return Vec<float>(_mm256_maskload_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMasks + 8 - count))));
-  if constexpr (sizeof(S) == 8)
-    return Vec<double>(
-        _mm256_maskload_pd(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMasks + 8 - 2 * count))));
-#endif
-  S lanes[Vec<ComputeType<S>>::size] = {};
-  copy_some<Vec<ComputeType<S>>::size>(lanes, p, count);
-  return load(lanes);
-#endif
-}
-
-template <class S>
-NNART_HD void store_some(S* p, Vec<ComputeType<S>> x, int64_t count) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(S) == 4)
-    _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), x.v);
-  else if constexpr (sizeof(S) == 8)
-    _mm512_mask_storeu_pd(p, __mmask8((1u << count) - 1), x.v);
-  else
-    _mm256_mask_storeu_epi16(p, __mmask16((1u << count) - 1), reinterpret_cast<__m256i>(narrow(Type<S>{}, x)));
-#else
-  S lanes[Vec<ComputeType<S>>::size];
-  store(lanes, x);
-  copy_some<Vec<ComputeType<S>>::size>(p, lanes, count);
-#endif
-}
-
 // The last block of a tile's sum: what follows it is done in registers.
 template <class S>
 struct FinalTile {
@@ -233,17 +172,14 @@ struct FinalTile {
   int64_t stride;
   const T *row_bias, *column_bias;  // at most one of them
   bool past_caches;                 // full vectors, aligned
-  bool clamps;                      // to [low, high]
-  Vec<T> low, high;
+  bool clamps;                      // to the interval
+  Interval<T> interval;
 
   template <int rows, int vectors>
   NNART_HD void run(const TileOperands<T>& from) const {
     using V = Vec<T>;
     V sum[rows][vectors];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) sum[r][v] = V(0);
+    clear(sum);
     add_products(from, sum);
     if (c)
 #pragma GCC unroll 8
@@ -267,7 +203,7 @@ struct FinalTile {
 #pragma GCC unroll 8
       for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 8
-        for (int v = 0; v < vectors; ++v) sum[r][v] = at_most(at_least(sum[r][v], low), high);
+        for (int v = 0; v < vectors; ++v) sum[r][v] = interval.of(sum[r][v]);
     if (past_caches) {
 #pragma GCC unroll 8
       for (int r = 0; r < rows; ++r)
@@ -284,14 +220,11 @@ struct FinalTile {
       for (int r = 0; r < rows; ++r) store(to[r] + (vectors - 1) * V::size, sum[r][vectors - 1]);
     else
 #pragma GCC unroll 8
-      for (int r = 0; r < rows; ++r) store_some(to[r] + (vectors - 1) * V::size, sum[r][vectors - 1], last);
+      for (int r = 0; r < rows; ++r) store_partial(to[r] + (vectors - 1) * V::size, sum[r][vectors - 1], last);
   }
 };
 
-template <class T, int... lane>
-NNART_HD Vec<T> even_lanes(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
-  return Vec<T>(__builtin_shuffle(a.v, b.v, RawVec<Bits<T>>{2 * lane...}));
-}
+// ---- copies that widen or narrow ------------------------------------------------------------------------------------
 
 // to[i] = from[i * stride]
 template <class S, class T>
@@ -301,13 +234,13 @@ NNART_HD void widen_run(T* to, const S* from, int64_t stride, int64_t n) {
   if (stride != 1) {
     if (stride == 2)  // a vector reads one element more than it needs
       for (; i + width < n; i += width)
-        store(to + i, even_lanes(load(from + 2 * i), load(from + 2 * i + width),
-                                 std::make_integer_sequence<int, Vec<T>::size>{}));
+        store(to + i, every_other<T, false>(load(from + 2 * i), load(from + 2 * i + width),
+                                            std::make_integer_sequence<int, Vec<T>::size>{}));
     for (; i < n; ++i) to[i] = widen_one<T>(from + i * stride);
     return;
   }
   for (; i + width <= n; i += width) store(to + i, load(from + i));
-  if (i < n) store_some(to + i, load_some(from + i, n - i), n - i);
+  if (i < n) store_partial(to + i, load_partial(from + i, n - i), n - i);
 }
 
 template <class T>
@@ -335,7 +268,7 @@ NNART_HD void narrow_run(S* to, int64_t stride, const T* from, int64_t n, const 
     } else if (count == width) {
       store(to + i, y);
     } else {
-      store_some(to + i, y, count);
+      store_partial(to + i, y, count);
     }
   }
 }
@@ -399,7 +332,7 @@ void copy_transposed(To* to, int64_t to_stride, const From* from, int64_t from_s
       V square[width];
       for (int64_t r = 0; r < width; ++r) {
         const From* row = from + (i + r) * from_stride + j;
-        square[r] = r >= high ? V(0) : wide == width ? load(row) : load_some(row, wide);
+        square[r] = r >= high ? V(0) : wide == width ? load(row) : load_partial(row, wide);
       }
       transpose(square);
       for (int64_t r = 0; r < wide; ++r) {
@@ -407,7 +340,7 @@ void copy_transposed(To* to, int64_t to_stride, const From* from, int64_t from_s
         if (high == width)
           store(row, square[r]);
         else
-          store_some(row, square[r], high);
+          store_partial(row, square[r], high);
       }
     }
   }

@@ -47,10 +47,10 @@ struct LaneSums {
     V right[columns];
 #pragma GCC unroll 8
     for (int c = 0; c < columns; ++c)
-      right[c] = lanes == V::size ? load(from.fixed[c] + fixed) : load_some(from.fixed[c] + fixed, lanes);
+      right[c] = lanes == V::size ? load(from.fixed[c] + fixed) : load_partial(from.fixed[c] + fixed, lanes);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
-      V left = lanes == V::size ? load(from.shifted[r] + shifted) : load_some(from.shifted[r] + shifted, lanes);
+      V left = lanes == V::size ? load(from.shifted[r] + shifted) : load_partial(from.shifted[r] + shifted, lanes);
 #pragma GCC unroll 8
       for (int c = 0; c < columns; ++c) total[r][c] = total[r][c] + left * right[c];
     }
@@ -60,10 +60,7 @@ struct LaneSums {
   NNART_HD void run(const PlaneOperands<T>& from) const {
     constexpr int64_t width = Vec<T>::size;
     Vec<T> total[rows][columns];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 8
-      for (int c = 0; c < columns; ++c) total[r][c] = Vec<T>(0);
+    clear(total);
     for (int64_t run = 0; run < from.runs; ++run) {
       int64_t shifted = run * from.shifted_run, fixed = run * from.fixed_run, i = 0;
       for (; i + width <= from.pixels; i += width) add(from, shifted + i, fixed + i, width, total);

@@ -1,0 +1,499 @@
+// Average pooling and its gradient. Both are sums along one axis after the other: over the lines of a plane by vectors,
+// then along the line.
+#include "core/parallel.h"
+#include "cpu/kernels.h"
+#include "cpu/pooling/lines.h"
+#include "cpu/scratch.h"
+
+namespace nnart::cpu {
+namespace {
+
+// Pixels of a channels-last window that are summed by themselves, so that no sum in float has thousands of terms.
+constexpr int64_t kSumRun = 64;
+
+// Windows of up to so many pixels are written at once, larger ones line by line.
+constexpr int64_t kTiledWindow = 9;
+
+// 1 / the elements that each window of one axis divides by; their product is the window's.
+class Shares {
+ public:
+  Shares(const AxisWindows& windows, const AvgPoolArgs& args) : counts_(size_t(windows.axis().out)) {
+    for (int64_t o = 0; o < windows.axis().out; ++o)
+      counts_[size_t(o)] = args.count_include_pad ? windows.axis().padded_taps(o) : windows.end(o) - windows.begin(o);
+  }
+  NNART_HD int64_t operator[](int64_t o) const { return counts_.data()[o]; }
+
+ private:
+  std::vector<int64_t> counts_;
+};
+
+template <class S>
+struct AvgPool {
+  using C = ComputeType<S>;
+  using V = Vec<C>;
+  using P = Pack<S>;
+  static constexpr int64_t width = V::size;
+
+  const AvgPoolArgs& args;
+  const Windows& windows;
+  Shares d_count{windows.d, args}, h_count{windows.h, args}, w_count{windows.w, args};
+  const AxisWindows &d = windows.d, &h = windows.h, &w = windows.w;
+  int64_t channels = args.shape.channels;
+
+  NNART_HD C factor(int64_t od, int64_t oh, int64_t ow) const {
+    return C(1) / C(args.divisor ? args.divisor : d_count[od] * h_count[oh] * w_count[ow]);
+  }
+  // What the outputs of one line are multiplied with; the same for the next line unless its windows are cut otherwise.
+  struct Factors {
+    C* of;
+    int64_t taps = -1;
+  };
+  NNART_HD void set(Factors& factors, int64_t od, int64_t oh) const {
+    int64_t taps = args.divisor ? 0 : d_count[od] * h_count[oh];
+    if (taps == factors.taps) return;
+    factors.taps = taps;
+    for (int64_t ow = 0; ow < w.axis().out; ++ow) factors.of[ow] = factor(od, oh, ow);
+  }
+
+  // ---- forward, planes ----------------------------------------------------------------------------------------------
+
+  // Calls visit(source line) for the lines of x that line (od, oh) of y reads.
+  template <class Visit>
+  NNART_HD void each_line(const S* plane, int64_t od, int64_t oh, const Visit& visit) const {
+    for (int64_t kd = d.begin(od); kd < d.end(od); ++kd)
+      for (int64_t kh = h.begin(oh); kh < h.end(oh); ++kh)
+        visit(plane + (d.input(od, kd) * h.axis().in + h.input(oh, kh)) * w.axis().in);
+  }
+  NNART_HD V column_sum(const S* plane, int64_t od, int64_t oh, int64_t i, int64_t count) const {
+    V sum(0);
+    each_line(plane, od, oh, [&](const S* line) {
+      fetch_source_ahead(line + i);
+      sum = sum + (count >= width ? load(line + i) : load_partial(line + i, count));
+    });
+    return sum;
+  }
+
+  // run(plane of x, od, oh, line of y, first y of another thread, factors)
+  template <class Run>
+  NNART_HD void each_output_line(int64_t scratch, const Run& run) const {
+    auto* x = static_cast<const S*>(args.x);
+    auto* y = static_cast<S*>(args.y);
+    parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
+      Scratch<C> kept(Use::partial, w.axis().out + width), sums(Use::source, scratch);
+      Factors factors{kept.data()};
+      for (int64_t p = first; p < last; ++p)
+        for (int64_t od = 0; od < d.axis().out; ++od)
+          for (int64_t oh = 0; oh < h.axis().out; ++oh) {
+            set(factors, od, oh);
+            S* to = y + p * windows.out + (od * h.axis().out + oh) * w.axis().out;
+            run(x + p * windows.in, od, oh, to, y + last * windows.out, factors.of, sums.data());
+          }
+    });
+  }
+  // Stores a whole vector where `end` allows it: what spills past the line is overwritten with the next.
+  NNART_HD static void store_before(S* to, const S* end, V value) {
+    if (end - to >= width)
+      store(to, value);
+    else
+      store_partial(to, value, end - to);
+  }
+
+  NNART_HD void halving() const {
+    each_output_line(0, [&](const S* plane, int64_t, int64_t oh, S* to, const S* end, const C* factors, C*) {
+      const S* upper = plane + 2 * oh * w.axis().in;
+      for (int64_t o = 0; o < w.axis().out; o += width) {
+        int64_t left = w.axis().in - 2 * o;
+        for (const S* p : {upper + 2 * o, upper + w.axis().in + 2 * o}) {
+          fetch_source_ahead(p);
+          fetch_source_ahead(p + width);
+        }
+        fetch_target_ahead(to + o);
+        auto a = Halves<S>::read(upper + 2 * o, left), b = Halves<S>::read(upper + w.axis().in + 2 * o, left);
+        store_before(to + o, end, ((a.even + a.odd) + (b.even + b.odd)) * load(factors + o));
+      }
+    });
+  }
+
+  // Steps of 1 or 2: the lines of a window are summed into one, Note [phases of a line].
+  NNART_HD void phased() const {
+    PhasedLine<S> shape(w.axis());
+    PhasedLine<C> summed(w.axis());
+    int64_t in_w = w.axis().in, kernel = w.axis().kernel;
+    each_output_line(shape.elements + in_w + width,
+                     [&](const S* plane, int64_t od, int64_t oh, S* to, const S* end, const C* factors, C* scratch) {
+                       C* flat = scratch + shape.elements;
+                       for (int64_t i = 0; i < in_w; i += width)
+                         store(flat + i, column_sum(plane, od, oh, i, in_w - i));
+                       summed.fill(scratch, flat, C(0));
+                       for (int64_t o = 0; o < w.axis().out; o += width) {
+                         V sum(0);
+                         for (int64_t k = 0; k < kernel; ++k) sum = sum + load(scratch + summed.tap(k) + o);
+                         store_before(to + o, end, sum * load(factors + o));
+                       }
+                     });
+  }
+
+  // Adaptive windows and large steps.
+  NNART_HD void columns() const {
+    int64_t in_w = w.axis().in;
+    each_output_line(
+        in_w + width, [&](const S* plane, int64_t od, int64_t oh, S* to, const S*, const C* factors, C* flat) {
+          for (int64_t i = 0; i < in_w; i += width) store(flat + i, column_sum(plane, od, oh, i, in_w - i));
+          for (int64_t ow = 0; ow < w.axis().out; ++ow)
+            store_one(to + ow, sum_along(flat + w.input(ow, w.begin(ow)), w.end(ow) - w.begin(ow)) * factors[ow]);
+        });
+  }
+  // Of several sums side by side, so that none waits for another.
+  template <class T>
+  NNART_HD static C sum_along(const T* p, int64_t n) {
+    C sum = 0;
+    int64_t i = 0;
+    if (n >= 4 * width) {
+      V sums[4] = {V(0), V(0), V(0), V(0)};
+      for (; i + 4 * width <= n; i += 4 * width)
+        for (int k = 0; k < 4; ++k) {
+          fetch_source_ahead(p + i + k * width);
+          sums[k] = sums[k] + load(p + i + k * width);
+        }
+      for (; i + width <= n; i += width) sums[0] = sums[0] + load(p + i);
+      V all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+      for (int lane = 0; lane < width; ++lane) sum += all.v[lane];
+    }
+    C parts[4] = {sum, 0, 0, 0};
+    for (; i + 4 <= n; i += 4)
+      for (int k = 0; k < 4; ++k) parts[k] += load_one(p + i + k);
+    for (; i < n; ++i) parts[0] += load_one(p + i);
+    return (parts[0] + parts[1]) + (parts[2] + parts[3]);
+  }
+  NNART_HD void whole() const {
+    auto* x = static_cast<const S*>(args.x);
+    auto* y = static_cast<S*>(args.y);
+    C share = factor(0, 0, 0);
+    parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
+      for (int64_t p = first; p < last; ++p) store_one(y + p, sum_along(x + p * windows.in, windows.in) * share);
+    });
+  }
+
+  // ---- forward, channels-last ---------------------------------------------------------------------------------------
+
+  // One output pixel: `packs` packs of channels, the last of `lanes` of them. With kernel sizes the window is whole and
+  // flat.
+  template <int kernel_h, int kernel_w, int packs>
+  NNART_HD void piece(const S* corner, int64_t od, int64_t oh, int64_t ow, C share, S* to, int64_t lanes) const {
+    int64_t row = w.axis().in * channels;
+    P total[packs], run[packs];
+    for (int i = 0; i < packs; ++i) {
+      total[i] = run[i] = P::all(0);
+      fetch_target_ahead(to + i * P::size);
+    }
+    auto add = [](P(&sum)[packs], const auto& term) {
+      for (int i = 0; i < packs; ++i)
+        for (int part = 0; part < P::parts; ++part) sum[i].part[part] = sum[i].part[part] + term(i).part[part];
+    };
+    auto read = [&](const S* from) {
+      return [=](int i) { return P::read(from + i * P::size, packs > 1 ? P::size : lanes); };
+    };
+    if constexpr (kernel_h > 0) {
+#pragma GCC unroll 3
+      for (int kh = 0; kh < kernel_h; ++kh)
+#pragma GCC unroll 3
+        for (int kw = 0; kw < kernel_w; ++kw) {
+          const S* from = corner + kh * row + kw * channels;
+          bool is_new = kernel_h == 2 || (kh == kernel_h - 1 && kw == kernel_w - 1);  // no window before read it
+          for (int i = 0; is_new && i < packs; ++i) fetch_source_ahead(from + i * P::size);
+          add(total, read(from));
+        }
+    } else {
+      int64_t terms = 0;
+      for (int64_t kd = d.begin(od); kd < d.end(od); ++kd)
+        for (int64_t kh = h.begin(oh); kh < h.end(oh); ++kh) {
+          const S* line = corner + (kd * h.axis().in + kh) * row;
+          for (int64_t kw = w.begin(ow); kw < w.end(ow); ++kw) {
+            for (int i = 0; i < packs; ++i) fetch_source_ahead(line + kw * channels + i * P::size);
+            add(run, read(line + kw * channels));
+            if (++terms < kSumRun) continue;
+            add(total, [&](int i) { return run[i]; });
+            for (P& sum : run) sum = P::all(0);
+            terms = 0;
+          }
+        }
+      add(total, [&](int i) { return run[i]; });
+    }
+    for (int i = 0; i < packs; ++i) {
+      for (int part = 0; part < P::parts; ++part) total[i].part[part] = total[i].part[part] * V(double(share));
+      total[i].write(to + i * P::size, packs > 1 ? P::size : lanes);
+    }
+  }
+  template <int kernel_h, int kernel_w>
+  NNART_HD void pixel(const S* image, int64_t od, int64_t oh, int64_t ow, C share, S* to) const {
+    const S* corner = image + ((d.start(od) * h.axis().in + h.start(oh)) * w.axis().in + w.start(ow)) * channels;
+    constexpr int kPacks = 4 / P::parts;
+    int64_t c = 0;
+    for (; c + kPacks * P::size <= channels; c += kPacks * P::size)
+      piece<kernel_h, kernel_w, kPacks>(corner + c, od, oh, ow, share, to + c, P::size);
+    for (; c < channels; c += P::size)
+      piece<kernel_h, kernel_w, 1>(corner + c, od, oh, ow, share, to + c, least(P::size, channels - c));
+  }
+  template <int kernel_h, int kernel_w>
+  NNART_HD void channels_forward() const {
+    auto* x = static_cast<const S*>(args.x);
+    auto* y = static_cast<S*>(args.y);
+    int64_t rows = d.axis().out * h.axis().out;
+    parallel_for(args.shape.batch * rows, pool_grain(windows.in * channels / rows), [&](int64_t first, int64_t last) {
+      Scratch<C> kept(Use::partial, w.axis().out);
+      Factors factors{kept.data()};
+      for (int64_t r = first; r < last; ++r) {
+        const S* image = x + r / rows * windows.in * channels;
+        int64_t od = r % rows / h.axis().out, oh = r % h.axis().out;
+        set(factors, od, oh);
+        bool whole = kernel_h > 0 && h.is_whole(oh);
+        for (int64_t ow = 0; ow < w.axis().out; ++ow) {
+          S* to = y + (r * w.axis().out + ow) * channels;
+          if (whole && w.is_whole(ow))
+            pixel<kernel_h, kernel_w>(image, od, oh, ow, factors.of[ow], to);
+          else
+            pixel<0, 0>(image, od, oh, ow, factors.of[ow], to);
+        }
+      }
+    });
+  }
+
+  // ---- backward -----------------------------------------------------------------------------------------------------
+
+  // The outputs along d and h whose windows reach a line of x, as one number for comparison.
+  struct Reached {
+    int64_t first_d, end_d, first_h, end_h;
+    NNART_HD bool operator==(const Reached& o) const {
+      return first_d == o.first_d && end_d == o.end_d && first_h == o.first_h && end_h == o.end_h;
+    }
+  };
+
+  // Lines of grad_x that belong to the same lines of outputs are equal: the first is computed, the others copied.
+  template <int step>
+  NNART_HD void planes_backward() const {
+    auto* grad_y = static_cast<const S*>(args.x);
+    auto* grad_x = static_cast<S*>(args.y);
+    const math::PoolAxis& axis = w.axis();
+    int64_t most_shift = step ? div_floor(step - 1 + axis.pad, most(1, step)) : 0;
+    int64_t margin = step ? ceil_div(axis.kernel, most(1, step)) : 0;
+    int64_t outputs = most(axis.out, step ? ceil_div(axis.in, most(1, step)) : 0) + most_shift;
+    int64_t elements = margin + ceil_div(outputs, width) * width + width;
+    parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
+      Scratch<C> sums(Use::source, elements), kept(Use::partial, axis.out + width);
+      std::memset(sums.data(), 0, size_t(elements) * sizeof(C));
+      C* sum = sums.data() + margin;
+      Factors factors{kept.data()};
+      for (int64_t p = first; p < last; ++p) {
+        const S* from = grad_y + p * windows.out;
+        S* to = grad_x + p * windows.in;
+        Reached before{-1, -1, -1, -1};
+        for (int64_t id = 0; id < d.axis().in; ++id)
+          for (int64_t ih = 0; ih < h.axis().in; ++ih, to += axis.in) {
+            Reached now{d.first_output(id), d.end_output(id), h.first_output(ih), h.end_output(ih)};
+            if (now == before) {
+              std::memcpy(static_cast<void*>(to), to - axis.in, size_t(axis.in) * sizeof(S));
+              continue;
+            }
+            before = now;
+            bool is_first = true;
+            for (int64_t od = now.first_d; od < now.end_d; ++od)
+              for (int64_t oh = now.first_h; oh < now.end_h; ++oh) {
+                set(factors, od, oh);
+                const S* line = from + (od * h.axis().out + oh) * axis.out;
+                for (int64_t o = 0; o < axis.out; o += width) {
+                  int64_t count = least(width, axis.out - o);
+                  V term = (count == width ? load(line + o) : load_partial(line + o, count)) * load(factors.of + o);
+                  if (count < width) term = load_partial(reinterpret_cast<const C*>(&term.v), count);
+                  store(sum + o, is_first ? term : load(sum + o) + term);
+                }
+                is_first = false;
+              }
+            if (is_first) std::memset(sum, 0, size_t(axis.out) * sizeof(C));
+            spread<step>(sum, to);
+          }
+      }
+    });
+  }
+  // The line of grad_x to which each of its windows' sums is added once for each of its taps.
+  template <int step>
+  NNART_HD void spread(const C* sum, S* to) const {
+    const math::PoolAxis& axis = w.axis();
+    if constexpr (step == 0) {
+      for (int64_t i = 0; i < axis.in;) {
+        // The run of inputs that belong to the same windows: until the first of these ends or the next begins.
+        int64_t from = w.first_output(i), end = w.end_output(i), same = i + 1;
+        if (from < end) same = least(w.input(from, w.end(from)), end < axis.out ? w.input(end, w.begin(end)) : axis.in);
+        C total = 0;
+        for (int64_t o = from; o < end; ++o) total += sum[o];
+        V value(static_cast<double>(total));
+        for (; i + width <= same; i += width) {
+          fetch_target_ahead(to + i);
+          store(to + i, value);
+        }
+        if (i < same) store_partial(to + i, value, same - i);
+        i = same;
+      }
+    } else {
+      auto at = [&](int64_t phase, int64_t j) {
+        // Input step j + phase is tap k of output j + (phase + pad - k) / step where that is whole.
+        V total(0);
+        for (int64_t k = (phase + axis.pad) % step; k < axis.kernel; k += step)
+          total = total + load(sum + j + div_floor(phase + axis.pad - k, step));
+        return total;
+      };
+      for (int64_t j = 0; step * j < axis.in; j += width) {
+        int64_t left = axis.in - step * j;
+        if constexpr (step == 2)
+          Halves<S>{at(0, j), at(1, j)}.write(to + 2 * j, left);
+        else if (left >= width)
+          store(to + j, at(0, j));
+        else
+          store_partial(to + j, at(0, j), left);
+      }
+    }
+  }
+
+  // Planes, 2x2 windows that tile the input.
+  NNART_HD void double_planes() const {
+    auto* grad_y = static_cast<const S*>(args.x);
+    auto* grad_x = static_cast<S*>(args.y);
+    const math::PoolAxis &y = h.axis(), &x = w.axis();
+    V share(double(factor(0, 0, 0)));
+    parallel_for(windows.planes() * y.out, pool_grain(2 * x.in), [&](int64_t first, int64_t last) {
+      for (int64_t r = first; r < last; ++r)
+        for (int64_t o = 0; o < x.out; o += width) {
+          int64_t count = least(width, x.out - o);
+          const S* from = grad_y + r * x.out + o;
+          V grad = (count == width ? load(from) : load_partial(from, count)) * share;
+          S* to = grad_x + 2 * r * x.in + 2 * o;
+          for (S* line : {to, to + x.in}) {
+            fetch_target_ahead(line);
+            fetch_target_ahead(line + width);
+            Halves<S>{grad, grad}.write(line, x.in - 2 * o);
+          }
+        }
+    });
+  }
+
+  // Channels-last, windows of one size that tile the input: each output writes all of its window.
+  NNART_HD void tile_channels() const {
+    auto* grad_y = static_cast<const S*>(args.x);
+    auto* grad_x = static_cast<S*>(args.y);
+    int64_t kernel_h = h.axis().kernel, kernel_w = w.axis().kernel, row = w.axis().in * channels;
+    V share(double(factor(0, 0, 0)));
+    parallel_for(args.shape.batch * h.axis().out, pool_grain(kernel_h * row), [&](int64_t first, int64_t last) {
+      for (int64_t r = first; r < last; ++r)
+        for (int64_t ow = 0; ow < w.axis().out; ++ow) {
+          const S* from = grad_y + (r * w.axis().out + ow) * channels;
+          S* corner = grad_x + r * kernel_h * row + ow * kernel_w * channels;
+          for (int64_t c = 0; c < channels; c += P::size) {
+            int64_t lanes = least(P::size, channels - c);
+            P grad = P::read(from + c, lanes);
+            for (auto& part : grad.part) part = part * share;
+            for (int64_t kh = 0; kh < kernel_h; ++kh)
+              for (int64_t kw = 0; kw < kernel_w; ++kw) {
+                fetch_target_ahead(corner + c + kh * row + kw * channels);
+                grad.write(corner + c + kh * row + kw * channels, lanes);
+              }
+          }
+        }
+    });
+  }
+
+  // Pixels beside each other that belong to the same windows are equal, as whole lines are.
+  NNART_HD void channels_backward() const {
+    auto* grad_y = static_cast<const S*>(args.x);
+    auto* grad_x = static_cast<S*>(args.y);
+    int64_t rows = d.axis().in * h.axis().in;
+    parallel_for(args.shape.batch * rows, pool_grain(w.axis().in * channels), [&](int64_t first, int64_t last) {
+      struct Asked {
+        const S* grad;
+        C share;
+      };
+      Scratch<Asked> list(Use::tables, overlap(d.axis()) * overlap(h.axis()) * overlap(w.axis()));
+      Scratch<C> kept(Use::partial, w.axis().out);
+      Asked* asked = list.data();
+      Factors factors{kept.data()};
+      for (int64_t r = first; r < last; ++r) {
+        int64_t id = r % rows / h.axis().in, ih = r % h.axis().in;
+        const S* image = grad_y + r / rows * windows.out * channels;
+        S* to = grad_x + r * w.axis().in * channels;
+        int64_t first_before = -1, end_before = -1;
+        for (int64_t iw = 0; iw < w.axis().in; ++iw, to += channels) {
+          int64_t first_w = w.first_output(iw), end_w = w.end_output(iw), count = 0;
+          if (first_w == first_before && end_w == end_before) {
+            std::memcpy(static_cast<void*>(to), to - channels, size_t(channels) * sizeof(S));
+            continue;
+          }
+          first_before = first_w;
+          end_before = end_w;
+          for (int64_t od = d.first_output(id); od < d.end_output(id); ++od)
+            for (int64_t oh = h.first_output(ih); oh < h.end_output(ih); ++oh) {
+              set(factors, od, oh);
+              for (int64_t ow = first_w; ow < end_w; ++ow)
+                asked[count++] = {image + ((od * h.axis().out + oh) * w.axis().out + ow) * channels, factors.of[ow]};
+            }
+          auto ask = [&](auto fixed) {
+            for (int64_t c = 0; c < channels; c += P::size) {
+              int64_t lanes = least(P::size, channels - c);
+              P sum = P::all(0);
+              fetch_target_ahead(to + c);
+              for (int64_t a = 0; a < (fixed() ? fixed() : count); ++a) {
+                P grad = P::read(asked[a].grad + c, lanes);
+                for (int part = 0; part < P::parts; ++part)
+                  sum.part[part] = sum.part[part] + grad.part[part] * V(double(asked[a].share));
+              }
+              sum.write(to + c, lanes);
+            }
+          };
+          if (count == 1)
+            ask([] { return 1; });
+          else if (count == 2)
+            ask([] { return 2; });
+          else if (count == 4)
+            ask([] { return 4; });
+          else if (count == 9)
+            ask([] { return 9; });
+          else
+            ask([] { return 0; });
+        }
+      }
+    });
+  }
+
+  NNART_HD void run() const {
+    bool stepped = w.axis().adaptive || w.axis().stride > 2;
+    if (args.backward) {
+      bool small = d.axis().in == 1 && h.axis().kernel * w.axis().kernel <= kTiledWindow;
+      if (args.shape.channels_last)
+        return small && tiles(h.axis()) && tiles(w.axis()) ? tile_channels() : channels_backward();
+      if (windows.is_flat_window(2, 2) && tiles(h.axis()) && tiles(w.axis())) return double_planes();
+      if (stepped) return planes_backward<0>();
+      return w.axis().stride == 2 ? planes_backward<2>() : planes_backward<1>();
+    }
+    if (args.shape.channels_last) {
+      if (windows.is_flat_window(2, 2)) return channels_forward<2, 2>();
+      if (windows.is_flat_window(3, 3)) return channels_forward<3, 3>();
+      return channels_forward<0, 0>();
+    }
+    const math::PoolAxis &y = h.axis(), &x = w.axis();
+    bool halves = y.stride == 2 && x.stride == 2 && y.pad == 0 && x.pad == 0 && y.out * 2 <= y.in && x.out * 2 <= x.in;
+    if (windows.is_flat_window(2, 2) && halves) return halving();
+    if (windows.is_whole_plane()) return whole();
+    if (stepped) return columns();
+    phased();
+  }
+};
+
+}  // namespace
+
+template <>
+void Kernels<Isa::NNART_ISA>::launch(const AvgPoolArgs& args) {
+  Windows windows(args.shape);
+  with_dtype(args.shape.dtype, [&](auto type) {
+    using S = typename decltype(type)::type;
+    AvgPool<S>{args, windows}.run();
+  });
+}
+
+}  // namespace nnart::cpu

@@ -1,0 +1,419 @@
+// The gradient of max pooling: each output's, to the input that its offset names.
+#include <vector>
+
+#include "core/parallel.h"
+#include "cpu/kernels.h"
+#include "cpu/pooling/lines.h"
+#include "cpu/scratch.h"
+
+namespace nnart::cpu {
+namespace {
+
+// Taps of one input that a gather may visit: beyond it, scattering each output once is less work.
+constexpr int64_t kMaxGathered = 16;
+// Inputs an output up to which a gather pays: where outputs are fewer, most inputs get zeros.
+constexpr int64_t kMaxInputsAnOutput = 12;
+// Channels that one task of a channels-last scatter takes: two cache lines of 16-bit elements or more.
+constexpr int64_t kChannelBlock = 64;
+
+template <class S, class O>
+struct Backward {
+  using C = ComputeType<S>;
+  using V = Vec<C>;
+  using P = Pack<S>;
+  static constexpr int64_t width = V::size;
+  static constexpr bool kSumsInPlace = sizeof(S) == sizeof(C);
+
+  const Windows& windows;
+  const S* grad_y;
+  const O* offsets;
+  S* grad_x;
+  int64_t channels = windows.shape.channels;
+
+  // From the first input of a window to the one at each tap, in the plane.
+  struct Steps {
+    std::vector<int64_t> of;
+    explicit Steps(const Windows& windows) {
+      const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
+      of.reserve(size_t(d.kernel * h.kernel * w.kernel));
+      for (int64_t kd = 0; kd < d.kernel; ++kd)
+        for (int64_t kh = 0; kh < h.kernel; ++kh)
+          for (int64_t kw = 0; kw < w.kernel; ++kw)
+            of.push_back((kd * d.dilation * h.in + kh * h.dilation) * w.in + kw * w.dilation);
+    }
+  };
+  // visit(place of the output in its plane, place of its window's first input)
+  template <class Visit>
+  NNART_HD void each_output(const Visit& visit) const {
+    const AxisWindows &d = windows.d, &h = windows.h, &w = windows.w;
+    int64_t o = 0;
+    for (int64_t od = 0; od < d.axis().out; ++od)
+      for (int64_t oh = 0; oh < h.axis().out; ++oh) {
+        int64_t line = (d.start(od) * h.axis().in + h.start(oh)) * w.axis().in;
+        for (int64_t ow = 0; ow < w.axis().out; ++ow, ++o) visit(o, line + w.start(ow));
+      }
+  }
+  // The input that an output took, or -1 for an offset that no window has.
+  NNART_HD int64_t taken(const Steps& steps, int64_t start, O offset) const {
+    if (uint64_t(offset) >= steps.of.size()) return -1;
+    int64_t i = start + steps.of.data()[uint64_t(offset)];
+    return uint64_t(i) < uint64_t(windows.in) ? i : -1;
+  }
+
+  // Each output adds to the input it took, in the order of the outputs: in place, or in scratch where storage rounds.
+  // In disjoint windows it is the only one.
+  NNART_HD void scatter_planes(bool disjoint) const {
+    const Steps steps(windows);
+    parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
+      Scratch<C> scratch(Use::gradient, kSumsInPlace || disjoint ? 0 : windows.in);
+      for (int64_t p = first; p < last; ++p) {
+        const S* from = grad_y + p * windows.out;
+        const O* offset = offsets + p * windows.out;
+        S* to = grad_x + p * windows.in;
+        if (disjoint) {
+          std::memset(static_cast<void*>(to), 0, size_t(windows.in) * sizeof(S));
+          each_output([&](int64_t o, int64_t start) {
+            int64_t i = taken(steps, start, offset[o]);
+            if (i >= 0) to[i] = from[o];
+          });
+          continue;
+        }
+        C* sums = scratch.data();
+        if constexpr (kSumsInPlace) sums = to;
+        std::memset(sums, 0, size_t(windows.in) * sizeof(C));
+        each_output([&](int64_t o, int64_t start) {
+          int64_t i = taken(steps, start, offset[o]);
+          if (i >= 0) sums[i] += load_one(from + o);
+        });
+        if constexpr (!kSumsInPlace) copy_out(sums, to, windows.in);
+      }
+    });
+  }
+  NNART_HD static void copy_out(const C* sums, S* target, int64_t n) {
+    int64_t i = 0;
+    for (; i + width <= n; i += width) store(target + i, load(sums + i));
+    if (i < n) store_partial(target + i, load_partial(sums + i, n - i), n - i);
+  }
+  NNART_HD void scatter_channels(bool disjoint) const {
+    const Steps steps(windows);
+    if (disjoint) {
+      parallel_for(windows.shape.batch, 1, [&](int64_t first, int64_t last) {
+        for (int64_t image = first; image < last; ++image) {
+          const S* from = grad_y + image * windows.out * channels;
+          const O* offset = offsets + image * windows.out * channels;
+          S* to = grad_x + image * windows.in * channels;
+          std::memset(static_cast<void*>(to), 0, size_t(windows.in * channels) * sizeof(S));
+          each_output([&](int64_t o, int64_t start) {
+            for (int64_t c = 0; c < channels; ++c) {
+              int64_t i = taken(steps, start, offset[o * channels + c]);
+              if (i >= 0) to[i * channels + c] = from[o * channels + c];
+            }
+          });
+        }
+      });
+      return;
+    }
+    int64_t block = least(channels, kChannelBlock), blocks = ceil_div(channels, block);
+    parallel_for(windows.shape.batch * blocks, pool_grain(windows.in * block), [&](int64_t first, int64_t last) {
+      Scratch<C> scratch(Use::gradient, kSumsInPlace ? 0 : windows.in * block);
+      for (int64_t item = first; item < last; ++item) {
+        int64_t begin = item % blocks * block, count = least(block, channels - begin), image = item / blocks;
+        int64_t pitch = kSumsInPlace ? channels : count;
+        S* target = grad_x + image * windows.in * channels + begin;
+        C* sums = scratch.data();
+        if constexpr (kSumsInPlace) sums = target;
+        for (int64_t i = 0; i < windows.in; ++i) std::memset(sums + i * pitch, 0, size_t(count) * sizeof(C));
+        each_output([&](int64_t o, int64_t start) {
+          int64_t from = (image * windows.out + o) * channels + begin;
+          for (int64_t c = 0; c < count; ++c) {
+            int64_t i = taken(steps, start, offsets[from + c]);
+            if (i >= 0) sums[i * pitch + c] += load_one(grad_y + from + c);
+          }
+        });
+        if constexpr (!kSumsInPlace)
+          for (int64_t i = 0; i < windows.in; ++i) copy_out(sums + i * pitch, target + i * channels, count);
+      }
+    });
+  }
+
+  NNART_HD static void add_asked(P& sum, const P& grad, const O* offset, int64_t tap) {
+    if constexpr (P::parts == 1) {
+      sum.part[0] = add_where(sum.part[0], grad.part[0], offset, Bits<C>(tap));
+    } else {
+      PackIndex<S> index = PackIndex<S>::read(offset);
+      for (int part = 0; part < P::parts; ++part) {
+        Mask<C> mine{index.part[part] == IndexVec<C>{} + Bits<C>(tap)};
+        sum.part[part] = select(mine, sum.part[part] + grad.part[part], sum.part[part]);
+      }
+    }
+  }
+
+  // Channels-last, each input asks the windows it belongs to.
+  NNART_HD void gather_channels() const {
+    const AxisWindows &d = windows.d, &h = windows.h, &w = windows.w;
+    int64_t rows = d.axis().in * h.axis().in;
+    parallel_for(windows.shape.batch * rows, pool_grain(w.axis().in * channels), [&](int64_t first, int64_t last) {
+      struct Asked {
+        int64_t out, tap;
+      };
+      Scratch<Asked> list(Use::tables, overlap(d.axis()) * overlap(h.axis()) * overlap(w.axis()));
+      Asked* asked = list.data();
+      for (int64_t r = first; r < last; ++r) {
+        int64_t image = r / rows, id = r % rows / h.axis().in, ih = r % h.axis().in;
+        for (int64_t iw = 0; iw < w.axis().in; ++iw) {
+          int64_t count = 0;
+          for (int64_t od = d.first_output(id); od < d.end_output(id); ++od)
+            for (int64_t oh = h.first_output(ih); oh < h.end_output(ih); ++oh)
+              for (int64_t ow = w.first_output(iw); ow < w.end_output(iw); ++ow) {
+                int64_t kd = d.tap(id, od), kh = h.tap(ih, oh), kw = w.tap(iw, ow);
+                if (kd < 0 || kh < 0 || kw < 0) continue;
+                int64_t o = (od * h.axis().out + oh) * w.axis().out + ow;
+                asked[count++] = {(image * windows.out + o) * channels,
+                                  (kd * h.axis().kernel + kh) * w.axis().kernel + kw};
+              }
+          S* to = grad_x + (r * w.axis().in + iw) * channels;
+          auto ask = [&](auto fixed) {
+            constexpr int kPacks = 4 / P::parts;
+            int64_t c = 0, asks = fixed() ? fixed() : count;
+            for (; c + kPacks * P::size <= channels; c += kPacks * P::size) {
+              P sum[kPacks];
+              for (int i = 0; i < kPacks; ++i) {
+                sum[i] = P::all(0);
+                fetch_target_ahead(to + c + i * P::size);
+              }
+              for (int64_t a = 0; a < asks; ++a)
+                for (int i = 0; i < kPacks; ++i) {
+                  int64_t at = asked[a].out + c + i * P::size;
+                  add_asked(sum[i], P::read(grad_y + at), offsets + at, asked[a].tap);
+                }
+              for (int i = 0; i < kPacks; ++i) sum[i].write(to + c + i * P::size);
+            }
+            for (; c < channels; c += P::size) {
+              int64_t lanes = least(P::size, channels - c);
+              P sum = P::all(0);
+              fetch_target_ahead(to + c);
+              for (int64_t a = 0; a < asks; ++a) {
+                int64_t at = asked[a].out + c;
+                O some[P::size] = {};
+                if (lanes < P::size) std::memcpy(some, offsets + at, size_t(lanes) * sizeof(O));
+                add_asked(sum, P::read(grad_y + at, lanes), lanes < P::size ? some : offsets + at, asked[a].tap);
+              }
+              sum.write(to + c, lanes);
+            }
+          };
+          if (count == 1)
+            ask([] { return 1; });
+          else if (count == 2)
+            ask([] { return 2; });
+          else if (count == 4)
+            ask([] { return 4; });
+          else if (count == 9)
+            ask([] { return 9; });
+          else
+            ask([] { return 0; });
+        }
+      }
+    });
+  }
+
+  // Of windows that tile their planes, for each line of outputs: visit(its place in y, its first window's in x); and
+  // for each line of a window: visit(its first tap, the way from the window's first input to it).
+  template <class Visit>
+  NNART_HD void each_tiled_line(int64_t first, int64_t last, const Visit& visit) const {
+    const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
+    for (int64_t r = first; r < last; ++r) {
+      int64_t oh = r % h.out, id = r / h.out * d.kernel;
+      visit(r * w.out, (id * h.in + oh * h.kernel) * w.in);
+    }
+  }
+  template <class Visit>
+  NNART_HD void each_window_line(const Visit& visit) const {
+    const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
+    for (int64_t kd = 0; kd < d.kernel; ++kd)
+      for (int64_t kh = 0; kh < h.kernel; ++kh) visit((kd * h.kernel + kh) * w.kernel, (kd * h.in + kh) * w.in);
+  }
+
+  // Channels-last, windows that tile the input: each output writes all of its window.
+  NNART_HD void tile_channels() const {
+    const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
+    int64_t window = d.kernel * h.kernel * w.kernel;
+    parallel_for(windows.shape.batch * d.out * h.out, pool_grain(window * w.out * channels), [&](int64_t f, int64_t l) {
+      each_tiled_line(f, l, [&](int64_t out, int64_t in) {
+        for (int64_t ow = 0; ow < w.out; ++ow)
+          for (int64_t c = 0; c < channels; c += P::size) {
+            int64_t lanes = least(P::size, channels - c), from = (out + ow) * channels + c;
+            P grad = P::read(grad_y + from, lanes);
+            PackIndex<S> index = PackIndex<S>::read(offsets + from, lanes);
+            S* corner = grad_x + (in + ow * w.kernel) * channels + c;
+            each_window_line([&](int64_t tap, int64_t step) {
+              for (int64_t kw = 0; kw < w.kernel; ++kw) {
+                P mine;
+                for (int part = 0; part < P::parts; ++part)
+                  mine.part[part] =
+                      select(Mask<C>{index.part[part] == IndexVec<C>{} + Bits<C>(tap + kw)}, grad.part[part], V(0));
+                S* to = corner + (step + kw) * channels;
+                fetch_target_ahead(to);
+                mine.write(to, lanes);
+              }
+            });
+          }
+      });
+    });
+  }
+
+  // Planes, windows that tile the input and are two wide.
+  NNART_HD void double_planes() const {
+    const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
+    int64_t lines = windows.planes() * d.out * h.out;
+    parallel_for(lines, pool_grain(d.kernel * h.kernel * w.in), [&](int64_t first, int64_t last) {
+      each_tiled_line(first, last, [&](int64_t out, int64_t in) {
+        for (int64_t o = 0; o < w.out; o += width) {
+          int64_t count = least(width, w.out - o);
+          const S* from = grad_y + out + o;
+          V grad = count == width ? load(from) : load_partial(from, count);
+          O some[width] = {};
+          if (count < width) std::memcpy(some, offsets + out + o, size_t(count) * sizeof(O));
+          IndexVec<C> tap = read_index<C>(count < width ? some : offsets + out + o);
+          auto mine = [&](int64_t k) { return select(Mask<C>{tap == IndexVec<C>{} + Bits<C>(k)}, grad, V(0)); };
+          each_window_line([&](int64_t k, int64_t step) {
+            S* to = grad_x + in + step + 2 * o;
+            fetch_target_ahead(to);
+            fetch_target_ahead(to + width);
+            Halves<S>{mine(k), mine(k + 1)}.write(to, w.in - 2 * o);
+          });
+        }
+      });
+    });
+  }
+
+  // Planes, for steps of 1 or 2 along a line: the gradients and the offsets of a plane get zeros around their lines,
+  // and the vectors run along the inputs, of step 2 along the even and the odd ones.
+  template <int step>
+  NNART_HD void gather_planes() const {
+    const AxisWindows &d = windows.d, &h = windows.h, &w = windows.w;
+    const math::PoolAxis& axis = w.axis();
+    // Input step * j + phase is tap k of output j + shift, for the taps where that is whole.
+    struct Tap {
+      int64_t shift;
+      Bits<C> k;
+    };
+    Scratch<Tap> tap_scratch(Use::tables, step * axis.kernel);
+    int64_t counts[step], least_shift = 0, most_shift = 0;
+    for (int64_t phase = 0; phase < step; ++phase) {
+      counts[phase] = 0;
+      for (int64_t k = axis.kernel; k-- > 0;) {
+        int64_t place = phase + axis.pad - k * axis.dilation;
+        if (modulo(place, step) != 0) continue;
+        int64_t shift = div_floor(place, step);
+        tap_scratch.data()[phase * axis.kernel + counts[phase]++] = {shift, Bits<C>(k)};
+        least_shift = least(least_shift, shift);
+        most_shift = most(most_shift, shift);
+      }
+    }
+    const Tap* taps = tap_scratch.data();
+    int64_t margin = -least_shift;
+    int64_t pitch = margin + ceil_div(most(axis.out, ceil_div(axis.in, step)) + most_shift, width) * width + width;
+    int64_t lines = d.axis().out * h.axis().out;
+
+    parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
+      Scratch<C> grads(Use::gradient, lines * pitch);
+      Scratch<O> kept_offsets(Use::pixels, lines * pitch);
+      struct Row {
+        const C* grad;
+        const O* offset;
+        Bits<C> tap;
+      };
+      Scratch<Row> row_scratch(Use::tile, overlap(d.axis()) * overlap(h.axis()));
+      Row* rows = row_scratch.data();
+      std::memset(grads.data(), 0, size_t(lines * pitch) * sizeof(C));
+      std::memset(kept_offsets.data(), 0, size_t(lines * pitch) * sizeof(O));
+      for (int64_t p = first; p < last; ++p) {
+        // Beside a line lie other offsets, which meet gradients of zero: they need no zeros of their own, but memory.
+        bool in_place = p * windows.out >= margin && (p + 1) * windows.out + pitch <= windows.planes() * windows.out;
+        for (int64_t l = 0; l < lines; ++l) {
+          const S* from = grad_y + p * windows.out + l * axis.out;
+          C* to = grads.data() + l * pitch + margin;
+          for (int64_t o = 0; o < axis.out; o += width) {
+            int64_t count = least(width, axis.out - o);
+            store(to + o, count == width ? load(from + o) : load_partial(from + o, count));
+          }
+          if (!in_place)
+            std::memcpy(kept_offsets.data() + l * pitch + margin, offsets + p * windows.out + l * axis.out,
+                        size_t(axis.out) * sizeof(O));
+        }
+        for (int64_t id = 0; id < d.axis().in; ++id)
+          for (int64_t ih = 0; ih < h.axis().in; ++ih) {
+            int64_t count = 0;
+            for (int64_t od = d.first_output(id); od < d.end_output(id); ++od)
+              for (int64_t oh = h.first_output(ih); oh < h.end_output(ih); ++oh) {
+                int64_t kd = d.tap(id, od), kh = h.tap(ih, oh);
+                if (kd < 0 || kh < 0) continue;
+                int64_t l = od * h.axis().out + oh, at = l * pitch + margin;
+                rows[count++] = {grads.data() + at,
+                                 in_place ? offsets + p * windows.out + l * axis.out : kept_offsets.data() + at,
+                                 Bits<C>((kd * h.axis().kernel + kh) * axis.kernel)};
+              }
+            S* to = grad_x + p * windows.in + (id * h.axis().in + ih) * axis.in;
+            auto sum = [&](int64_t phase, int64_t j) {
+              V total(0);
+              for (int64_t r = 0; r < count; ++r)
+                for (int64_t t = 0; t < counts[phase]; ++t) {
+                  Tap tap = taps[phase * axis.kernel + t];
+                  total = add_where(total, load(rows[r].grad + j + tap.shift), rows[r].offset + j + tap.shift,
+                                    Bits<C>(rows[r].tap + tap.k));
+                }
+              return total;
+            };
+            for (int64_t j = 0; step * j < axis.in; j += width) {
+              int64_t left = axis.in - step * j;
+              fetch_target_ahead(to + step * j);
+              if constexpr (step == 2) {
+                fetch_target_ahead(to + 2 * j + width);
+                Halves<S>{sum(0, j), sum(1, j)}.write(to + 2 * j, left);
+              } else if (left >= width) {
+                store(to + j, sum(0, j));
+              } else {
+                store_partial(to + j, sum(0, j), left);
+              }
+            }
+          }
+      }
+    });
+  }
+
+  NNART_HD void run() const {
+    const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
+    bool tiled = tiles(d) && tiles(h) && tiles(w) && d.kernel * h.kernel * w.kernel <= kMaxGathered;
+    bool disjoint = windows.are_disjoint();
+    bool gathers = sizeof(O) == 1 && overlap(d) * overlap(h) * overlap(w) <= kMaxGathered &&
+                   windows.in <= kMaxInputsAnOutput * windows.out;
+    if (windows.shape.channels_last) {
+      if (tiled) return tile_channels();
+      if (gathers) return gather_channels();
+      return scatter_channels(disjoint);
+    }
+    if (tiled && w.kernel == 2) return double_planes();
+    bool narrow = w.in < 2 * width;  // then most lanes would be idle
+    if (disjoint || !gathers || w.adaptive || w.stride > 2 || narrow) return scatter_planes(disjoint);
+    if (w.stride == 1) return gather_planes<1>();
+    gather_planes<2>();
+  }
+};
+
+}  // namespace
+
+template <>
+void Kernels<Isa::NNART_ISA>::launch(const MaxPoolBackwardArgs& args) {
+  Windows windows(args.shape);
+  with_dtype(args.shape.dtype, [&](auto type) {
+    using S = typename decltype(type)::type;
+    with_offset(args.shape, [&](auto offset) {
+      using O = typename decltype(offset)::type;
+      Backward<S, O>{windows, static_cast<const S*>(args.grad_y), static_cast<const O*>(args.offsets),
+                     static_cast<S*>(args.grad_x)}
+          .run();
+    });
+  });
+}
+
+}  // namespace nnart::cpu

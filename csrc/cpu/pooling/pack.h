@@ -1,0 +1,208 @@
+// Elements that pooling reads and writes at once: a vector of them, or of bfloat16 two, widened by a shift and a mask.
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+
+#include "cpu/prefetch.h"
+#include "cpu/vec.h"
+#include "math/integers.h"
+
+namespace nnart::cpu {
+namespace {
+
+template <class C>
+using IndexVec = RawVec<Bits<C>>;
+
+// Element i of a pack is lane i of its one part, or of bfloat16 lane i / 2 of part i % 2.
+template <class S>
+struct Pack {
+  using C = ComputeType<S>;
+  static constexpr int parts = std::is_same_v<S, BFloat16> ? 2 : 1;
+  static constexpr int64_t size = parts * Vec<C>::size;
+  Vec<C> part[parts];
+
+  NNART_HD static Pack all(double value) {
+    Pack pack;
+    for (auto& part : pack.part) part = Vec<C>(value);
+    return pack;
+  }
+  NNART_HD static Pack read(const S* p) {
+    if constexpr (parts == 2) {
+      EvenOdd both = load_even_odd(p);
+      return {both.even, both.odd};
+    } else {
+      return {load(p)};
+    }
+  }
+  // The first count elements, the others 0.
+  NNART_HD static Pack read(const S* p, int64_t count) {
+    if (count >= size) return read(p);
+    if constexpr (parts == 2) {
+#if defined(__AVX512BW__)
+      RawU32 pairs = reinterpret_cast<RawU32>(_mm512_maskz_loadu_epi16(__mmask32((uint64_t{1} << count) - 1), p));
+      return {Vec<C>(reinterpret_cast<RawVec<C>>(pairs << 16)),
+              Vec<C>(reinterpret_cast<RawVec<C>>(pairs & 0xffff0000))};
+#else
+      S elements[size] = {};
+      std::memcpy(elements, p, size_t(count) * sizeof(S));
+      return read(elements);
+#endif
+    } else {
+      return {load_partial(p, count)};
+    }
+  }
+  NNART_HD void write(S* p) const {
+    if constexpr (parts == 2) {
+      RawU32 joined = join_even_odd({part[0], part[1]});
+      std::memcpy(p, &joined, sizeof joined);
+    } else {
+      store(p, part[0]);
+    }
+  }
+  NNART_HD void write(S* p, int64_t count) const {
+    if (count >= size) return write(p);
+    if constexpr (parts == 2) {
+#if defined(__AVX512BW__)
+      _mm512_mask_storeu_epi16(p, __mmask32((uint64_t{1} << count) - 1),
+                               reinterpret_cast<__m512i>(join_even_odd({part[0], part[1]})));
+#else
+      S elements[size];
+      write(elements);
+      std::memcpy(p, elements, size_t(count) * sizeof(S));
+#endif
+    } else {
+      store_partial(p, part[0], count);
+    }
+  }
+};
+
+// As many small whole numbers as a Vec<C> has lanes, kept as O: uint8_t, uint16_t or int32_t.
+template <class C, class O>
+using StoredIndex __attribute__((vector_size(kVectorBytes / sizeof(C) * sizeof(O)))) = O;
+
+// From one width to the next and no further: GCC 12 takes wider steps lane by lane.
+template <class Wide, class Narrow>
+NNART_HD Wide widened(Narrow narrow) {
+  constexpr int lanes = sizeof(Narrow) / sizeof(narrow[0]);
+  if constexpr (sizeof(Wide) <= 2 * sizeof(Narrow)) {
+    return __builtin_convertvector(narrow, Wide);
+  } else if constexpr (sizeof(narrow[0]) == 1) {
+    using Next __attribute__((vector_size(2 * sizeof(Narrow)))) = uint16_t;
+    static_assert(sizeof(Next) == 2 * lanes);
+    return widened<Wide>(__builtin_convertvector(narrow, Next));
+  } else {
+    using Next __attribute__((vector_size(2 * sizeof(Narrow)))) = uint32_t;
+    return widened<Wide>(__builtin_convertvector(narrow, Next));
+  }
+}
+template <class Narrow, class Wide>
+NNART_HD Narrow narrowed(Wide wide) {
+  if constexpr (sizeof(Wide) <= 2 * sizeof(Narrow)) {
+    return __builtin_convertvector(wide, Narrow);
+  } else if constexpr (sizeof(wide[0]) == 8) {
+    using Next __attribute__((vector_size(sizeof(Wide) / 2))) = uint32_t;
+    return narrowed<Narrow>(__builtin_convertvector(wide, Next));
+  } else {
+    using Next __attribute__((vector_size(sizeof(Wide) / 2))) = uint16_t;
+    return narrowed<Narrow>(__builtin_convertvector(wide, Next));
+  }
+}
+
+template <class C, class O>
+NNART_HD IndexVec<C> read_index(const O* p) {
+  StoredIndex<C, O> stored;
+  std::memcpy(&stored, p, sizeof stored);
+  return widened<IndexVec<C>>(stored);
+}
+template <class C, class O>
+NNART_HD void write_index(O* p, IndexVec<C> index, int64_t count) {
+  StoredIndex<C, O> stored = narrowed<StoredIndex<C, O>>(index);
+  if (count >= Vec<C>::size)
+    std::memcpy(p, &stored, sizeof stored);
+  else
+    std::memcpy(p, &stored, size_t(count) * sizeof(O));
+}
+
+// sum + term in the lanes whose offset is tap. Bytes are compared as bytes where that gives a mask at once.
+template <class C, class O>
+NNART_HD Vec<C> add_where(Vec<C> sum, Vec<C> term, const O* offsets, Bits<C> tap) {
+#if defined(__AVX512VL__) && defined(__AVX512BW__)
+  if constexpr (sizeof(C) == 4 && sizeof(O) == 1) {
+    __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(offsets));
+    return Vec<C>(_mm512_mask_add_ps(sum.v, _mm_cmpeq_epi8_mask(bytes, _mm_set1_epi8(char(tap))), sum.v, term.v));
+  }
+#endif
+  Mask<C> mine{read_index<C>(offsets) == IndexVec<C>{} + tap};
+  return select(mine, sum + term, sum);
+}
+
+// One for each element of a pack.
+template <class S>
+struct PackIndex {
+  using C = ComputeType<S>;
+  using P = Pack<S>;
+  using Pairs __attribute__((vector_size(kVectorBytes / 2))) = uint16_t;  // of bytes
+  IndexVec<C> part[P::parts];
+
+  NNART_HD static PackIndex all(int64_t value) {
+    PackIndex index;
+    for (auto& part : index.part) part = IndexVec<C>{} + Bits<C>(value);
+    return index;
+  }
+  template <class O>
+  NNART_HD static PackIndex read(const O* p) {
+    if constexpr (P::parts == 1) {
+      return {read_index<C>(p)};
+    } else if constexpr (sizeof(O) == 1) {
+      Pairs pairs;
+      std::memcpy(&pairs, p, sizeof pairs);
+      IndexVec<C> wide = __builtin_convertvector(pairs, IndexVec<C>);
+      return {wide & 0xff, wide >> 8};
+    } else {
+      PackIndex index;
+      for (int i = 0; i < P::size; ++i) index.part[i % 2][i / 2] = Bits<C>(p[i]);
+      return index;
+    }
+  }
+  template <class O>
+  NNART_HD static PackIndex read(const O* p, int64_t count) {
+    if (count >= P::size) return read(p);
+    O elements[P::size] = {};
+    std::memcpy(elements, p, size_t(count) * sizeof(O));
+    return read(elements);
+  }
+  template <class O>
+  NNART_HD void write(O* p) const {
+    if constexpr (P::parts == 1) {
+      write_index<C>(p, part[0], P::size);
+    } else if constexpr (sizeof(O) == 1) {
+      Pairs pairs = __builtin_convertvector(part[0] | (part[1] << 8), Pairs);
+      std::memcpy(p, &pairs, sizeof pairs);
+    } else {
+      for (int i = 0; i < P::size; ++i) p[i] = O(part[i % 2][i / 2]);
+    }
+  }
+  template <class O>
+  NNART_HD void write(O* p, int64_t count) const {
+    if (count >= P::size) return write(p);
+    O elements[P::size];
+    write(elements);
+    std::memcpy(p, elements, size_t(count) * sizeof(O));
+  }
+};
+
+template <class S>
+NNART_HD ComputeType<S> load_one(const S* p) {
+  return widen_one<ComputeType<S>>(p);
+}
+template <class S>
+NNART_HD void store_one(S* p, ComputeType<S> x) {
+  if constexpr (sizeof(S) == 2)
+    store_partial(p, Vec<ComputeType<S>>(double(x)), 1);
+  else
+    *p = x;
+}
+
+}  // namespace
+}  // namespace nnart::cpu
