@@ -91,6 +91,12 @@ NNART_HD void step(const double* x, Vec<double> x_value, double* y, bool past_ca
   }
 }
 
+// Whether a thread stores its n elements past the caches.
+template <class S>
+NNART_HD bool is_large(const DropoutArgs& args, int64_t n) {
+  return n * int64_t(sizeof(S)) >= kPastCachesBytes && args.x != args.y;
+}
+
 template <class S, bool shifted>
 void drop_elements(const DropoutArgs& args) {
   using V = Vec<ComputeType<S>>;
@@ -101,7 +107,7 @@ void drop_elements(const DropoutArgs& args) {
     uint32_t threshold = args.threshold;
     V x_value(0);
     if (args.x_is_one_value) x_value = load_broadcast(static_cast<const S*>(args.x));
-    bool large = (last - first) * least(n, kDropoutBlock) * int64_t(sizeof(S)) >= kPastCachesBytes && args.x != args.y;
+    bool large = is_large<S>(args, (last - first) * least(n, kDropoutBlock));
     for (int64_t task = first; task < last; ++task) {
       int64_t part = task / blocks, begin = task % blocks * kDropoutBlock, end = least(n, begin + kDropoutBlock);
       auto key = uint64_t(args.seeds[part]);
@@ -136,6 +142,7 @@ void drop_planes(const DropoutArgs& args) {
   int64_t rows = args.batch * args.channels;  // of a part
   ByNumber<S, shifted> rule(args);
   parallel_for(args.parts * rows, ceil_div(kDropoutGrain, args.inner), [&](int64_t first, int64_t last) {
+    bool large = is_large<S>(args, (last - first) * args.inner);
     constexpr int64_t most = 256;
     S buffer[Decisions<S>::room(most)];
     for (int64_t begin = first; begin < last;) {
@@ -146,12 +153,14 @@ void drop_planes(const DropoutArgs& args) {
         auto* y = static_cast<S*>(args.y) + r * args.inner;
         OneValue<S> decision(decisions + (r - begin));
         if (args.x_is_one_value)
-          map_range(y, 0, args.inner, rule, OneValue<S>(static_cast<const S*>(args.x)), decision);
+          map_range_stored(y, large, 0, args.inner, rule, OneValue<S>(static_cast<const S*>(args.x)), decision);
         else
-          map_range(y, 0, args.inner, rule, Elements<S>{static_cast<const S*>(args.x) + r * args.inner}, decision);
+          map_range_stored(y, large, 0, args.inner, rule, Elements<S>{static_cast<const S*>(args.x) + r * args.inner},
+                           decision);
       }
       begin = end;
     }
+    if (large) finish_stores();
   });
 }
 
@@ -165,6 +174,7 @@ void drop_channels_last(const DropoutArgs& args) {
   parallel_for(args.parts * args.batch * tasks, 1, [&](int64_t first, int64_t last) {
     Scratch<S> buffer(Use::decisions, Decisions<S>::room(channels) + pixels_a_row * channels);
     S* repeated = buffer.data() + Decisions<S>::room(channels);
+    bool large = is_large<S>(args, (last - first) * least(pixels_a_task, args.pixels) * channels);
     int64_t filled = -1;
     for (int64_t task = first; task < last; ++task) {
       int64_t image = task / tasks;
@@ -181,11 +191,13 @@ void drop_channels_last(const DropoutArgs& args) {
         int64_t at = (image * args.pixels + q) * channels, n = least(pixels_a_row, end - q) * channels;
         auto* y = static_cast<S*>(args.y) + at;
         if (args.x_is_one_value)
-          map_range(y, 0, n, rule, OneValue<S>(static_cast<const S*>(args.x)), Elements<S>{repeated});
+          map_range_stored(y, large, 0, n, rule, OneValue<S>(static_cast<const S*>(args.x)), Elements<S>{repeated});
         else
-          map_range(y, 0, n, rule, Elements<S>{static_cast<const S*>(args.x) + at}, Elements<S>{repeated});
+          map_range_stored(y, large, 0, n, rule, Elements<S>{static_cast<const S*>(args.x) + at},
+                           Elements<S>{repeated});
       }
     }
+    if (large) finish_stores();
   });
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/parallel.h"
+#include "cpu/streaming.h"
 #include "cpu/vec.h"
 #include "math/integers.h"
 
@@ -74,19 +75,25 @@ NNART_HD void map_four(BFloat16* y, bool past_caches, int64_t i, const F& f, con
   }
 }
 
-// The inputs come by value: behind a reference their pointers would be read again after every store.
+// Stores past the caches if it shall and y is aligned; whoever asks for it calls finish_stores() in the end. The inputs
+// come by value: behind a reference their pointers would be read again after every store.
 template <class S, class F, class... Inputs>
-NNART_HD void map_range(S* y, int64_t begin, int64_t end, F f, Inputs... inputs) {
+NNART_HD void map_range_stored(S* y, bool past_caches, int64_t begin, int64_t end, F f, Inputs... inputs) {
   constexpr int64_t width = Working<S>::size;
-  bool in_place = (inputs.starts_at(y) || ...);
-  bool aligned = reinterpret_cast<uintptr_t>(y) % kVectorBytes == 0;
-  bool past_caches = (end - begin) * int64_t(sizeof(S)) >= kPastCachesBytes && aligned && !in_place;
+  past_caches = past_caches && reinterpret_cast<uintptr_t>(y) % kVectorBytes == 0;
   int64_t i = begin;
   for (; i + 4 * width <= end; i += 4 * width) map_four(y, past_caches, i, f, inputs...);
   for (; i < end; i += width) {
     int64_t count = least(width, end - i);
     store_partial(y + i, Vec<ComputeType<S>>(f(inputs.partial(i, count)...).v), count);
   }
+}
+
+template <class S, class F, class... Inputs>
+NNART_HD void map_range(S* y, int64_t begin, int64_t end, const F& f, const Inputs&... inputs) {
+  bool in_place = (inputs.starts_at(y) || ...);
+  bool past_caches = (end - begin) * int64_t(sizeof(S)) >= kPastCachesBytes && !in_place;
+  map_range_stored(y, past_caches, begin, end, f, inputs...);
   if (past_caches) finish_stores();
 }
 

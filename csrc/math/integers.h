@@ -18,4 +18,14 @@ NNART_HD int64_t div_floor(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 NNART_HD int64_t div_up(int64_t a, int64_t b) { return -div_floor(-a, b); }
 NNART_HD int64_t modulo(int64_t a, int64_t b) { return a - div_floor(a, b) * b; }
 
+// The greatest common divisor of positive numbers.
+NNART_HD int64_t common_divisor(int64_t a, int64_t b) {
+  while (b != 0) {
+    int64_t rest = a % b;
+    a = b;
+    b = rest;
+  }
+  return a;
+}
+
 }  // namespace nnart

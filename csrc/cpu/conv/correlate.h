@@ -9,6 +9,7 @@
 #include "cpu/conv/fetch_ahead.h"
 #include "cpu/conv/finish.h"
 #include "cpu/conv/source.h"
+#include "cpu/streaming.h"
 
 namespace nnart::cpu {
 namespace {

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "cpu/conv/source.h"
+#include "cpu/streaming.h"
 
 namespace nnart::cpu {
 namespace {

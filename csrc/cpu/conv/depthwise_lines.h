@@ -7,6 +7,7 @@
 #include "cpu/conv/fetch_ahead.h"
 #include "cpu/conv/finish.h"
 #include "cpu/kernels.h"
+#include "cpu/streaming.h"
 
 namespace nnart::cpu {
 namespace {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "cpu/conv/finish.h"
+#include "cpu/streaming.h"
 #include "cpu/vec.h"
 #include "math/integers.h"
 

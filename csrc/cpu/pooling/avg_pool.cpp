@@ -17,14 +17,14 @@ constexpr int64_t kTiledWindow = 9;
 // 1 / the elements that each window of one axis divides by; their product is the window's.
 class Shares {
  public:
-  Shares(const AxisWindows& windows, const AvgPoolArgs& args) : counts_(size_t(windows.axis().out)) {
+  Shares(const AxisWindows& windows, const AvgPoolArgs& args) : counts_(windows.axis().out) {
     for (int64_t o = 0; o < windows.axis().out; ++o)
-      counts_[size_t(o)] = args.count_include_pad ? windows.axis().padded_taps(o) : windows.end(o) - windows.begin(o);
+      counts_.data()[o] = args.count_include_pad ? windows.axis().padded_taps(o) : windows.end(o) - windows.begin(o);
   }
   NNART_HD int64_t operator[](int64_t o) const { return counts_.data()[o]; }
 
  private:
-  std::vector<int64_t> counts_;
+  Numbers counts_;
 };
 
 template <class S>

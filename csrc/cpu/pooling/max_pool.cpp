@@ -1,6 +1,4 @@
 // Max pooling, and what turns its offsets into indices.
-#include <limits>
-
 #include "core/parallel.h"
 #include "cpu/kernels.h"
 #include "cpu/pooling/lines.h"
@@ -18,7 +16,7 @@ constexpr bool kWanted = !std::is_same_v<O, NoOffset>;
 template <class S, class O>
 struct Best {
   using P = Pack<S>;
-  P value = P::all(-std::numeric_limits<double>::infinity());
+  P value = P::all(-__builtin_inf());
   PackIndex<S> tap;
 
   NNART_HD void offer(int part, Vec<typename P::C> x, Bits<typename P::C> at) {
@@ -138,7 +136,7 @@ struct Planes {
   template <class Taps>
   NNART_HD void line(int64_t out, int64_t end, const Bits<C>* first_taps, const Taps& taps) const {
     for (int64_t o = 0; o < windows.w.axis().out; o += width) {
-      V best(-std::numeric_limits<double>::infinity());
+      V best(-__builtin_inf());
       IndexVec<C> tap{};
       fetch_target_ahead(y + out + o);
       if constexpr (kWanted<O>) std::memcpy(&tap, first_taps + o, sizeof tap);
@@ -221,7 +219,7 @@ struct Planes {
                 int64_t slot = id % deep * high + ih % high;
                 C* line = kept.data() + slot * shape.elements;
                 if (in_slots.data()[slot] != place) {
-                  shape.fill(line, x + p * windows.in + place * w.axis().in, -std::numeric_limits<C>::infinity());
+                  shape.fill(line, x + p * windows.in + place * w.axis().in, -C(__builtin_inf()));
                   in_slots.data()[slot] = place;
                 }
                 rows[count++] = {line, Bits<C>((kd * h.axis().kernel + kh) * kernel)};
@@ -254,7 +252,7 @@ struct Planes {
       for (int lane = 0; lane < width; ++lane) lanes[lane] = lane;
       for (int64_t p = first; p < last; ++p) {
         const S* plane = x + p * windows.in;
-        V best(-std::numeric_limits<double>::infinity());
+        V best(-__builtin_inf());
         IndexVec<C> place = lanes, next_place = lanes;
         int64_t i = 0;
         for (; i + width <= windows.in; i += width, next_place += Bits<C>(width)) {
@@ -264,7 +262,7 @@ struct Planes {
           best = select(taken, next, best);
           place = taken.v ? next_place : place;
         }
-        C value = -std::numeric_limits<C>::infinity();
+        C value = -C(__builtin_inf());
         int64_t at = 0;
         auto offer = [&](C next, int64_t where) {
           bool later_nan = next != next && (value == value || where > at);
@@ -295,7 +293,7 @@ struct Planes {
           for (int64_t oh = 0; oh < h.axis().out; ++oh) {
             Bits<C> first_row = Bits<C>(d.begin(od) * h.axis().kernel + h.begin(oh));
             for (int64_t i = 0; i < in_w; i += width) {
-              V best(-std::numeric_limits<double>::infinity());
+              V best(-__builtin_inf());
               IndexVec<C> row = IndexVec<C>{} + first_row;
               int64_t count = least(width, in_w - i);
               for (int64_t kd = d.begin(od); kd < d.end(od); ++kd)
@@ -316,7 +314,7 @@ struct Planes {
   }
   NNART_HD void along(const C* value, const Bits<C>* row, int64_t ow, Bits<C> first_row, int64_t out) const {
     const AxisWindows& w = windows.w;
-    C best = -std::numeric_limits<C>::infinity();
+    C best = -C(__builtin_inf());
     Bits<C> best_row = first_row;
     int64_t best_tap = w.begin(ow);
     for (int64_t kw = w.begin(ow); kw < w.end(ow); ++kw) {

@@ -1,6 +1,4 @@
 // The gradient of max pooling: each output's, to the input that its offset names.
-#include <vector>
-
 #include "core/parallel.h"
 #include "cpu/kernels.h"
 #include "cpu/pooling/lines.h"
@@ -32,14 +30,16 @@ struct Backward {
 
   // From the first input of a window to the one at each tap, in the plane.
   struct Steps {
-    std::vector<int64_t> of;
-    explicit Steps(const Windows& windows) {
+    int64_t count;
+    Numbers of;
+    explicit Steps(const Windows& windows)
+        : count(windows.d.axis().kernel * windows.h.axis().kernel * windows.w.axis().kernel), of(count) {
       const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
-      of.reserve(size_t(d.kernel * h.kernel * w.kernel));
+      int64_t* next = of.data();
       for (int64_t kd = 0; kd < d.kernel; ++kd)
         for (int64_t kh = 0; kh < h.kernel; ++kh)
           for (int64_t kw = 0; kw < w.kernel; ++kw)
-            of.push_back((kd * d.dilation * h.in + kh * h.dilation) * w.in + kw * w.dilation);
+            *next++ = (kd * d.dilation * h.in + kh * h.dilation) * w.in + kw * w.dilation;
     }
   };
   // visit(place of the output in its plane, place of its window's first input)
@@ -55,7 +55,7 @@ struct Backward {
   }
   // The input that an output took, or -1 for an offset that no window has.
   NNART_HD int64_t taken(const Steps& steps, int64_t start, O offset) const {
-    if (uint64_t(offset) >= steps.of.size()) return -1;
+    if (uint64_t(offset) >= uint64_t(steps.count)) return -1;
     int64_t i = start + steps.of.data()[uint64_t(offset)];
     return uint64_t(i) < uint64_t(windows.in) ? i : -1;
   }

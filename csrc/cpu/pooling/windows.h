@@ -1,8 +1,8 @@
 // Where the windows of one pooling lie, as tables: the loops over them divide nothing.
 #pragma once
 
-#include <numeric>
-#include <vector>
+#include <cstddef>
+#include <new>
 
 #include "core/args.h"
 #include "math/integers.h"
@@ -14,11 +14,24 @@ namespace {
 constexpr int64_t kPoolGrain = 32768;
 NNART_HD int64_t pool_grain(int64_t elements_per_item) { return most(1, kPoolGrain / most(1, elements_per_item)); }
 
+// n numbers for the length of a call.
+class Numbers {
+ public:
+  NNART_HD explicit Numbers(int64_t n) : data_(static_cast<int64_t*>(::operator new(size_t(n) * sizeof(int64_t)))) {}
+  NNART_HD ~Numbers() { ::operator delete(data_); }
+  Numbers(const Numbers&) = delete;
+  Numbers& operator=(const Numbers&) = delete;
+  NNART_HD int64_t* data() const { return data_; }
+
+ private:
+  int64_t* data_;
+};
+
 // One axis: for each output its first input and its taps inside the input, for each input the outputs whose windows
 // reach it (with a dilation, some of them step over it).
 class AxisWindows {
  public:
-  explicit AxisWindows(const math::PoolAxis& axis) : axis_(axis), numbers_(size_t(3 * axis.out + 2 * axis.in)) {
+  explicit AxisWindows(const math::PoolAxis& axis) : axis_(axis), numbers_(3 * axis.out + 2 * axis.in) {
     int64_t* outputs = numbers_.data();
     int64_t* inputs = outputs + 3 * axis.out;
     for (int64_t i = 0; i < axis.in; ++i) inputs[2 * i] = inputs[2 * i + 1] = 0;
@@ -54,7 +67,7 @@ class AxisWindows {
 
  private:
   const math::PoolAxis axis_;
-  std::vector<int64_t> numbers_;
+  Numbers numbers_;
 };
 
 // Windows that follow each other without gaps, overlaps or padding and cover the input, all of one size.
@@ -66,7 +79,7 @@ NNART_HD bool tiles(const math::PoolAxis& axis) {
 // How many windows may read one input.
 NNART_HD int64_t overlap(const math::PoolAxis& axis) {
   if (axis.adaptive) return axis.out / axis.in + 2;
-  return ceil_div(axis.kernel, axis.stride / std::gcd(axis.stride, axis.dilation));
+  return ceil_div(axis.kernel, axis.stride / common_divisor(axis.stride, axis.dilation));
 }
 
 // One window that covers its plane, as a window of one axis.
