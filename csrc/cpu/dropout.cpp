@@ -28,8 +28,8 @@ struct Rule {
 };
 
 // One step: kWordsAStep elements from x to y by the words of a block. `x_value` stands for all of x if there is no x.
-template <class R>
-NNART_HD void step(const float* x, Vec<float> x_value, float* y, bool past_caches, uint64_t block, uint64_t key,
+template <class S, class R>
+NNART_HD void step(const S* x, Vec<float> x_value, S* y, bool past_caches, uint64_t block, uint64_t key,
                    uint32_t threshold, const R& rule) {
   constexpr int64_t width = Vec<float>::size;
   StepWords words = words_in_order(block, key);
@@ -55,20 +55,6 @@ NNART_HD void step(const BFloat16* x, Vec<float> x_value, BFloat16* y, bool past
       store_past_caches(static_cast<void*>(y + i), out);
     else
       std::memcpy(y + i, &out, sizeof out);
-  }
-}
-
-template <class R>
-NNART_HD void step(const Float16* x, Vec<float> x_value, Float16* y, bool past_caches, uint64_t block, uint64_t key,
-                   uint32_t threshold, const R& rule) {
-  constexpr int64_t width = Vec<float>::size;
-  StepWords words = words_in_order(block, key);
-  for (int k = 0; k < 4; ++k) {
-    Vec<float> result = rule(x ? load(x + k * width) : x_value, kept(words.v[k], threshold));
-    if (past_caches)
-      store_past_caches(y + k * width, result);
-    else
-      store(y + k * width, result);
   }
 }
 

@@ -14,10 +14,10 @@ constexpr int64_t kSumRun = 64;
 // Windows of up to so many pixels are written at once, larger ones line by line.
 constexpr int64_t kTiledWindow = 9;
 
-// 1 / the elements that each window of one axis divides by; their product is the window's.
-class Shares {
+// The elements of each window of one axis that an average divides by; their product is the window's.
+class Counts {
  public:
-  Shares(const AxisWindows& windows, const AvgPoolArgs& args) : counts_(windows.axis().out) {
+  Counts(const AxisWindows& windows, const AvgPoolArgs& args) : counts_(windows.axis().out) {
     for (int64_t o = 0; o < windows.axis().out; ++o)
       counts_.data()[o] = args.count_include_pad ? windows.axis().padded_taps(o) : windows.end(o) - windows.begin(o);
   }
@@ -36,7 +36,7 @@ struct AvgPool {
 
   const AvgPoolArgs& args;
   const Windows& windows;
-  Shares d_count{windows.d, args}, h_count{windows.h, args}, w_count{windows.w, args};
+  Counts d_count{windows.d, args}, h_count{windows.h, args}, w_count{windows.w, args};
   const AxisWindows &d = windows.d, &h = windows.h, &w = windows.w;
   int64_t channels = args.shape.channels;
 
@@ -103,10 +103,7 @@ struct AvgPool {
       const S* upper = plane + 2 * oh * w.axis().in;
       for (int64_t o = 0; o < w.axis().out; o += width) {
         int64_t left = w.axis().in - 2 * o;
-        for (const S* p : {upper + 2 * o, upper + w.axis().in + 2 * o}) {
-          fetch_source_ahead(p);
-          fetch_source_ahead(p + width);
-        }
+        for (const S* p : {upper + 2 * o, upper + w.axis().in + 2 * o}) Halves<S>::fetch_source(p);
         fetch_target_ahead(to + o);
         auto a = Halves<S>::read(upper + 2 * o, left), b = Halves<S>::read(upper + w.axis().in + 2 * o, left);
         store_before(to + o, end, ((a.even + a.odd) + (b.even + b.odd)) * load(factors + o));
@@ -116,12 +113,11 @@ struct AvgPool {
 
   // Steps of 1 or 2: the lines of a window are summed into one, Note [phases of a line].
   NNART_HD void phased() const {
-    PhasedLine<S> shape(w.axis());
     PhasedLine<C> summed(w.axis());
     int64_t in_w = w.axis().in, kernel = w.axis().kernel;
-    each_output_line(shape.elements + in_w + width,
+    each_output_line(summed.elements + in_w + width,
                      [&](const S* plane, int64_t od, int64_t oh, S* to, const S* end, const C* factors, C* scratch) {
-                       C* flat = scratch + shape.elements;
+                       C* flat = scratch + summed.elements;
                        for (int64_t i = 0; i < in_w; i += width)
                          store(flat + i, column_sum(plane, od, oh, i, in_w - i));
                        summed.fill(scratch, flat, C(0));
@@ -161,8 +157,8 @@ struct AvgPool {
     }
     C parts[4] = {sum, 0, 0, 0};
     for (; i + 4 <= n; i += 4)
-      for (int k = 0; k < 4; ++k) parts[k] += load_one(p + i + k);
-    for (; i < n; ++i) parts[0] += load_one(p + i);
+      for (int k = 0; k < 4; ++k) parts[k] += widen_one<C>(p + i + k);
+    for (; i < n; ++i) parts[0] += widen_one<C>(p + i);
     return (parts[0] + parts[1]) + (parts[2] + parts[3]);
   }
   NNART_HD void whole() const {
@@ -227,12 +223,9 @@ struct AvgPool {
   template <int kernel_h, int kernel_w>
   NNART_HD void pixel(const S* image, int64_t od, int64_t oh, int64_t ow, C share, S* to) const {
     const S* corner = image + ((d.start(od) * h.axis().in + h.start(oh)) * w.axis().in + w.start(ow)) * channels;
-    constexpr int kPacks = 4 / P::parts;
-    int64_t c = 0;
-    for (; c + kPacks * P::size <= channels; c += kPacks * P::size)
-      piece<kernel_h, kernel_w, kPacks>(corner + c, od, oh, ow, share, to + c, P::size);
-    for (; c < channels; c += P::size)
-      piece<kernel_h, kernel_w, 1>(corner + c, od, oh, ow, share, to + c, least(P::size, channels - c));
+    each_channels<S>(channels, [&](int64_t c, auto packs, int64_t lanes) {
+      piece<kernel_h, kernel_w, packs>(corner + c, od, oh, ow, share, to + c, lanes);
+    });
   }
   template <int kernel_h, int kernel_w>
   NNART_HD void channels_forward() const {
@@ -260,12 +253,10 @@ struct AvgPool {
 
   // ---- backward -----------------------------------------------------------------------------------------------------
 
-  // The outputs along d and h whose windows reach a line of x, as one number for comparison.
+  // The outputs along d and h whose windows reach a line of x.
   struct Reached {
     int64_t first_d, end_d, first_h, end_h;
-    NNART_HD bool operator==(const Reached& o) const {
-      return first_d == o.first_d && end_d == o.end_d && first_h == o.first_h && end_h == o.end_h;
-    }
+    bool operator==(const Reached&) const = default;
   };
 
   // Lines of grad_x that belong to the same lines of outputs are equal: the first is computed, the others copied.
@@ -367,8 +358,7 @@ struct AvgPool {
           V grad = (count == width ? load(from) : load_partial(from, count)) * share;
           S* to = grad_x + 2 * r * x.in + 2 * o;
           for (S* line : {to, to + x.in}) {
-            fetch_target_ahead(line);
-            fetch_target_ahead(line + width);
+            Halves<S>::fetch_target(line);
             Halves<S>{grad, grad}.write(line, x.in - 2 * o);
           }
         }
@@ -433,29 +423,19 @@ struct AvgPool {
               for (int64_t ow = first_w; ow < end_w; ++ow)
                 asked[count++] = {image + ((od * h.axis().out + oh) * w.axis().out + ow) * channels, factors.of[ow]};
             }
-          auto ask = [&](auto fixed) {
+          with_count(count, [&](auto asks) {
             for (int64_t c = 0; c < channels; c += P::size) {
               int64_t lanes = least(P::size, channels - c);
               P sum = P::all(0);
               fetch_target_ahead(to + c);
-              for (int64_t a = 0; a < (fixed() ? fixed() : count); ++a) {
+              for (int64_t a = 0; a < asks(); ++a) {
                 P grad = P::read(asked[a].grad + c, lanes);
                 for (int part = 0; part < P::parts; ++part)
                   sum.part[part] = sum.part[part] + grad.part[part] * V(double(asked[a].share));
               }
               sum.write(to + c, lanes);
             }
-          };
-          if (count == 1)
-            ask([] { return 1; });
-          else if (count == 2)
-            ask([] { return 2; });
-          else if (count == 4)
-            ask([] { return 4; });
-          else if (count == 9)
-            ask([] { return 9; });
-          else
-            ask([] { return 0; });
+          });
         }
       }
     });
@@ -476,9 +456,7 @@ struct AvgPool {
       if (windows.is_flat_window(3, 3)) return channels_forward<3, 3>();
       return channels_forward<0, 0>();
     }
-    const math::PoolAxis &y = h.axis(), &x = w.axis();
-    bool halves = y.stride == 2 && x.stride == 2 && y.pad == 0 && x.pad == 0 && y.out * 2 <= y.in && x.out * 2 <= x.in;
-    if (windows.is_flat_window(2, 2) && halves) return halving();
+    if (windows.is_halving()) return halving();
     if (windows.is_whole_plane()) return whole();
     if (stepped) return columns();
     phased();

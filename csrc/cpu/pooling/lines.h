@@ -21,6 +21,16 @@ template <class S>
 struct Halves {
   Vec<ComputeType<S>> even, odd;
 
+  // What reading or writing here will need soon.
+  NNART_HD static void fetch_source(const S* p) {
+    fetch_source_ahead(p);
+    fetch_source_ahead(p + Vec<ComputeType<S>>::size);
+  }
+  NNART_HD static void fetch_target(S* p) {
+    fetch_target_ahead(p);
+    fetch_target_ahead(p + Vec<ComputeType<S>>::size);
+  }
+
   NNART_HD static Halves read(const S* p, int64_t count) {
     using C = ComputeType<S>;
     if constexpr (Pack<S>::parts == 2) {
@@ -90,7 +100,7 @@ struct PhasedLine {
         store(odd + i / 2, halves.odd);
       }
     } else {
-      for (int64_t i = 0; i < in; ++i) line[(i + pad) % stride * phase + (i + pad) / stride] = load_one(source + i);
+      for (int64_t i = 0; i < in; ++i) line[(i + pad) % stride * phase + (i + pad) / stride] = widen_one<C>(source + i);
     }
     for (int64_t r = 0; r < stride; ++r) fill_from(line + r * phase, most(0, ceil_div(pad + in - r, stride)), outside);
   }

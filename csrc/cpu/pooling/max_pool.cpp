@@ -88,12 +88,9 @@ struct Channels {
   NNART_HD void pixel(const S* image, int64_t od, int64_t oh, int64_t ow, int64_t out) const {
     const AxisWindows &d = windows.d, &h = windows.h, &w = windows.w;
     const S* corner = image + ((d.start(od) * h.axis().in + h.start(oh)) * w.axis().in + w.start(ow)) * channels;
-    constexpr int kPacks = 4 / P::parts;
-    int64_t c = 0;
-    for (; c + kPacks * P::size <= channels; c += kPacks * P::size)
-      piece<kernel_h, kernel_w, kPacks>(corner + c, od, oh, ow, out + c, P::size);
-    for (; c < channels; c += P::size)
-      piece<kernel_h, kernel_w, 1>(corner + c, od, oh, ow, out + c, least(P::size, channels - c));
+    each_channels<S>(channels, [&](int64_t c, auto packs, int64_t lanes) {
+      piece<kernel_h, kernel_w, packs>(corner + c, od, oh, ow, out + c, lanes);
+    });
   }
 
   template <int kernel_h, int kernel_w>
@@ -165,10 +162,7 @@ struct Planes {
         for (int64_t oh = 0; oh < h.out; ++oh) {
           const S* upper = x + p * windows.in + 2 * oh * w.in;
           line(p * windows.out + oh * w.out, last * windows.out, first_taps, [&](int64_t o, auto offer) {
-            for (const S* p : {upper + 2 * o, upper + w.in + 2 * o}) {
-              fetch_source_ahead(p);
-              fetch_source_ahead(p + width);
-            }
+            for (const S* p : {upper + 2 * o, upper + w.in + 2 * o}) Halves<S>::fetch_source(p);
             auto a = Halves<S>::read(upper + 2 * o, w.in - 2 * o),
                  b = Halves<S>::read(upper + w.in + 2 * o, w.in - 2 * o);
             offer(a.even, 0);
@@ -271,7 +265,7 @@ struct Planes {
           at = where;
         };
         for (int lane = 0; i > 0 && lane < width; ++lane) offer(best.v[lane], int64_t(place[lane]));
-        for (; i < windows.in; ++i) offer(load_one(plane + i), i);
+        for (; i < windows.in; ++i) offer(widen_one<C>(plane + i), i);
         store_one(y + p, value);
         if constexpr (kWanted<O>) offsets[p] = O(at);
       }
@@ -347,11 +341,10 @@ void forward(const MaxPoolArgs& args) {
     return images.template all<0, 0>();
   }
   Planes<S, O> planes{windows, x, y, offsets};
-  const math::PoolAxis &h = windows.h.axis(), &w = windows.w.axis();
+  const math::PoolAxis& w = windows.w.axis();
   if (windows.is_whole_plane()) return planes.whole();
   if (w.adaptive || w.stride > 2) return planes.columns();
-  bool halves = h.stride == 2 && w.stride == 2 && h.pad == 0 && w.pad == 0 && h.out * 2 <= h.in && w.out * 2 <= w.in;
-  if (windows.is_flat_window(2, 2) && halves) return planes.halving();
+  if (windows.is_halving()) return planes.halving();
   if (windows.is_flat_window(2, 2)) return planes.template copied<2, 2>();
   if (windows.is_flat_window(3, 3)) return planes.template copied<3, 3>();
   planes.template copied<0, 0>();

@@ -83,7 +83,7 @@ struct Backward {
         std::memset(sums, 0, size_t(windows.in) * sizeof(C));
         each_output([&](int64_t o, int64_t start) {
           int64_t i = taken(steps, start, offset[o]);
-          if (i >= 0) sums[i] += load_one(from + o);
+          if (i >= 0) sums[i] += widen_one<C>(from + o);
         });
         if constexpr (!kSumsInPlace) copy_out(sums, to, windows.in);
       }
@@ -127,7 +127,7 @@ struct Backward {
           int64_t from = (image * windows.out + o) * channels + begin;
           for (int64_t c = 0; c < count; ++c) {
             int64_t i = taken(steps, start, offsets[from + c]);
-            if (i >= 0) sums[i * pitch + c] += load_one(grad_y + from + c);
+            if (i >= 0) sums[i * pitch + c] += widen_one<C>(grad_y + from + c);
           }
         });
         if constexpr (!kSumsInPlace)
@@ -172,45 +172,24 @@ struct Backward {
                                   (kd * h.axis().kernel + kh) * w.axis().kernel + kw};
               }
           S* to = grad_x + (r * w.axis().in + iw) * channels;
-          auto ask = [&](auto fixed) {
-            constexpr int kPacks = 4 / P::parts;
-            int64_t c = 0, asks = fixed() ? fixed() : count;
-            for (; c + kPacks * P::size <= channels; c += kPacks * P::size) {
-              P sum[kPacks];
-              for (int i = 0; i < kPacks; ++i) {
+          with_count(count, [&](auto asks) {
+            each_channels<S>(channels, [&](int64_t c, auto packs, int64_t lanes) {
+              P sum[packs];
+              for (int i = 0; i < packs; ++i) {
                 sum[i] = P::all(0);
                 fetch_target_ahead(to + c + i * P::size);
               }
-              for (int64_t a = 0; a < asks; ++a)
-                for (int i = 0; i < kPacks; ++i) {
+              for (int64_t a = 0; a < asks(); ++a)
+                for (int i = 0; i < packs; ++i) {
                   int64_t at = asked[a].out + c + i * P::size;
-                  add_asked(sum[i], P::read(grad_y + at), offsets + at, asked[a].tap);
+                  O some[P::size] = {};
+                  bool is_whole = packs > 1 || lanes == P::size;
+                  if (!is_whole) std::memcpy(some, offsets + at, size_t(lanes) * sizeof(O));
+                  add_asked(sum[i], P::read(grad_y + at, lanes), is_whole ? offsets + at : some, asked[a].tap);
                 }
-              for (int i = 0; i < kPacks; ++i) sum[i].write(to + c + i * P::size);
-            }
-            for (; c < channels; c += P::size) {
-              int64_t lanes = least(P::size, channels - c);
-              P sum = P::all(0);
-              fetch_target_ahead(to + c);
-              for (int64_t a = 0; a < asks; ++a) {
-                int64_t at = asked[a].out + c;
-                O some[P::size] = {};
-                if (lanes < P::size) std::memcpy(some, offsets + at, size_t(lanes) * sizeof(O));
-                add_asked(sum, P::read(grad_y + at, lanes), lanes < P::size ? some : offsets + at, asked[a].tap);
-              }
-              sum.write(to + c, lanes);
-            }
-          };
-          if (count == 1)
-            ask([] { return 1; });
-          else if (count == 2)
-            ask([] { return 2; });
-          else if (count == 4)
-            ask([] { return 4; });
-          else if (count == 9)
-            ask([] { return 9; });
-          else
-            ask([] { return 0; });
+              for (int i = 0; i < packs; ++i) sum[i].write(to + c + i * P::size, lanes);
+            });
+          });
         }
       }
     });
@@ -277,8 +256,7 @@ struct Backward {
           auto mine = [&](int64_t k) { return select(Mask<C>{tap == IndexVec<C>{} + Bits<C>(k)}, grad, V(0)); };
           each_window_line([&](int64_t k, int64_t step) {
             S* to = grad_x + in + step + 2 * o;
-            fetch_target_ahead(to);
-            fetch_target_ahead(to + width);
+            Halves<S>::fetch_target(to);
             Halves<S>{mine(k), mine(k + 1)}.write(to, w.in - 2 * o);
           });
         }

@@ -77,6 +77,17 @@ struct Pack {
   }
 };
 
+// Calls visit(c, packs, lanes) for the channels from c on, four vectors of them at a time while there are as many and
+// one pack after, the last with `lanes` channels; packs is a constant.
+template <class S, class Visit>
+NNART_HD void each_channels(int64_t channels, const Visit& visit) {
+  using P = Pack<S>;
+  using Many = std::integral_constant<int, 4 / P::parts>;
+  int64_t c = 0;
+  for (; c + Many::value * P::size <= channels; c += Many::value * P::size) visit(c, Many{}, P::size);
+  for (; c < channels; c += P::size) visit(c, std::integral_constant<int, 1>{}, least(P::size, channels - c));
+}
+
 // As many small whole numbers as a Vec<C> has lanes, kept as O: uint8_t, uint16_t or int32_t.
 template <class C, class O>
 using StoredIndex __attribute__((vector_size(kVectorBytes / sizeof(C) * sizeof(O)))) = O;
@@ -192,10 +203,6 @@ struct PackIndex {
   }
 };
 
-template <class S>
-NNART_HD ComputeType<S> load_one(const S* p) {
-  return widen_one<ComputeType<S>>(p);
-}
 template <class S>
 NNART_HD void store_one(S* p, ComputeType<S> x) {
   if constexpr (sizeof(S) == 2)

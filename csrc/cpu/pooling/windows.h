@@ -112,6 +112,18 @@ struct Windows {
     return true;
   }
 
+  NNART_HD int64_t planes() const { return shape.batch * shape.channels; }
+  NNART_HD bool is_flat_window(int64_t kernel_h, int64_t kernel_w) const {
+    return d.axis().in == 1 && d.axis().kernel == 1 && h.axis().kernel == kernel_h && w.axis().kernel == kernel_w &&
+           h.axis().dilation == 1 && w.axis().dilation == 1 && !h.axis().adaptive && !w.axis().adaptive;
+  }
+  // Flat 2x2 windows of stride 2 without padding.
+  NNART_HD bool is_halving() const {
+    const math::PoolAxis &y = h.axis(), &x = w.axis();
+    return is_flat_window(2, 2) && y.stride == 2 && x.stride == 2 && y.pad == 0 && x.pad == 0 && y.out * 2 <= y.in &&
+           x.out * 2 <= x.in;
+  }
+
  private:
   Windows(const PoolShape& s, int)
       : shape(s),
@@ -120,14 +132,22 @@ struct Windows {
         w(s.axis[2]),
         in(s.axis[0].in * s.axis[1].in * s.axis[2].in),
         out(s.axis[0].out * s.axis[1].out * s.axis[2].out) {}
-
- public:
-  NNART_HD int64_t planes() const { return shape.batch * shape.channels; }
-  NNART_HD bool is_flat_window(int64_t kernel_h, int64_t kernel_w) const {
-    return d.axis().in == 1 && d.axis().kernel == 1 && h.axis().kernel == kernel_h && w.axis().kernel == kernel_w &&
-           h.axis().dilation == 1 && w.axis().dilation == 1 && !h.axis().adaptive && !w.axis().adaptive;
-  }
 };
+
+// Calls visit with a function that gives count, for the counts of windows that are common as a constant.
+template <class Visit>
+NNART_HD void with_count(int64_t count, const Visit& visit) {
+  if (count == 1)
+    visit([] { return int64_t{1}; });
+  else if (count == 2)
+    visit([] { return int64_t{2}; });
+  else if (count == 4)
+    visit([] { return int64_t{4}; });
+  else if (count == 9)
+    visit([] { return int64_t{9}; });
+  else
+    visit([count] { return count; });
+}
 
 // Calls visit with the Type of the call's offsets.
 template <class Visit>
