@@ -84,7 +84,7 @@ def formats_of(shape: tuple[int, ...]) -> list[Any]:
     return [torch.contiguous_format, *([FORMATS[len(shape)]] if batched else [])]
 
 
-def space_of(shape: tuple[int, ...], window: tuple) -> int:
+def space_of(shape: tuple[int, ...]) -> int:
     """Of a shape that may lack its batch: 3-D shapes stand in SHAPES_3D, 1-D ones in SHAPES_1D."""
     if shape in SHAPES_3D:
         return 3
@@ -143,7 +143,7 @@ def check_max(name: str, x: Tensor, *arguments: Any) -> None:
 def check_all_windows() -> None:
     for (shape, window), dtype in itertools.product(MAX_CASES, DTYPES):
         for layout in formats_of(shape):
-            check_max(f"max_pool{space_of(shape, window)}d", images(shape, dtype, layout), *window)
+            check_max(f"max_pool{space_of(shape)}d", images(shape, dtype, layout), *window)
     for (shape, size), dtype in itertools.product(ADAPTIVE, DTYPES):
         for layout in formats_of(shape):
             check_adaptive_max(shape, size, dtype, layout)
@@ -154,26 +154,19 @@ def check_all_windows() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("window", WINDOWS, ids=str)
-def test_max_2d(window: tuple, dtype: torch.dtype) -> None:
-    for shape in SHAPES:
+@pytest.mark.parametrize(
+    ("space", "shapes", "window"),
+    [
+        *((2, SHAPES, window) for window in WINDOWS),
+        *((2, [(1, 3, 40, 43)], window) for window in LARGE_WINDOWS),
+        *((3, SHAPES_3D, window) for window in WINDOWS_3D),
+    ],
+    ids=lambda value: "" if isinstance(value, list) else str(value),
+)
+def test_max(space: int, shapes: list, window: tuple, dtype: torch.dtype) -> None:
+    for shape in shapes:
         for layout in formats_of(shape):
-            check_max("max_pool2d", images(shape, dtype, layout), *window)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("window", LARGE_WINDOWS, ids=str)
-def test_max_of_large_windows(window: tuple, dtype: torch.dtype) -> None:
-    for layout in formats_of((1, 3, 40, 43)):
-        check_max("max_pool2d", images((1, 3, 40, 43), dtype, layout), *window)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("window", WINDOWS_3D, ids=str)
-def test_max_3d(window: tuple, dtype: torch.dtype) -> None:
-    for shape in SHAPES_3D:
-        for layout in formats_of(shape):
-            check_max("max_pool3d", images(shape, dtype, layout), *window)
+            check_max(f"max_pool{space}d", images(shape, dtype, layout), *window)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

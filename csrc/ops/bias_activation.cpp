@@ -13,6 +13,7 @@ namespace nnart {
 namespace {
 
 using Optional = std::optional<Tensor>;
+constexpr int64_t kNone = 0;
 
 // What both passes do with their arguments: like is x or the gradient of y.
 BiasActivationArgs arguments(const Tensor& like, const Optional& seed, double p, const std::string& activation,
@@ -87,14 +88,8 @@ std::tuple<Tensor, Tensor> bias_activation_backward(const Tensor& grad_y, Option
   check(saved.has_value() || args.activation == Activation::Identity, op, ": the derivative of ", activation,
         " needs a saved tensor");
   Tensor grad_x = empty_in(order, grad_y);
-  int64_t zero = 0, one = 1;
-  int32_t device_type = 0, dtype = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(grad_y.get(), &device_type));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(grad_y.get(), &dtype));
-  AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, wants_bias ? &args.channels : &zero, &one, dtype, device_type,
-                                                  grad_y.get_device_index(), &handle));
-  Tensor grad_bias = poisoned(Tensor(handle));
+  Sizes bias_size(wants_bias ? &args.channels : &kNone, 1);
+  Tensor grad_bias = poisoned(empty_in({}, bias_size, dtype_code(grad_y), grad_y));
   args.grad_y_is_one_value = is_one_value(grad_y);
   Tensor grad = args.grad_y_is_one_value ? grad_y : laid_in(order, grad_y);
   args.grad_y = grad.data_ptr();

@@ -11,28 +11,6 @@
 namespace nnart {
 namespace {
 
-std::vector<int64_t> strides_in(const Order& order, Sizes sizes) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t next = 1;
-  for (size_t k = sizes.size(); k-- > 0;) {
-    size_t d = order.empty() ? k : size_t(order[k]);
-    strides[d] = next;
-    next *= std::max<int64_t>(sizes[d], 1);
-  }
-  return strides;
-}
-
-bool lies_in(const Order& order, const Tensor& t) {
-  Sizes sizes = t.sizes(), strides = t.strides();
-  int64_t next = 1;
-  for (size_t k = sizes.size(); k-- > 0;) {
-    size_t d = order.empty() ? k : size_t(order[k]);
-    if (sizes[d] != 1 && strides[d] != next) return false;
-    next *= sizes[d];
-  }
-  return true;
-}
-
 struct Rule {
   double p, scale, kept, dropped;
 };
@@ -89,33 +67,6 @@ void dropout_(const Tensor& x, const Tensor& seed, double p, double scale, doubl
 }
 
 }  // namespace
-
-void check_order(const Order& order, const Tensor& x, const char* op) {
-  Order sorted = order;
-  std::sort(sorted.begin(), sorted.end());
-  bool each_once = order.empty() || int64_t(order.size()) == x.dim();
-  for (size_t d = 0; d < sorted.size(); ++d) each_once = each_once && sorted[d] == int64_t(d);
-  check(each_once, op, ": order must be empty or have each of the ", x.dim(), " dimensions of x once");
-}
-
-Tensor empty_in(const Order& order, const Tensor& t) {
-  std::vector<int64_t> strides = strides_in(order, t.sizes());
-  int32_t device_type = 0, dtype = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &device_type));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
-  Sizes sizes = t.sizes();
-  AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
-                                                  device_type, t.get_device_index(), &handle));
-  return poisoned(Tensor(handle));
-}
-
-Tensor laid_in(const Order& order, const Tensor& t) {
-  if (lies_in(order, t)) return t;
-  Tensor copy = empty_in(order, t);
-  torch::stable::copy_(copy, t);
-  return copy;
-}
 
 Tensor checked_seed(const Tensor& seed, const Tensor& x, bool one_alone, const char* op) {
   check(seed.scalar_type() == ScalarType::Long, op, ": seed must have dtype int64");

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "ops/launch.h"
+#include "ops/layout.h"
 #include "ops/register.h"
 
 namespace nnart {
@@ -31,52 +32,16 @@ bool is_channels_last(const Tensor& t, size_t space) {
   return true;
 }
 
-Ints strides_of(const Ints& sizes, bool channels_last) {
-  Ints strides(sizes.size());
-  int64_t stride = 1;
-  auto place = [&](size_t d) {
-    strides[d] = stride;
-    stride *= sizes[d] > 1 ? sizes[d] : 1;
-  };
-  if (channels_last) place(1);
-  for (size_t d = sizes.size(); d-- > (channels_last ? 2u : 0u);) place(d);
-  if (channels_last) place(0);
-  return strides;
-}
-
-// By the C shim itself, as empty_as does: the named ops cost a microsecond each.
-Tensor empty_in_layout(const Ints& sizes, int32_t dtype, bool channels_last, const Tensor& like) {
-  int32_t device_type = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  Ints strides = strides_of(sizes, channels_last);
-  AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
-                                                  device_type, like.get_device_index(), &handle));
-  return Tensor(handle);
-}
-
-int32_t dtype_code(const Tensor& t) {
-  int32_t dtype = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
-  return dtype;
-}
-
-Tensor empty_values(const Ints& sizes, bool channels_last, const Tensor& like) {
-  return poisoned(empty_in_layout(sizes, dtype_code(like), channels_last, like));
+// Of a tensor with so many pooled axes after a batch and channels, or contiguous.
+Order order_of(size_t space, bool channels_last) {
+  if (!channels_last) return {};
+  Order order{0};
+  for (size_t d = 2; d < space + 2; ++d) order.push_back(int64_t(d));
+  order.push_back(1);
+  return order;
 }
 
 Ints sizes_of(const Tensor& t) { return Ints(t.sizes().begin(), t.sizes().end()); }
-
-Tensor in_layout(const Tensor& t, bool channels_last) {
-  Ints sizes = sizes_of(t), expected = strides_of(sizes, channels_last);
-  bool already = true;
-  for (size_t d = 0; d < sizes.size(); ++d)
-    already = already && (sizes[d] <= 1 || t.strides()[int64_t(d)] == expected[d]);
-  if (already) return t;
-  Tensor copy = empty_in_layout(sizes, dtype_code(t), channels_last, t);
-  torch::stable::copy_(copy, t);
-  return copy;
-}
 
 // ---- windows --------------------------------------------------------------------------------------------------------
 
@@ -125,7 +90,7 @@ void check_window(const Window& window, size_t space, const char* op) {
 struct Plan {
   PoolShape shape;
   Ints y_size;
-  bool channels_last;
+  Order order;
 };
 
 constexpr const char* kSpaces[] = {"", "2D or 3D", "3D or 4D", "4D or 5D"};
@@ -141,9 +106,9 @@ void check_dims(const Tensor& x, size_t space, const char* op) {
 // The shape of a pooling of `x` (or of what has its layout and, but for the pooled axes, its sizes).
 Plan plan_of(const Tensor& x, size_t space, DType dtype) {
   Plan plan{};
-  plan.channels_last = is_channels_last(x, space);
+  plan.shape.channels_last = is_channels_last(x, space);
+  plan.order = order_of(space, plan.shape.channels_last);
   plan.shape.dtype = dtype;
-  plan.shape.channels_last = plan.channels_last;
   plan.shape.batch = x.dim() == int64_t(space) + 2 ? x.size(0) : 1;
   plan.shape.channels = x.size(-int64_t(space) - 1);
   for (auto& axis : plan.shape.axis) axis = {{1, 1, 1, 1, 0, 1}, false};
@@ -230,9 +195,9 @@ int32_t offset_dtype(const PoolShape& shape) {
 }
 
 std::tuple<Tensor, Tensor> run_max(const Tensor& x, const Plan& plan, bool with_offsets) {
-  Tensor ordered = in_layout(x, plan.channels_last);
-  Tensor y = empty_values(plan.y_size, plan.channels_last, x);
-  Tensor offsets = with_offsets ? empty_in_layout(plan.y_size, offset_dtype(plan.shape), plan.channels_last, x) : y;
+  Tensor ordered = laid_in(plan.order, x);
+  Tensor y = poisoned(empty_in(plan.order, plan.y_size, dtype_code(x), x));
+  Tensor offsets = with_offsets ? empty_in(plan.order, plan.y_size, offset_dtype(plan.shape), x) : y;
   if (y.numel() == 0) return {y, offsets};
   launch(MaxPoolArgs{plan.shape, ordered.data_ptr(), y.data_ptr(), with_offsets ? offsets.data_ptr() : nullptr}, x);
   return {y, offsets};
@@ -267,8 +232,8 @@ Tensor max_pool_indices(const Tensor& offsets, Ints x_size, Ints kernel_size, In
   const char* op = "max_pool_indices";
   Plan plan = plan_from_output(offsets, x_size, {kernel_size, stride, padding, dilation}, DType::Float32, op);
   check_offsets(offsets, plan.shape, op);
-  Tensor ordered = in_layout(offsets, plan.channels_last);
-  Tensor indices = empty_in_layout(sizes_of(offsets), aoti_torch_dtype_int64(), plan.channels_last, offsets);
+  Tensor ordered = laid_in(plan.order, offsets);
+  Tensor indices = empty_in(plan.order, offsets.sizes(), aoti_torch_dtype_int64(), offsets);
   if (indices.numel() > 0)
     launch(MaxPoolIndicesArgs{plan.shape, ordered.data_ptr(), static_cast<int64_t*>(indices.data_ptr())}, offsets);
   return indices;
@@ -281,8 +246,8 @@ Tensor max_pool_backward(const Tensor& grad_y, const Tensor& offsets, Ints x_siz
   Plan plan =
       plan_from_output(offsets, x_size, {kernel_size, stride, padding, dilation}, dtype_of(grad_y, op, "grad_y"), op);
   check_offsets(offsets, plan.shape, op);
-  Tensor ordered = in_layout(offsets, plan.channels_last), grad = in_layout(grad_y, plan.channels_last);
-  Tensor grad_x = empty_values(plan.y_size, plan.channels_last, grad_y);
+  Tensor ordered = laid_in(plan.order, offsets), grad = laid_in(plan.order, grad_y);
+  Tensor grad_x = poisoned(empty_in(plan.order, plan.y_size, dtype_code(grad_y), grad_y));
   if (grad_x.numel() == 0) return grad_x;
   if (grad_y.numel() == 0) return torch::stable::zero_(grad_x);
   launch(MaxPoolBackwardArgs{plan.shape, grad.data_ptr(), ordered.data_ptr(), grad_x.data_ptr()}, grad_y);
@@ -299,8 +264,8 @@ Tensor max_unpool(const Tensor& x, const Tensor& indices, Ints output_size) {
     check(size >= 0, op, ": elements of output_size must not be negative, but got ", to_string(output_size));
   Plan plan = plan_of(x, space, dtype_of(x, op, "x"));
   set_axes(plan, space, [&](size_t i) { return adaptive_axis(1, output_size[i]); });
-  Tensor ordered = in_layout(x, plan.channels_last), places = in_layout(indices, plan.channels_last);
-  Tensor y = empty_values(plan.y_size, plan.channels_last, x);
+  Tensor ordered = laid_in(plan.order, x), places = laid_in(plan.order, indices);
+  Tensor y = poisoned(empty_in(plan.order, plan.y_size, dtype_code(x), x));
   int64_t out = 1, in = 1;
   for (size_t i = 0; i < space; ++i) {
     out *= output_size[i];
@@ -308,7 +273,7 @@ Tensor max_unpool(const Tensor& x, const Tensor& indices, Ints output_size) {
   }
   int64_t wrong = 0;  // which is right, wherever there is an output
   MaxUnpoolArgs args{plan.shape.dtype,
-                     plan.channels_last,
+                     plan.shape.channels_last,
                      plan.shape.batch,
                      plan.shape.channels,
                      in,
@@ -326,8 +291,8 @@ Tensor max_unpool(const Tensor& x, const Tensor& indices, Ints output_size) {
 // ---- averages -------------------------------------------------------------------------------------------------------
 
 Tensor run_avg(const Tensor& x, const Plan& plan, bool backward, bool count_include_pad, int64_t divisor) {
-  Tensor ordered = in_layout(x, plan.channels_last);
-  Tensor y = empty_values(plan.y_size, plan.channels_last, x);
+  Tensor ordered = laid_in(plan.order, x);
+  Tensor y = poisoned(empty_in(plan.order, plan.y_size, dtype_code(x), x));
   if (y.numel() == 0) return y;
   if (x.numel() == 0) return torch::stable::zero_(y);
   launch(AvgPoolArgs{plan.shape, backward, count_include_pad, divisor, ordered.data_ptr(), y.data_ptr()}, x);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,14 +37,10 @@ def _pooled(
 def _empty(like: Tensor, space: Ints, dtype: torch.dtype) -> Tensor:
     """Of ``like``'s layout and sizes but for the last ones, which are ``space``."""
     sizes = (*like.shape[: like.dim() - len(space)], *space)
-    dims = list(range(like.dim()))
+    dims = tuple(range(like.dim()))
     if _is_channels_last(like, len(space)):
-        dims = [0, *dims[2:], 1]
-    strides, stride = [1] * len(dims), 1
-    for d in reversed(dims):
-        strides[d] = stride
-        stride = stride * (sizes[d] if sizes[d] > 1 else 1)
-    return torch.empty_strided(sizes, strides, dtype=dtype, device=like.device)
+        dims = (0, *dims[2:], 1)
+    return torch.empty_permuted(sizes, dims, dtype=dtype, device=like.device)
 
 
 def _is_channels_last(x: Tensor, space: int) -> bool:
@@ -130,135 +126,93 @@ class MaxPoolBackward(OpFunction):
         return MaxPoolBackward.entry(grad_y_tangent, *ctx.saved_tensors, *ctx.geometry)
 
 
-class MaxPoolWithOffsets(OpFunction):
-    """Maxima of windows and where in them they stand."""
-
-    op = _ops.max_pool_with_offsets.default
-
-    @staticmethod
-    def fake(x: Tensor, kernel_size: Ints, *window: Any) -> tuple[Tensor, Tensor]:
-        space = _pooled(x, kernel_size, *window)
-        return _empty(x, space, x.dtype), _empty(x, space, _offset_dtype(math.prod(kernel_size)))
-
-    @staticmethod
-    def prepare(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> tuple[Tensor]:
-        x, kernel_size, stride, padding, dilation, _ = inputs
-        ctx.geometry = (tuple(x.shape[x.dim() - len(kernel_size) :]), kernel_size, stride, padding, dilation)
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # no zeros for the offsets
-        return (output[1],)
-
-    @staticmethod
-    def backward(ctx: Any, grad_y: Tensor | None, _grad_offsets: Any) -> tuple[Any, ...]:
-        grad_x = None if grad_y is None else _backward(grad_y, *ctx.saved_tensors, *ctx.geometry)
-        return (grad_x, None, None, None, None, None)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *window: Any) -> Any:
-        x, space = batch_first(info.batch_size, x, in_dims[0]), len(window[0])
-        y, offsets = MaxPoolWithOffsets.apply(_folded(x, space), *window)
-        return (_unfolded(y, x, space), _unfolded(offsets, x, space)), (0, 0)
-
-    @staticmethod
-    def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> tuple[Tensor, None]:
-        return _gather(x_tangent, ctx.saved_tensors[0], ctx.geometry), None
+Geometry = tuple[Ints, Ints, Ints, Ints, Ints]
 
 
-class MaxPool(OpFunction):
-    """Maxima alone, for calls without a gradient. A gradient finds the offsets again."""
+def _max_pool_functions(
+    name: str, values_op: Any, offsets_op: Any, describe: Callable[..., tuple[Ints, int, Geometry]]
+) -> tuple[type[OpFunction], type[OpFunction]]:
+    """The maxima alone, and with where in their windows they stand.
 
-    op = _ops.max_pool.default
+    ``describe(x, *window)`` gives the pooled axes of y, the elements of a window and what ``max_pool_backward`` takes.
+    """
 
-    @staticmethod
-    def fake(x: Tensor, *window: Any) -> Tensor:
-        return _empty(x, _pooled(x, *window), x.dtype)
+    class WithOffsets(OpFunction):
+        op = offsets_op
 
-    @staticmethod
-    def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor]:
-        ctx.window = inputs[1:]
-        return (inputs[0],)
+        @staticmethod
+        def fake(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
+            space, elements, _ = describe(x, *window)
+            return _empty(x, space, x.dtype), _empty(x, space, _offset_dtype(elements))
 
-    @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
-        (x,), window = ctx.saved_tensors, ctx.window
-        offsets = max_pool_with_offsets(x.detach(), *window)[1]
-        return (_backward(grad_y, offsets, x.shape[x.dim() - len(window[0]) :], *window[:4]), *(None,) * 5)
+        @staticmethod
+        def prepare(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> tuple[Tensor]:
+            ctx.geometry, ctx.others = describe(*inputs)[2], (None,) * (len(inputs) - 1)
+            ctx.mark_non_differentiable(output[1])
+            ctx.set_materialize_grads(False)  # no zeros for the offsets
+            return (output[1],)
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *window: Any) -> Any:
-        x, space = batch_first(info.batch_size, x, in_dims[0]), len(window[0])
-        return _unfolded(MaxPool.apply(_folded(x, space), *window), x, space), 0
+        @staticmethod
+        def backward(ctx: Any, grad_y: Tensor | None, _grad_offsets: Any) -> tuple[Any, ...]:
+            grad_x = None if grad_y is None else _backward(grad_y, *ctx.saved_tensors, *ctx.geometry)
+            return (grad_x, *ctx.others)
 
-    @staticmethod
-    def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> Tensor:
-        (x,), window = ctx.saved_tensors, ctx.window
-        offsets = max_pool_with_offsets(x.detach(), *window)[1]
-        return _gather(x_tangent, offsets, (x.shape[x.dim() - len(window[0]) :], *window[:4]))
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *window: Any) -> Any:
+            x, space = batch_first(info.batch_size, x, in_dims[0]), len(window[0])
+            y, offsets = WithOffsets.apply(_folded(x, space), *window)
+            return (_unfolded(y, x, space), _unfolded(offsets, x, space)), (0, 0)
+
+        @staticmethod
+        def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> tuple[Tensor, None]:
+            return _gather(x_tangent, ctx.saved_tensors[0], ctx.geometry), None
+
+    class Values(OpFunction):
+        """For calls without a gradient. A gradient finds the offsets again."""
+
+        op = values_op
+
+        @staticmethod
+        def fake(x: Tensor, *window: Any) -> Tensor:
+            return _empty(x, describe(x, *window)[0], x.dtype)
+
+        @staticmethod
+        def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor]:
+            ctx.window = inputs[1:]
+            return (inputs[0],)
+
+        @staticmethod
+        def found_again(ctx: Any) -> tuple[Tensor, Geometry]:
+            (x,) = ctx.saved_tensors
+            return WithOffsets.entry(x.detach(), *ctx.window)[1], describe(x, *ctx.window)[2]
+
+        @staticmethod
+        def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+            offsets, geometry = Values.found_again(ctx)
+            return (_backward(grad_y, offsets, *geometry), *(None,) * len(ctx.window))
+
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *window: Any) -> Any:
+            x, space = batch_first(info.batch_size, x, in_dims[0]), len(window[0])
+            return _unfolded(Values.apply(_folded(x, space), *window), x, space), 0
+
+        @staticmethod
+        def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> Tensor:
+            return _gather(x_tangent, *Values.found_again(ctx))
+
+    WithOffsets.__name__ = WithOffsets.__qualname__ = f"{name}WithOffsets"
+    Values.__name__ = Values.__qualname__ = name
+    return Values, WithOffsets
 
 
-class AdaptiveMaxPoolWithOffsets(OpFunction):
-    """Maxima of windows of about the same size and where in them they stand."""
-
-    op = _ops.adaptive_max_pool_with_offsets.default
-
-    @staticmethod
-    def fake(x: Tensor, output_size: Ints) -> tuple[Tensor, Tensor]:
-        window = _adaptive_window(x.shape[x.dim() - len(output_size) :], output_size)
-        return _empty(x, output_size, x.dtype), _empty(x, output_size, _offset_dtype(window))
-
-    @staticmethod
-    def prepare(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> tuple[Tensor]:
-        x, output_size = inputs
-        ctx.geometry = (tuple(x.shape[x.dim() - len(output_size) :]), *ADAPTIVE)
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        return (output[1],)
-
-    @staticmethod
-    def backward(ctx: Any, grad_y: Tensor | None, _grad_offsets: Any) -> tuple[Any, ...]:
-        return (None if grad_y is None else _backward(grad_y, *ctx.saved_tensors, *ctx.geometry), None)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, output_size: Ints) -> Any:
-        x, space = batch_first(info.batch_size, x, in_dims[0]), len(output_size)
-        y, offsets = AdaptiveMaxPoolWithOffsets.apply(_folded(x, space), output_size)
-        return (_unfolded(y, x, space), _unfolded(offsets, x, space)), (0, 0)
-
-    @staticmethod
-    def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> tuple[Tensor, None]:
-        return _gather(x_tangent, ctx.saved_tensors[0], ctx.geometry), None
+def _describe(x: Tensor, kernel_size: Ints, *window: Any) -> tuple[Ints, int, Geometry]:
+    x_size = tuple(x.shape[x.dim() - len(kernel_size) :])
+    return _pooled(x, kernel_size, *window), math.prod(kernel_size), (x_size, kernel_size, *window[:3])
 
 
-class AdaptiveMaxPool(OpFunction):
-    """Maxima alone, as :class:`MaxPool`."""
-
-    op = _ops.adaptive_max_pool.default
-
-    @staticmethod
-    def fake(x: Tensor, output_size: Ints) -> Tensor:
-        return _empty(x, output_size, x.dtype)
-
-    @staticmethod
-    def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor]:
-        ctx.output_size = inputs[1]
-        return (inputs[0],)
-
-    @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
-        (x,) = ctx.saved_tensors
-        offsets = adaptive_max_pool_with_offsets(x.detach(), ctx.output_size)[1]
-        return _backward(grad_y, offsets, x.shape[x.dim() - len(ctx.output_size) :], *ADAPTIVE), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, output_size: Ints) -> Any:
-        x, space = batch_first(info.batch_size, x, in_dims[0]), len(output_size)
-        return _unfolded(AdaptiveMaxPool.apply(_folded(x, space), output_size), x, space), 0
-
-    @staticmethod
-    def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> Tensor:
-        (x,) = ctx.saved_tensors
-        offsets = adaptive_max_pool_with_offsets(x.detach(), ctx.output_size)[1]
-        return _gather(x_tangent, offsets, (x.shape[x.dim() - len(ctx.output_size) :], *ADAPTIVE))
+def _describe_adaptive(x: Tensor, output_size: Ints) -> tuple[Ints, int, Geometry]:
+    x_size = tuple(x.shape[x.dim() - len(output_size) :])
+    return output_size, _adaptive_window(x_size, output_size), (x_size, *ADAPTIVE)
 
 
 class MaxUnpool(OpFunction):
@@ -399,10 +353,19 @@ def _unfolded(folded: Tensor, batched: Tensor, space: int) -> Tensor:
 
 
 _backward = differentiable(MaxPoolBackward)
-max_pool_with_offsets = differentiable(MaxPoolWithOffsets)
-max_pool = differentiable(MaxPool)
-adaptive_max_pool_with_offsets = differentiable(AdaptiveMaxPoolWithOffsets)
-adaptive_max_pool = differentiable(AdaptiveMaxPool)
+_MaxPool, _MaxPoolWithOffsets = _max_pool_functions(
+    "MaxPool", _ops.max_pool.default, _ops.max_pool_with_offsets.default, _describe
+)
+_AdaptiveMaxPool, _AdaptiveMaxPoolWithOffsets = _max_pool_functions(
+    "AdaptiveMaxPool",
+    _ops.adaptive_max_pool.default,
+    _ops.adaptive_max_pool_with_offsets.default,
+    _describe_adaptive,
+)
+max_pool_with_offsets = differentiable(_MaxPoolWithOffsets)
+max_pool = differentiable(_MaxPool)
+adaptive_max_pool_with_offsets = differentiable(_AdaptiveMaxPoolWithOffsets)
+adaptive_max_pool = differentiable(_AdaptiveMaxPool)
 max_unpool = differentiable(MaxUnpool)
 _avg_backward = differentiable(AvgPoolBackward)
 avg_pool = differentiable(AvgPool)

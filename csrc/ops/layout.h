@@ -1,0 +1,23 @@
+// In what order the elements of a tensor lie, and tensors that lie in a given one.
+#pragma once
+
+#include <vector>
+
+#include "ops/checks.h"
+
+namespace nnart {
+
+// The dimensions from the outermost to the innermost; empty if they are in that order.
+using Order = std::vector<int64_t>;
+
+void check_order(const Order& order, const Tensor& x, const char* op);
+
+// Uninitialized, on the device of `like`, its elements densely in the order; dtype is a number of the C shim.
+Tensor empty_in(const Order& order, Sizes sizes, int32_t dtype, const Tensor& like);
+int32_t dtype_code(const Tensor& t);
+
+// A new tensor like t whose elements lie densely in that order; t itself if its elements lie so, else a copy.
+Tensor empty_in(const Order& order, const Tensor& t);
+Tensor laid_in(const Order& order, const Tensor& t);
+
+}  // namespace nnart
