@@ -465,6 +465,7 @@ def test_compile_dynamic(name: str, inplace: bool) -> None:
             assert not torch.equal(compiled(x), y)  # another seed for each call
 
 
+@pytest.mark.skipif(" " in torch.__file__, reason="torch's compiler does not quote its own path when it links")
 def test_inductor_draws_a_seed_for_each_call() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(lambda x: F.dropout(x, 0.4) + 1, fullgraph=True)
