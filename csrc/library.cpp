@@ -103,6 +103,31 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
       "bias_activation_backward(Tensor grad_y, Tensor? saved, Tensor? bias, Tensor? seed, float p, str activation, "
       "float[] parameters, bool saved_is_output, bool wants_bias, int dim, int[] order) -> (Tensor, Tensor)");
 
+  // y = value f(gate), f an activation with its parameters. Without gate, both are halves of x along dim, the gate the
+  // second one unless gate_first. y and the gradients lie in the order; that of gate is empty if there is none.
+  m.def(
+      "gated(Tensor x, Tensor? gate, str activation, float[] parameters, int dim, bool gate_first, int[] order) -> "
+      "Tensor");
+  m.def(
+      "gated_backward(Tensor grad_y, Tensor x, Tensor? gate, str activation, float[] parameters, int dim, bool "
+      "gate_first, int[] order) -> (Tensor, Tensor)");
+
+  // Softmax along dim, or its logarithm; y is contiguous.
+  m.def("softmax(Tensor x, int dim, bool log) -> Tensor");
+  m.def("softmax_backward(Tensor grad_y, Tensor y, int dim, bool log) -> Tensor");
+  // Cross-entropy of x, (C) or (N, C, ...), with int64 labels or probabilities of x's sizes and dtype; reduction is
+  // none, mean or sum; order is x's. Gives the loss, two statistics of each row, and what a mean divides by, all in
+  // float32 (float64 for float64); the backward reads them.
+  m.def(
+      "cross_entropy(Tensor x, Tensor target, Tensor? weight, str reduction, int ignore_index, float label_smoothing, "
+      "int[] order) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "cross_entropy_backward(Tensor grad_loss, Tensor x, Tensor target, Tensor? weight, Tensor statistics, Tensor "
+      "total_weight, str reduction, int ignore_index, float label_smoothing, int[] order) -> Tensor");
+  m.def(
+      "cross_entropy_backward_(Tensor grad_loss, Tensor(a!) x, Tensor target, Tensor? weight, Tensor statistics, "
+      "Tensor total_weight, str reduction, int ignore_index, float label_smoothing, int[] order) -> ()");
+
   // Convolution of (N, C, L), (N, C, H, W) or (N, C, D, H, W). padding has the amount before each axis, then after
   // each; y_size and kernel_size say what the sizes of the operands leave open.
   m.def(

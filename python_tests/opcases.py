@@ -123,6 +123,20 @@ def _unpooled() -> tuple[Tensor, Tensor]:
     return _tensor(2, 3, 3, 3), indices
 
 
+_CROSS_ENTROPY = ("mean", 1, 0.2, [0, 2, 3, 1])  # reduction, ignore_index, label_smoothing, order
+
+
+def _labels() -> Tensor:
+    return torch.arange(40).reshape(2, 4, 5) % 3
+
+
+def _with_statistics() -> tuple[Any, ...]:
+    """The statistics are x's, so x does not change here; test_cross_entropy.py has its second derivative."""
+    x, weight = _plain(2, 3, 4, 5), _plain(3).abs()
+    _, *kept = torch.ops.nnart_ops.cross_entropy(x, _labels(), weight, *_CROSS_ENTROPY)
+    return (x, _labels(), weight, *kept, *_CROSS_ENTROPY)
+
+
 def _pair() -> list[Tensor]:
     """Two tensors without negative elements, which serve as parameters, gradients and moments alike."""
     return [_plain(3).abs(), _plain(2, 2).abs()]
@@ -144,6 +158,16 @@ OPS: dict[str, Sample] = {
         *(_tensor(2, 3, 4, 5), _tensor(2, 3, 4, 5), _tensor(3), torch.tensor(7)),
         *(0.3, "tanh", [], False, True, 1, []),
     ),
+    "gated": lambda: (_tensor(2, 6, 4, 5), None, "gelu", [], 1, False, [0, 2, 3, 1]),
+    "gated_backward": lambda: (
+        *(_tensor(2, 3, 4, 5), _tensor(2, 3, 4, 5), _tensor(2, 3, 4, 5)),
+        *("sigmoid", [], 0, False, []),
+    ),
+    "softmax": lambda: (_tensor(2, 3, 4, 5), 1, True),
+    "softmax_backward": lambda: (_tensor(2, 3, 4, 5), _tensor(2, 3, 4, 5), 3, False),
+    "cross_entropy": lambda: (_tensor(2, 3, 4, 5), _labels(), _plain(3).abs(), *_CROSS_ENTROPY),
+    "cross_entropy_backward": lambda: (_tensor(), *_with_statistics()),
+    "cross_entropy_backward_": lambda: (_plain(), *_with_statistics()),
     "conv": lambda: (_tensor(2, 4, 7, 6), _tensor(6, 2, 3, 2), _tensor(6), *_CONV),
     "conv_activation": lambda: (
         *(_tensor(2, 4, 7, 6), _tensor(6, 2, 3, 2), _tensor(6), _tensor(2, 6, 4, 6)),

@@ -142,7 +142,7 @@ def test_modules_that_torch_has_no_samples_for(name: str, training: bool) -> Non
 
 WITH_INDICES = {"MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d"}  # of a pooling: test_pooling.py
 RANDOM = {"Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"}  # test_dropout.py
-WITHOUT_TORCHS = {"BiasActivation"}  # test_bias_activation.py
+WITHOUT_TORCHS = {"BiasActivation", "BilinearGLU", "GEGLU", "ReGLU", "SwiGLU"}  # their own tests
 
 
 def test_every_module_is_covered() -> None:

@@ -188,6 +188,68 @@ inline __attribute__((always_inline)) int64_t bias_tasks(int64_t outer, int64_t 
   return inner == 1 ? (outer + rows - 1) / rows : outer * ((inner + kBiasRun - 1) / kBiasRun);
 }
 
+// y = value f(gate), rows of `run` elements. Those of y follow each other; those of value and gate are `step` elements
+// apart: 2 run where both are halves of one tensor.
+struct GatedArgs {
+  Activation activation;
+  ActivationParameters parameters;
+  DType dtype;
+  int64_t rows, run, step;
+  const void* value;
+  const void* gate;
+  void* y;
+  const void* grad_y;  // backward, as the next; laid as y
+  bool grad_y_is_one_value;
+  void* grad_value;  // null in the forward; laid as value
+  void* grad_gate;
+};
+
+// Softmax or its logarithm over the classes of x, outer x classes x inner, or its gradient.
+struct SoftmaxArgs {
+  DType dtype;
+  bool log;
+  int64_t outer, classes, inner;
+  const void* x;       // backward: y
+  const void* grad_y;  // null in the forward
+  void* y;             // forward: the output; backward: grad_x
+};
+
+// The cross-entropy -sum_c q_c log softmax(x)_c of each row of x, outer x classes x inner, and its gradient. Row
+// o inner + i has the class labels[row], or the probabilities p at the row's own places:
+// q_c = weight_c ((1 - label_smoothing) p_c + label_smoothing / classes).
+// C is the compute type of dtype.
+enum class Reduction : int32_t { None, Mean, Sum };
+struct CrossEntropyArgs {
+  DType dtype;
+  Reduction reduction;
+  int64_t outer, classes, inner;
+  const void* x;
+  const int64_t* labels;      // or null
+  const void* probabilities;  // or null
+  const void* weight;         // one a class; may be null
+  int64_t ignore_index;       // rows with this label have no loss
+  double label_smoothing;
+  void* largest;        // C a row, as the next: what the backward needs of a row; written by the forward
+  void* log_sum;        // the logarithm of the sum of e^(x - largest)
+  void* total_weight;   // one C: what the mean divides by
+  void* loss;           // forward: one C, or one a row
+  const void* grad;     // backward: the gradient of loss, in C; null in the forward, as the next
+  void* y;              // grad_x; may be x
+  int64_t* wrong_label;  // set to a label that is no class, if there is one
+  double* partial_sums;  // forward: two for each of loss_tasks(), scratch
+};
+
+// Losses are added in fixed pieces, then piece by piece, so that no result depends on the threads. A piece is a run of
+// neighbouring rows: of 2^16 elements, or of a plane where the rows' classes are apart.
+constexpr int64_t kLossRun = 1024;
+inline __attribute__((always_inline)) int64_t loss_rows(int64_t classes) {
+  return classes >= 65536 ? 1 : 65536 / (classes > 64 ? classes : 64);
+}
+inline __attribute__((always_inline)) int64_t loss_tasks(int64_t outer, int64_t classes, int64_t inner) {
+  int64_t rows = loss_rows(classes);
+  return inner == 1 ? (outer + rows - 1) / rows : outer * ((inner + kLossRun - 1) / kLossRun);
+}
+
 // What the multi-tensor loop updates: rows of tensors, laid end to end. All operands of a row are dense and share one
 // order of elements.
 constexpr int kMaxOperands = 5;

@@ -76,6 +76,9 @@ void launch(const AvgPoolArgs& args) { launch_on_chosen(args); }
 void launch(const PReluArgs& args) { launch_on_chosen(args); }
 void launch(const BiasActivationArgs& args) { launch_on_chosen(args); }
 void launch(const DropoutArgs& args) { launch_on_chosen(args); }
+void launch(const GatedArgs& args) { launch_on_chosen(args); }
+void launch(const SoftmaxArgs& args) { launch_on_chosen(args); }
+void launch(const CrossEntropyArgs& args) { launch_on_chosen(args); }
 void launch(const SgdArgs& args) { launch_on_chosen(args); }
 void launch(const AdamWArgs& args) { launch_on_chosen(args); }
 

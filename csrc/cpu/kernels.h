@@ -20,6 +20,9 @@ struct Kernels {
   static void launch(const PReluArgs&);
   static void launch(const BiasActivationArgs&);
   static void launch(const DropoutArgs&);
+  static void launch(const GatedArgs&);
+  static void launch(const SoftmaxArgs&);
+  static void launch(const CrossEntropyArgs&);
   static void launch(const SgdArgs&);
   static void launch(const AdamWArgs&);
 };
@@ -38,6 +41,9 @@ void launch(const AvgPoolArgs&);
 void launch(const PReluArgs&);
 void launch(const BiasActivationArgs&);
 void launch(const DropoutArgs&);
+void launch(const GatedArgs&);
+void launch(const SoftmaxArgs&);
+void launch(const CrossEntropyArgs&);
 void launch(const SgdArgs&);
 void launch(const AdamWArgs&);
 

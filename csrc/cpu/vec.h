@@ -171,6 +171,41 @@ NNART_HD Vec<T> each_lane(Vec<T> x, F f) {
   return y;
 }
 
+// The numbers of the lanes: 0, 1, 2, ...
+template <class T, int... lane>
+NNART_HD RawVec<Bits<T>> count_lanes(std::integer_sequence<int, lane...>) {
+  return RawVec<Bits<T>>{lane...};
+}
+template <class T>
+NNART_HD RawVec<Bits<T>> lane_numbers() {
+  return count_lanes<T>(std::make_integer_sequence<int, Vec<T>::size>{});
+}
+
+// x in the first count lanes, other in the rest.
+template <class T, Precision P>
+NNART_HD Vec<T, P> first_lanes(Vec<T, P> x, int64_t count, Vec<T, P> other) {
+  return select(Mask<T>{lane_numbers<T>() < Bits<T>(count)}, x, other);
+}
+
+// Joins all lanes by f, halves with halves; which lane meets which does not depend on the data.
+template <int half, class T, Precision P, class F>
+NNART_HD T fold_lanes(Vec<T, P> x, const F& f) {
+  if constexpr (half == 0) {
+    return x.v[0];
+  } else {
+    Vec<T, P> other(__builtin_shuffle(x.v, lane_numbers<T>() ^ half));
+    return fold_lanes<half / 2>(f(x, other), f);
+  }
+}
+template <class T, Precision P>
+NNART_HD T sum_of_lanes(Vec<T, P> x) {
+  return fold_lanes<Vec<T, P>::size / 2>(x, [](auto a, auto b) { return a + b; });
+}
+template <class T, Precision P>
+NNART_HD T largest_lane(Vec<T, P> x) {
+  return fold_lanes<Vec<T, P>::size / 2>(x, [](auto a, auto b) { return at_least(a, b); });
+}
+
 template <class T>
 NNART_HD Vec<T> sqrt(Vec<T> x) {
 #if defined(__AVX512F__)

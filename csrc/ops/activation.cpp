@@ -92,6 +92,14 @@ Activation activation_of(const std::string& name, const char* op) {
   return Activation::Identity;
 }
 
+ActivationParameters parameters_of(const std::vector<double>& numbers, const char* op) {
+  check(numbers.size() <= 3, op, ": an activation has at most 3 parameters, but parameters has ", numbers.size());
+  ActivationParameters parameters;
+  double* places[] = {&parameters.a, &parameters.b, &parameters.c};
+  for (size_t k = 0; k < numbers.size(); ++k) *places[k] = numbers[k];
+  return parameters;
+}
+
 void register_activation(Library& m) {
   using enum Activation;
   add<Relu>(m, "relu");

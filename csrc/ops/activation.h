@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "math/activations.h"
 
@@ -9,5 +10,8 @@ namespace nnart {
 
 // "identity" too; an error that names op and what is known for any other.
 Activation activation_of(const std::string& name, const char* op);
+
+// An error that names op for more numbers than there are.
+ActivationParameters parameters_of(const std::vector<double>& numbers, const char* op);
 
 }  // namespace nnart

@@ -21,9 +21,7 @@ BiasActivationArgs arguments(const Tensor& like, const Optional& seed, double p,
   BiasActivationArgs args{};
   args.dtype = dtype_of(like, op, "x");
   args.activation = activation_of(activation, op);
-  check(parameters.size() <= 3, op, ": at most 3 parameters are possible, but there are ", parameters.size());
-  double* numbers[] = {&args.parameters.a, &args.parameters.b, &args.parameters.c};
-  for (size_t k = 0; k < parameters.size(); ++k) *numbers[k] = parameters[k];
+  args.parameters = parameters_of(parameters, op);
   check_order(order, like, op);
   check(dim >= 0 && dim < std::max<int64_t>(like.dim(), 1), op, ": dim must be a dimension of x, which has ",
         like.dim(), ", but is ", dim);

@@ -250,13 +250,9 @@ struct Finish {
       check_same_dtype(*residual, "residual", y, "the output", op.c_str());
       residual = in_order_of(y, *residual);
     }
-    check(parameters.size() <= 3, op, ": an activation has at most 3 parameters, but parameters has ",
-          parameters.size());
-    double numbers[3] = {};
-    std::copy(parameters.begin(), parameters.end(), numbers);
     ActivationArgs args{};
     args.activation = activation_of(activation, op.c_str());
-    args.parameters = {numbers[0], numbers[1], numbers[2]};
+    args.parameters = parameters_of(parameters, op.c_str());
     args.dtype = dtype;
     args.n = y.numel();
     args.x = args.y = y.data_ptr();

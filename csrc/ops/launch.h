@@ -25,6 +25,9 @@ void launch(const AvgPoolArgs&, const Tensor& on);
 void launch(const PReluArgs&, const Tensor& on);
 void launch(const BiasActivationArgs&, const Tensor& on);
 void launch(const DropoutArgs&, const Tensor& on);
+void launch(const GatedArgs&, const Tensor& on);
+void launch(const SoftmaxArgs&, const Tensor& on);
+void launch(const CrossEntropyArgs&, const Tensor& on);
 void launch(const SgdArgs&, const Tensor& on);
 void launch(const AdamWArgs&, const Tensor& on);
 

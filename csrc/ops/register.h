@@ -36,5 +36,8 @@ void register_pooling(Library&);
 void register_prelu(Library&);
 void register_bias_activation(Library&);
 void register_dropout(Library&);
+void register_gated(Library&);
+void register_softmax(Library&);
+void register_cross_entropy(Library&);
 
 }  // namespace nnart

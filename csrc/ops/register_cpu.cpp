@@ -32,6 +32,9 @@ void launch(const AvgPoolArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const PReluArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const BiasActivationArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const DropoutArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const GatedArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const SoftmaxArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const CrossEntropyArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const SgdArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const AdamWArgs& args, const Tensor&) { cpu::launch(args); }
 
@@ -44,6 +47,9 @@ STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, library) {
   register_prelu(m);
   register_bias_activation(m);
   register_dropout(m);
+  register_gated(m);
+  register_softmax(m);
+  register_cross_entropy(m);
 }
 
 }  // namespace nnart

@@ -38,6 +38,9 @@ void launch(const AvgPoolArgs&, const Tensor&) { no_kernel("avg_pool"); }
 void launch(const PReluArgs&, const Tensor&) { no_kernel("prelu"); }
 void launch(const BiasActivationArgs&, const Tensor&) { no_kernel("bias_activation"); }
 void launch(const DropoutArgs&, const Tensor&) { no_kernel("dropout"); }
+void launch(const GatedArgs&, const Tensor&) { no_kernel("gated"); }
+void launch(const SoftmaxArgs&, const Tensor&) { no_kernel("softmax"); }
+void launch(const CrossEntropyArgs&, const Tensor&) { no_kernel("cross_entropy"); }
 void launch(const SgdArgs&, const Tensor&) { no_kernel("sgd_"); }
 void launch(const AdamWArgs&, const Tensor&) { no_kernel("adamw_"); }
 

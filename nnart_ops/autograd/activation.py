@@ -8,7 +8,7 @@ is zero almost everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -171,6 +171,34 @@ def _inplace_function(name: str, kernel: Any, saves_output: bool, backward_entry
 def _named(cls: Any, name: str) -> Any:
     cls.__name__ = cls.__qualname__ = "".join(part.capitalize() for part in name.split("_"))
     return cls
+
+
+class Applied:
+    """An activation f by the name of its op, with its numbers; ``"identity"`` is none."""
+
+    def __init__(self, name: str, numbers: Sequence[float]) -> None:
+        self.numbers = tuple(numbers)
+        self.activation: Activation | None = None if name == "identity" else globals()[name]
+
+    def value(self, u: Tensor) -> Tensor:
+        """``f(u)``."""
+        return u if self.activation is None else self.activation.apply(u, *self.numbers)
+
+    def slope(self, grad: Tensor, u: Tensor) -> Tensor:
+        """``grad f'(u)``."""
+        if self.activation is None:
+            return grad
+        return self.activation.backward(grad, self._saved(u), *self.numbers)
+
+    def curvature(self, grad: Tensor, u: Tensor) -> Tensor | None:
+        """``grad f''(u)``; ``None`` for zero."""
+        if self.activation is None or self.activation.second is None:
+            return None
+        result = grad * self.activation.second(self._saved(u), *self.numbers)
+        return self.slope(result, u) if self.activation.saves_output else result
+
+    def _saved(self, u: Tensor) -> Tensor:
+        return self.value(u) if self.activation is not None and self.activation.saves_output else u
 
 
 # ---- the table ----------------------------------------------------------------------------------------------------

@@ -42,6 +42,13 @@ from nnart_ops.nn.conv import (
 )
 from nnart_ops.nn.convert import convert
 from nnart_ops.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+from nnart_ops.nn.gated import (
+    GEGLU,
+    GLU,
+    BilinearGLU,
+    ReGLU,
+    SwiGLU,
+)
 from nnart_ops.nn.pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -62,11 +69,20 @@ from nnart_ops.nn.pooling import (
     MaxUnpool2d,
     MaxUnpool3d,
 )
+from nnart_ops.nn.softmax import (
+    CrossEntropyLoss,
+    LogSoftmax,
+    Softmax,
+    Softmax2d,
+    Softmin,
+)
 
 __all__ = [
     "CELU",
     "ELU",
+    "GEGLU",
     "GELU",
+    "GLU",
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
@@ -79,12 +95,14 @@ __all__ = [
     "AvgPool2d",
     "AvgPool3d",
     "BiasActivation",
+    "BilinearGLU",
     "Conv1d",
     "Conv2d",
     "Conv3d",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
+    "CrossEntropyLoss",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
@@ -105,6 +123,7 @@ __all__ = [
     "LazyConvTranspose3d",
     "LeakyReLU",
     "LogSigmoid",
+    "LogSoftmax",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
@@ -114,13 +133,18 @@ __all__ = [
     "Mish",
     "PReLU",
     "RReLU",
+    "ReGLU",
     "ReLU",
     "ReLU6",
     "SiLU",
     "Sigmoid",
+    "Softmax",
+    "Softmax2d",
+    "Softmin",
     "Softplus",
     "Softshrink",
     "Softsign",
+    "SwiGLU",
     "Tanh",
     "Tanhshrink",
     "Threshold",

@@ -1,0 +1,326 @@
+// Cross-entropy from the logits: the forward keeps two numbers a row, the backward reads the logits once and writes
+// their gradient once.
+#include "cpu/kernels.h"
+#include "cpu/softmax/rows.h"
+
+namespace nnart::cpu {
+namespace {
+
+enum class Target { label, smoothed_label, probabilities };
+
+// What q is made of, one row apart from the next.
+template <class S>
+struct Row {
+  int64_t label;          // -1 where there is none
+  ComputeType<S> chosen;  // what q_label has beyond the smoothing
+  bool counts;            // false for an ignored row
+};
+
+// The q of a row whose classes lie in one piece, as an input of the map.
+template <class S, Target target>
+struct TargetRow {
+  using V = Working<S>;
+  using C = ComputeType<S>;
+  const S* weight;         // of the classes, or null
+  const S* probabilities;  // of the row's classes
+  int64_t label;
+  V chosen, kept, smoothing;  // kept = 1 - label_smoothing, smoothing = label_smoothing / classes
+
+  // Of the classes whose weights and probabilities are given; number[k] = label where a lane k is the label.
+  NNART_HD V of(V w, V p, RawVec<Bits<C>> number, Bits<C> label_number) const {
+    if constexpr (target == Target::probabilities) return (p * kept + smoothing) * w;
+    V q = select(Mask<C>{number == label_number}, chosen, V(0));
+    if constexpr (target == Target::smoothed_label) q = q + w * smoothing;
+    return q;
+  }
+
+  template <class Read>
+  NNART_HD V read_by(const Read& read, int64_t i) const {
+    V w = weight && target != Target::label ? read(weight + i) : V(1);
+    V p = target == Target::probabilities ? read(probabilities + i) : V(0);
+    return of(w, p, lane_numbers<C>(), Bits<C>(label - i));
+  }
+  NNART_HD V at(int64_t i) const {
+    return read_by([](const S* p) { return V(load(p).v); }, i);
+  }
+  NNART_HD V partial(int64_t i, int64_t count) const {
+    return read_by([count](const S* p) { return V(load_partial(p, count).v); }, i);
+  }
+
+  NNART_HD V of(EvenOdd pair, bool odd) const { return odd ? pair.odd.v : pair.even.v; }
+  NNART_HD EvenOdd pair_at(int64_t i) const {
+    EvenOdd w{Vec<float>(1), Vec<float>(1)}, p{Vec<float>(0), Vec<float>(0)};
+    if constexpr (std::is_same_v<S, BFloat16>) {
+      if (weight && target != Target::label) w = load_even_odd(weight + i);
+      if (target == Target::probabilities) p = load_even_odd(probabilities + i);
+    }
+    RawVec<Bits<C>> number = lane_numbers<C>() * 2;
+    V even = of(V(w.even.v), V(p.even.v), number, Bits<C>(label - i));
+    V odd = of(V(w.odd.v), V(p.odd.v), number + 1, Bits<C>(label - i));
+    return {Vec<float>(even.v), Vec<float>(odd.v)};
+  }
+};
+
+template <class S, Target target>
+struct CrossEntropyKernel {
+  using V = Working<S>;
+  using C = ComputeType<S>;
+  using Backward = math::CrossEntropyBackward<V>;
+  const CrossEntropyArgs& args;
+  double weight_sum;  // of all classes
+
+  int64_t classes = args.classes, inner = args.inner;
+  const S* x = static_cast<const S*>(args.x);
+  const S* weight = static_cast<const S*>(args.weight);
+  C* largest = static_cast<C*>(args.largest);
+  C* log_sum = static_cast<C*>(args.log_sum);
+  C kept = C(1 - args.label_smoothing);
+  C smoothing = C(args.label_smoothing / double(classes));
+
+  struct Sums {
+    double loss = 0, weight = 0;
+  };
+
+  NNART_HD C weight_of(int64_t c) const { return weight ? widen_one<C>(weight + c) : C(1); }
+
+  NNART_HD Row<S> row_of(int64_t r) const {
+    if constexpr (target == Target::probabilities) return {-1, C(0), true};
+    int64_t label = args.labels[r];
+    if (label == args.ignore_index) return {-1, C(0), false};
+    if (label < 0 || label >= classes) {
+      *args.wrong_label = label;
+      return {-1, C(0), false};
+    }
+    return {label, weight_of(label) * kept, true};
+  }
+
+  NNART_HD void finish(int64_t r, const Row<S>& row, double loss, Sums& sums) const {
+    if (args.reduction == Reduction::None) static_cast<C*>(args.loss)[r] = row.counts ? C(loss) : C(0);
+    if (!row.counts) return;
+    sums.loss += loss;
+    sums.weight += target == Target::probabilities ? 1.0 : double(weight_of(row.label));
+  }
+
+  // The sum of a row's q.
+  NNART_HD double total_of(const Row<S>& row) const { return double(row.chosen) + double(smoothing) * weight_sum; }
+
+  NNART_HD double grad_of(int64_t r) const {
+    double grad = static_cast<const C*>(args.grad)[args.reduction == Reduction::None ? r : 0];
+    return args.reduction == Reduction::Mean ? grad / double(*static_cast<const C*>(args.total_weight)) : grad;
+  }
+
+  // ---- rows whose classes lie in one piece ----
+
+  NNART_HD TargetRow<S, target> targets(int64_t r, const Row<S>& row) const {
+    return {weight, static_cast<const S*>(args.probabilities) + r * classes, row.label, V(row.chosen), V(kept),
+            V(smoothing)};
+  }
+  NNART_HD double total_of(const TargetRow<S, target>& q, const Row<S>& row) const {
+    if constexpr (target != Target::probabilities) return total_of(row);
+    return sum_of<S>(classes, [&](int64_t i, auto read) { return q.read_by(read, i); });
+  }
+
+  NNART_HD void forward_row(int64_t r, Sums& sums) const {
+    Row<S> row = row_of(r);
+    const S* logits = x + r * classes;
+    V top = largest_of(logits, classes);
+    double log = ::log(double(sum_of_exponentials(logits, classes, top)));
+    largest[r] = top.v[0];
+    log_sum[r] = C(log);
+    if (!row.counts) return finish(r, row, 0, sums);
+    if constexpr (target == Target::label) {
+      double at_label = widen_one<C>(logits + row.label);
+      return finish(r, row, double(row.chosen) * (log - (at_label - double(largest[r]))), sums);
+    }
+    auto q = targets(r, row);
+    double inside =
+        sum_of<S>(classes, [&](int64_t i, auto read) { return q.read_by(read, i) * (read(logits + i) - top); });
+    finish(r, row, total_of(q, row) * log - inside, sums);
+  }
+
+  NNART_HD void backward_row(int64_t r, bool past_caches) const {
+    Row<S> row = row_of(r);
+    S* grad_x = static_cast<S*>(args.y) + r * classes;
+    if (!row.counts) {
+      std::memset(static_cast<void*>(grad_x), 0, size_t(classes) * sizeof(S));
+      return;
+    }
+    auto q = targets(r, row);
+    double grad = grad_of(r);
+    Backward derive{V(largest[r]), V(log_sum[r]), V(grad), V(grad * total_of(q, row))};
+    map_range_stored(grad_x, past_caches, 0, classes, derive, Elements<S>{x + r * classes}, q);
+  }
+
+  // ---- rows whose classes are apart ----
+
+  template <class Columns>
+  struct BlockTargets {
+    Row<S> rows[Columns::vectors * V::size];
+    RawVec<Bits<C>> label[Columns::vectors];
+    V chosen[Columns::vectors];
+  };
+
+  template <class Columns>
+  NNART_HD BlockTargets<Columns> block_targets(const Columns& columns, int64_t r) const {
+    BlockTargets<Columns> block;
+    for (int u = 0; u < Columns::vectors; ++u)
+      for (int64_t lane = 0; lane < V::size; ++lane) {
+        Row<S> row{-1, C(0), false};
+        if (lane < columns.count) row = row_of(r + u * V::size + lane);
+        block.rows[u * V::size + lane] = row;
+        block.label[u][lane] = Bits<C>(row.label);
+        block.chosen[u].v[lane] = row.chosen;
+      }
+    return block;
+  }
+
+  // p points at the first row's first probability.
+  template <class Columns>
+  NNART_HD V q_of(const Columns& columns, const BlockTargets<Columns>& block, const S* p, int64_t c, int u) const {
+    V w(target == Target::label ? C(1) : weight_of(c));
+    if constexpr (target == Target::probabilities)
+      return (columns.read(p + c * inner, u) * V(kept) + V(smoothing)) * w;
+    V q = select(Mask<C>{block.label[u] == Bits<C>(c)}, block.chosen[u], V(0));
+    return target == Target::smoothed_label ? q + w * V(smoothing) : q;
+  }
+
+  template <class Columns>
+  NNART_HD void forward_block(const Columns& columns, int64_t plane, int64_t i, Sums& sums) const {
+    const S* logits = x + plane * classes * inner + i;
+    auto* p = static_cast<const S*>(args.probabilities) + plane * classes * inner + i;
+    int64_t r = plane * inner + i;
+    auto block = block_targets(columns, r);
+    auto top = columns.largest(logits), log = columns.sum_of_exponentials(logits, top);
+    auto inside = columns.all(0), total = columns.all(0);
+    if constexpr (target != Target::label) {
+      inside = columns.sum([&](int64_t c, int u) {
+        return q_of(columns, block, p, c, u) * (columns.read(logits + c * inner, u) - top.v[u]);
+      });
+      total = columns.sum([&](int64_t c, int u) { return q_of(columns, block, p, c, u); });
+    }
+    for (int u = 0; u < Columns::vectors; ++u)
+      for (int64_t lane = 0; lane < columns.count; ++lane) {
+        int64_t k = u * V::size + lane;
+        const Row<S>& row = block.rows[k];
+        double log_of_sum = ::log(double(log.v[u].v[lane]));
+        largest[r + k] = top.v[u].v[lane];
+        log_sum[r + k] = C(log_of_sum);
+        double loss = double(total.v[u].v[lane]) * log_of_sum - double(inside.v[u].v[lane]);
+        if (target == Target::label && row.counts) {
+          double at_label = widen_one<C>(logits + row.label * inner + k);
+          loss = double(row.chosen) * (log_of_sum - (at_label - double(largest[r + k])));
+        }
+        finish(r + k, row, loss, sums);
+      }
+  }
+
+  template <class Columns>
+  NNART_HD void backward_block(const Columns& columns, int64_t plane, int64_t i) const {
+    const S* logits = x + plane * classes * inner + i;
+    S* grad_x = static_cast<S*>(args.y) + plane * classes * inner + i;
+    auto* p = static_cast<const S*>(args.probabilities) + plane * classes * inner + i;
+    int64_t r = plane * inner + i;
+    auto block = block_targets(columns, r);
+    auto total = columns.all(0);
+    if constexpr (target == Target::probabilities)
+      total = columns.sum([&](int64_t c, int u) { return q_of(columns, block, p, c, u); });
+    Backward derive[Columns::vectors];
+    RawVec<Bits<C>> counts[Columns::vectors];
+    for (int u = 0; u < Columns::vectors; ++u)
+      for (int64_t lane = 0; lane < V::size; ++lane) {
+        int64_t k = u * V::size + lane, in = lane < columns.count ? r + k : r;
+        const Row<S>& row = block.rows[k];
+        double grad = row.counts ? grad_of(in) : 0;
+        double all = target == Target::probabilities ? double(total.v[u].v[lane]) : total_of(row);
+        derive[u].largest.v[lane] = largest[in];
+        derive[u].log_sum.v[lane] = log_sum[in];
+        derive[u].grad.v[lane] = C(grad);
+        derive[u].grad_total.v[lane] = C(grad * all);
+        counts[u][lane] = row.counts ? -1 : 0;
+      }
+    for (int64_t c = 0; c < classes; ++c)
+      for (int u = 0; u < Columns::vectors; ++u) {
+        V v = derive[u](columns.read(logits + c * inner, u), q_of(columns, block, p, c, u));
+        columns.write(grad_x + c * inner, u, select(Mask<C>{counts[u]}, v, V(0)));
+      }
+  }
+
+  // ---- all ----
+
+  NNART_HD void all() const {
+    bool forward = !args.grad;
+    int64_t tasks = loss_tasks(args.outer, classes, inner), runs = ceil_div(inner, kLossRun);
+    int64_t rows = inner == 1 ? loss_rows(classes) : least(inner, kLossRun);  // of a task
+    int64_t elements = most(rows * classes, 1);
+    bool lines = args.x != args.y && inner * int64_t(sizeof(S)) % kVectorBytes == 0 &&
+                 reinterpret_cast<uintptr_t>(args.y) % kVectorBytes == 0;
+    parallel_for(tasks, ceil_div(kSoftmaxGrain, elements), [&](int64_t first, int64_t last) {
+      bool past_caches = !forward && args.x != args.y &&
+                         (last - first) * elements * int64_t(sizeof(S)) >= kPastCachesBytes;
+      for (int64_t task = first; task < last; ++task) {
+        Sums sums;
+        if (inner == 1) {
+          int64_t begin = task * loss_rows(classes), end = least(args.outer, begin + loss_rows(classes));
+          for (int64_t r = begin; r < end; ++r)
+            if (forward)
+              forward_row(r, sums);
+            else
+              backward_row(r, past_caches);
+        } else {
+          int64_t plane = task / runs, begin = task % runs * kLossRun;
+          each_block<S>(begin, least(inner, begin + kLossRun), inner, classes, past_caches && lines,
+                        [&](const auto& columns, int64_t i) {
+                          if (forward)
+                            forward_block(columns, plane, i, sums);
+                          else
+                            backward_block(columns, plane, i);
+                        });
+        }
+        if (forward) {
+          args.partial_sums[2 * task] = sums.loss;
+          args.partial_sums[2 * task + 1] = sums.weight;
+        }
+      }
+      if (past_caches) finish_stores();
+    });
+    if (forward) reduce(tasks);
+  }
+
+  NNART_HD void reduce(int64_t tasks) const {
+    Sums sums;
+    for (int64_t task = 0; task < tasks; ++task) {
+      sums.loss += args.partial_sums[2 * task];
+      sums.weight += args.partial_sums[2 * task + 1];
+    }
+    *static_cast<C*>(args.total_weight) = C(sums.weight);
+    if (args.reduction == Reduction::None) return;
+    *static_cast<C*>(args.loss) = C(args.reduction == Reduction::Mean ? sums.loss / sums.weight : sums.loss);
+  }
+};
+
+template <class S>
+NNART_HD double sum_of_weights(const CrossEntropyArgs& args) {
+  if (!args.weight) return double(args.classes);
+  double sum = 0;
+  for (int64_t c = 0; c < args.classes; ++c)
+    sum += widen_one<ComputeType<S>>(static_cast<const S*>(args.weight) + c);
+  return sum;
+}
+
+}  // namespace
+
+template <>
+void Kernels<Isa::NNART_ISA>::launch(const CrossEntropyArgs& args) {
+  with_dtype(args.dtype, [&](auto type) {
+    using S = typename decltype(type)::type;
+    double weights = args.label_smoothing != 0 ? sum_of_weights<S>(args) : 0;
+    if (args.probabilities)
+      CrossEntropyKernel<S, Target::probabilities>{args, weights}.all();
+    else if (args.label_smoothing != 0)
+      CrossEntropyKernel<S, Target::smoothed_label>{args, weights}.all();
+    else
+      CrossEntropyKernel<S, Target::label>{args, weights}.all();
+  });
+}
+
+}  // namespace nnart::cpu
