@@ -40,10 +40,12 @@ def check(name: str, x: Tensor, dim: int) -> None:
 
 
 def check_sizes(name: str, dtype: torch.dtype) -> None:
+    """Rows enough that neither side is right by luck: a large y's last place decides the error of the gradient."""
+    torch.manual_seed(0)
     for classes in CLASSES:
-        check(name, (torch.randn(3, classes) * 4).to(dtype), 1)
+        check(name, (torch.randn(67, classes) * 4).to(dtype), 1)
     for inner in INNER:
-        check(name, (torch.randn(2, 5, inner) * 4).to(dtype), 1)
+        check(name, (torch.randn(1 + 130 // inner, 5, inner) * 4).to(dtype), 1)
 
 
 @names
@@ -192,8 +194,11 @@ def test_torchs_samples(name: str, variant: str) -> None:
             kwargs = {key: value for key, value in sample.kwargs.items() if key in ("dim", "dtype")}
             peer = getattr(native, name)(sample.input, *sample.args, **kwargs)
             result = ours(sample.input, *sample.args, **kwargs)
-            if dtype == torch.bfloat16:
-                torch.testing.assert_close(result, peer)
+            if result.dtype == torch.bfloat16:
+                oracle = getattr(native, name)(
+                    sample.input.double(), *sample.args, **{**kwargs, "dtype": torch.float64}
+                )
+                assert_close(result, peer, oracle)
             else:
                 torch.testing.assert_close(result, peer, **SAME_FLOAT32, check_stride=True)
             compared += 1

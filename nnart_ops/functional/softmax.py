@@ -32,8 +32,9 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     Raises:
         IndexError: if ``dim`` is out of range.
 
-    >>> nnart_ops.functional.softmax(torch.tensor([0.0, 0.0, 100.0]), dim=0)
-    tensor([0.0000e+00, 0.0000e+00, 1.0000e+00])
+    >>> nnart_ops.functional.softmax(torch.tensor([[1000.0, 1000.0], [0.0, 2000.0]]), dim=1)
+    tensor([[0.5000, 0.5000],
+            [0.0000, 1.0000]])
     """
     x = input if dtype is None else input.to(dtype)
     place = _dimension(x, dim)
@@ -76,7 +77,7 @@ def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     Raises:
         IndexError: if ``dim`` is out of range.
 
-    >>> nnart_ops.functional.softmin(torch.tensor([0.0, 100.0]), dim=0)
+    >>> nnart_ops.functional.softmin(torch.tensor([0.0, 1000.0]), dim=0)
     tensor([1., 0.])
     """
     if _dimension(input, dim) is None:
@@ -143,9 +144,7 @@ def cross_entropy(
     args = (input, labels, weight, reduction, ignore_index, float(label_smoothing), memory_order(input))
     if overwrite_logits and input.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         if input.is_leaf:
-            raise RuntimeError(
-                "cross_entropy: overwrite_logits would destroy a leaf; pass a result of other operations"
-            )
+            raise RuntimeError("cross_entropy: overwrite_logits would destroy the logits, which are a leaf")
         function = _overwriting
     else:
         function = _cross_entropy
