@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator
@@ -325,6 +326,104 @@ def dropouts(dtype: str) -> Iterator[Case]:
         yield Case("dropout", f"{label} forward+backward", dtype, *both, bytes=6 * size)
 
 
+def _forward_and_training(
+    kind: Callable[..., Case],
+    label: str,
+    pair: tuple[Callable[..., Tensor], Callable[..., Tensor]],
+    inputs: list[tuple[Tensor, ...]],
+    moved: tuple[int, int],
+    differentiable: int = 1,
+) -> Iterator[Case]:
+    """The forward without a gradient, and forward and backward to the first so many inputs; moved has their bytes."""
+    grad_y = torch.randn_like(pair[1](*inputs[0]))
+
+    def forward(function: Callable[..., Tensor]) -> Callable[[int], Tensor]:
+        return lambda i: function(*inputs[i % COPIES])
+
+    def training(function: Callable[..., Tensor]) -> Callable[[int], Tensor]:
+        leaves = [tuple(t.detach().requires_grad_() for t in tensors[:differentiable]) for tensors in inputs]
+        rest = inputs[0][differentiable:]
+
+        def run(i: int) -> Tensor:
+            wanted = leaves[i % COPIES]
+            return torch.autograd.grad(function(*wanted, *rest), wanted, grad_y)[0]
+
+        return run
+
+    for name, make, size in (("forward", forward, moved[0]), ("forward+backward", training, moved[1])):
+        yield kind(f"{label} {name}", ours=make(pair[0]), peer=make(pair[1]), bytes=size)
+
+
+def gated(dtype: str) -> Iterator[Case]:
+    """The gated layer of a transformer's feed-forward block, value and gate in one tensor and in two, against what is
+    written by hand; torch has a kernel for glu."""
+    element = torch.empty((), dtype=DTYPES[dtype]).element_size()
+    kind = functools.partial(Case, "gated", dtype=dtype, tolerance=1e-4 if dtype in ("float32", "float64") else 6e-2)
+    by_hand = {"swiglu": native.silu, "geglu": native.gelu, "reglu": native.relu, "bilinear_glu": lambda gate: gate}
+    for rows, width in ((512, 2048), (4096, 1024)):
+        packed = [(torch.randn(rows, 2 * width).to(DTYPES[dtype]),) for _ in range(COPIES)]
+        halves = [(torch.randn(rows, width).to(DTYPES[dtype]), torch.randn(rows, width).to(DTYPES[dtype]))] * COPIES
+        size = rows * width * element
+        moved = 3 * size, 8 * size
+        pair: Any = (ours.glu, native.glu)
+        yield from _forward_and_training(kind, f"glu {rows}x{width}", pair, packed, moved)
+        for name, opened in by_hand.items():
+
+            def separate(x: Tensor, gate: Tensor | None = None, opened: Any = opened) -> Tensor:
+                value, g = x.chunk(2, -1) if gate is None else (x, gate)
+                return value * opened(g)
+
+            pair = (getattr(ours, name), separate)
+            yield from _forward_and_training(kind, f"{name} {rows}x{width}", pair, packed, moved)
+            yield from _forward_and_training(kind, f"{name} {rows}x{width} two inputs", pair, halves, moved, 2)
+
+
+def softmaxes(dtype: str) -> Iterator[Case]:
+    """Rows of classes, of attention scores and of a vocabulary, and the classes of an image's pixels."""
+    element = torch.empty((), dtype=DTYPES[dtype]).element_size()
+    kind = functools.partial(Case, "softmax", dtype=dtype, tolerance=1e-4 if dtype in ("float32", "float64") else 4e-2)
+    shapes = ((64, 10), (256, 1000), (8, 8, 256, 256), (64, 32000), (8, 21, 128, 128))
+    for shape in shapes:
+        xs = [(torch.randn(shape).to(DTYPES[dtype]),) for _ in range(COPIES)]
+        size = xs[0][0].numel() * element
+        dim = 1 if shape[1] == 21 else len(shape) - 1
+        inner = 100 if size < 1e5 else 1
+        for name in ("softmax", "log_softmax"):
+            pair: Any = tuple(functools.partial(getattr(library, name), dim=dim) for library in (ours, native))
+            label = f"{name} {'x'.join(map(str, shape))} dim {dim}"
+            for case in _forward_and_training(kind, label, pair, xs, (2 * size, 5 * size)):
+                yield dataclasses.replace(case, inner=inner)
+
+
+def cross_entropies(dtype: str) -> Iterator[Case]:
+    """Classifiers, a vocabulary, an image's pixels in both layouts; plain, smoothed and weighted, and with
+    probabilities."""
+    element = torch.empty((), dtype=DTYPES[dtype]).element_size()
+    kind = functools.partial(
+        Case, "cross_entropy", dtype=dtype, tolerance=1e-4 if dtype in ("float32", "float64") else 4e-2
+    )
+    for shape in ((64, 10), (256, 1000), (64, 32000), (8, 21, 128, 128)):
+        for layout, formats in LAYOUTS.items():
+            if formats and len(shape) != 4:
+                continue
+            memory_format = formats.get(len(shape), torch.contiguous_format)
+            xs = [torch.randn(shape).to(DTYPES[dtype]).contiguous(memory_format=memory_format) for _ in range(COPIES)]
+            labels = torch.randint(shape[1], [shape[0], *shape[2:]])
+            probabilities = torch.randn(shape).softmax(1).to(DTYPES[dtype])
+            weight = torch.rand(shape[1]).to(DTYPES[dtype])
+            size = xs[0].numel() * element
+            for name, target, how in (
+                ("", labels, {}),
+                (", smoothed, weighted", labels, {"label_smoothing": 0.1, "weight": weight}),
+                (", probabilities", probabilities, {}),
+            ):
+                pair: Any = tuple(functools.partial(library.cross_entropy, **how) for library in (ours, native))
+                label = f"cross_entropy {'x'.join(map(str, shape))} {layout if len(shape) == 4 else ''}{name}"
+                inputs = [(x, target) for x in xs]
+                for case in _forward_and_training(kind, label, pair, inputs, (size, 3 * size)):
+                    yield dataclasses.replace(case, inner=100 if size < 1e5 else 1)
+
+
 PARAMETERS = {  # name: sizes of the parameters
     "demo CNN": [(32, 1, 3, 3), (32,), (64, 32, 3, 3), (64,), (120, 1600), (120,), (84, 120), (84,), (10, 84), (10,)],
     "25M in 50": [(500_000,)] * 50,
@@ -371,9 +470,12 @@ def optimizers(dtype: str) -> Iterator[Case]:
 FAMILIES = {
     "activation": activations,
     "conv": convolutions,
+    "cross_entropy": cross_entropies,
     "dropout": dropouts,
+    "gated": gated,
     "optimizer": optimizers,
     "model": models,
     "overhead": overhead,
     "pooling": pooling,
+    "softmax": softmaxes,
 }
