@@ -409,7 +409,7 @@ def cross_entropies(dtype: str) -> Iterator[Case]:
             memory_format = formats.get(len(shape), torch.contiguous_format)
             xs = [torch.randn(shape).to(DTYPES[dtype]).contiguous(memory_format=memory_format) for _ in range(COPIES)]
             labels = torch.randint(shape[1], [shape[0], *shape[2:]])
-            probabilities = torch.randn(shape).softmax(1).to(DTYPES[dtype])
+            probabilities = torch.randn(shape).softmax(1).to(DTYPES[dtype]).contiguous(memory_format=memory_format)
             weight = torch.rand(shape[1]).to(DTYPES[dtype])
             size = xs[0].numel() * element
             for name, target, how in (

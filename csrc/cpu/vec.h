@@ -358,6 +358,18 @@ NNART_HD Vec<T, P> log1p_unit(Vec<T, P> x) {
   }
 }
 
+// log(x) for 1 <= x < inf or NaN: of 2^e m with m in [1, 2), e ln 2 + log(1 + (m - 1)).
+template <class T, Precision P>
+NNART_HD Vec<T, P> log_from_one(Vec<T, P> x) {
+  using K = ExpConstants<T>;
+  using V = Vec<T, P>;
+  auto exponent = x.bits() >> K::mantissa;
+  V m = V::from_bits(x.bits() - ((exponent - K::bias) << K::mantissa));
+  V e(__builtin_convertvector(exponent - K::bias, RawVec<T>));
+  V log = e * V(0.69314718055994530942) + log1p_unit(m - V(1));
+  return select(x != x, x, log);
+}
+
 // With e = e^(2|x|) - 1: e / (e + 2), or 1 - 2 / (e + 2) where that rounds better. One division serves both.
 template <class T, Precision P>
 NNART_HD Vec<T, P> tanh(Vec<T, P> x) {

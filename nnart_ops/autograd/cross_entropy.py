@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nnart_ops.autograd.dropout import empty_in
-from nnart_ops.autograd.function import OpFunction, differentiable, register_fake
+from nnart_ops.autograd.function import OpFunction, differentiable, direct, register_fake, transforms_active
 
 _ops = torch.ops.nnart_ops
 
@@ -205,26 +205,45 @@ def _in_parts(
     return total / total_weight if reduction == "mean" else total, statistics, total_weight
 
 
-class _Overwriting(torch.autograd.Function):
-    """The same, whose backward writes the gradient over x."""
+class _Eager(torch.autograd.Function):
+    """The loss alone: what the op gives besides is nobody's business but the backward's. With ``overwrite`` that writes
+    the gradient over x."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Any:
-        output = CrossEntropy.kernel(*inputs)
-        ctx.save_for_backward(*CrossEntropy.prepare(ctx, inputs, output))
-        return output
+    def forward(ctx: Any, overwrite: bool, x: Tensor, target: Tensor, weight: Tensor | None, *how: Any) -> Tensor:
+        loss: Tensor
+        loss, statistics, total_weight = CrossEntropy.kernel(x, target, weight, *how)
+        ctx.overwrite, ctx.how = overwrite, how
+        ctx.save_for_backward(x, target, weight, statistics, total_weight)
+        return loss
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
+        nones = (None,) * 6
+        if not ctx.overwrite:
+            call = _backward if torch.is_grad_enabled() else CrossEntropyBackward.kernel
+            return None, call(grad_loss, *ctx.saved_tensors, *ctx.how), *nones
         if torch.is_grad_enabled():
             raise RuntimeError("cross_entropy: with overwrite_logits the gradient has no derivative of its own")
         x, *rest = ctx.saved_tensors
         _backward_kernel_(grad_loss, x, *rest, *ctx.how)
         torch.autograd.graph.increment_version(x)
-        return x.detach(), *(None,) * 6
+        return None, x.detach(), *nones
+
+
+def cross_entropy(overwrite: bool, *args: Any) -> Tensor:
+    """The loss; ``overwrite`` is heeded in eager mode."""
+    loss: Tensor
+    if torch.compiler.is_compiling() or transforms_active():
+        loss = _entry(*args)[0]
+    elif args[0].requires_grad and torch.is_grad_enabled():
+        loss = _apply_eager(overwrite, *args)
+    else:
+        loss = CrossEntropy.kernel(*args)[0]
+    return loss
 
 
 _backward = differentiable(CrossEntropyBackward)
-cross_entropy = differentiable(CrossEntropy)
-cross_entropy_overwriting = _Overwriting.apply
+_entry = differentiable(CrossEntropy)
+_apply_eager = direct(_Eager)
 _backward_kernel_ = register_fake(_ops.cross_entropy_backward_.default, lambda grad_loss, x, *args: None)

@@ -98,7 +98,7 @@ def differentiable(
 
     is_compiling = torch.compiler.is_compiling
     is_grad_enabled = torch.is_grad_enabled
-    apply_eager, apply_full = _direct(eager), function.apply
+    apply_eager, apply_full = direct(eager), function.apply
     current_level = torch._C._functorch.maybe_current_level
 
     def entry(*args: Any) -> Any:
@@ -125,7 +125,7 @@ def differentiable(
     return function.entry
 
 
-def _direct(eager: Any) -> Callable[..., Any]:
+def direct(eager: Any) -> Callable[..., Any]:
     """``eager.apply`` without what torch wraps around it in Python, which is 3 microseconds a forward and backward.
 
     ``Function.apply`` looks for transforms, which the entry has done, before it calls what is returned here; the

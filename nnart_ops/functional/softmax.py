@@ -11,7 +11,6 @@ import torch.nn.functional as native
 from torch import Tensor
 
 from nnart_ops.autograd.cross_entropy import cross_entropy as _cross_entropy
-from nnart_ops.autograd.cross_entropy import cross_entropy_overwriting as _overwriting
 from nnart_ops.autograd.dropout import memory_order
 from nnart_ops.autograd.softmax import softmax as _softmax
 from nnart_ops.functional._native import kernel_takes
@@ -141,25 +140,22 @@ def cross_entropy(
             label_smoothing=label_smoothing,
         )
     labels = target.long() if target.dtype is torch.uint8 else target
-    args = (input, labels, weight, reduction, ignore_index, float(label_smoothing), memory_order(input))
-    if overwrite_logits and input.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        if input.is_leaf:
-            raise RuntimeError("cross_entropy: overwrite_logits would destroy the logits, which are a leaf")
-        function = _overwriting
-    else:
-        function = _cross_entropy
-    loss: Tensor
-    if torch.compiler.is_compiling():
-        loss = function(*args)[0]
+    compiling = torch.compiler.is_compiling()
+    overwrite = overwrite_logits and input.requires_grad and not compiling
+    if overwrite and input.is_leaf and torch.is_grad_enabled():
+        raise RuntimeError("cross_entropy: overwrite_logits would destroy the logits, which are a leaf")
+    args = (overwrite, input, labels, weight, reduction, ignore_index, float(label_smoothing), memory_order(input))
+    if compiling:
+        loss = _cross_entropy(*args)
     else:
         try:
-            loss = function(*args)[0]
+            loss = _cross_entropy(*args)
         except RuntimeError as error:
             if "is out of bounds" in str(error):
                 raise IndexError(str(error)) from None  # torch's type
             raise
-    # As under torch's autocast, which computes it in float32; otherwise the input's dtype.
-    return loss if torch.is_autocast_enabled("cpu") else loss.to(input.dtype)
+    # float32 as under torch's autocast, otherwise the input's dtype.
+    return loss if loss.dtype is input.dtype or torch.is_autocast_enabled("cpu") else loss.to(input.dtype)
 
 
 def _dimension(x: Tensor, dim: int | None) -> int | None:
@@ -174,14 +170,15 @@ def _cross_entropy_fits(
     input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, label_smoothing: float
 ) -> bool:
     """Whether our kernel takes the call; the native operation takes it, or says what is wrong with it, if not."""
-    if input.dim() == 0 or reduction not in ("none", "mean", "sum") or not 0 <= label_smoothing <= 1:
+    shape = input.shape
+    if not shape or reduction not in ("none", "mean", "sum") or not 0 <= label_smoothing <= 1:
         return False
-    class_dim = 0 if input.dim() == 1 else 1
-    classes = input.size(class_dim)
-    if weight is not None and (weight.shape != (classes,) or weight.requires_grad or not kernel_takes(input, weight)):
+    class_dim = 0 if len(shape) == 1 else 1
+    if weight is not None and (
+        weight.shape != (shape[class_dim],) or weight.requires_grad or not kernel_takes(input, weight)
+    ):
         return False
-    if target.is_floating_point():
-        return target.shape == input.shape and not target.requires_grad and kernel_takes(input, target)
-    sizes = [size for d, size in enumerate(input.shape) if d != class_dim]
-    plain = target.dtype in (torch.int64, torch.uint8) and type(target) in (Tensor, torch.nn.Parameter)
-    return plain and target.is_cpu and kernel_takes(input) and list(target.shape) == sizes
+    if target.dtype in (torch.int64, torch.uint8):
+        plain = target.is_cpu and type(target) is Tensor and kernel_takes(input)
+        return plain and target.shape == shape[:class_dim] + shape[class_dim + 1 :]
+    return target.shape == shape and not target.requires_grad and kernel_takes(input, target)

@@ -124,7 +124,7 @@ struct CrossEntropyKernel {
     Row<S> row = row_of(r);
     const S* logits = x + r * classes;
     V top = largest_of(logits, classes);
-    double log = ::log(double(sum_of_exponentials(logits, classes, top)));
+    double log = log_from_one(V(double(sum_of_exponentials(logits, classes, top)))).v[0];
     largest[r] = top.v[0];
     log_sum[r] = C(log);
     if (!row.counts) return finish(r, row, 0, sums);
@@ -145,137 +145,140 @@ struct CrossEntropyKernel {
       std::memset(static_cast<void*>(grad_x), 0, size_t(classes) * sizeof(S));
       return;
     }
+    __builtin_prefetch(x + (r + 1) * classes);
     auto q = targets(r, row);
     double grad = grad_of(r);
     Backward derive{V(largest[r]), V(log_sum[r]), V(grad), V(grad * total_of(q, row))};
     map_range_stored(grad_x, past_caches, 0, classes, derive, Elements<S>{x + r * classes}, q);
   }
 
-  // ---- rows whose classes are apart ----
+  // ---- tiles ----
 
-  template <class Columns>
-  struct BlockTargets {
-    Row<S> rows[Columns::vectors * V::size];
-    RawVec<Bits<C>> label[Columns::vectors];
-    V chosen[Columns::vectors];
+  template <class Tile>
+  struct TileTargets {
+    Row<S> rows[Tile::lanes];
+    RawVec<Bits<C>> label[Tile::vectors];
+    V chosen[Tile::vectors];
   };
 
-  template <class Columns>
-  NNART_HD BlockTargets<Columns> block_targets(const Columns& columns, int64_t r) const {
-    BlockTargets<Columns> block;
-    for (int u = 0; u < Columns::vectors; ++u)
-      for (int64_t lane = 0; lane < V::size; ++lane) {
-        Row<S> row{-1, C(0), false};
-        if (lane < columns.count) row = row_of(r + u * V::size + lane);
-        block.rows[u * V::size + lane] = row;
-        block.label[u][lane] = Bits<C>(row.label);
-        block.chosen[u].v[lane] = row.chosen;
-      }
-    return block;
+  template <class Tile>
+  NNART_HD TileTargets<Tile> tile_targets(int64_t r, int64_t count) const {
+    TileTargets<Tile> targets;
+    for (int64_t k = 0; k < Tile::lanes; ++k) {
+      Row<S> row{-1, C(0), false};
+      if (k < count) row = row_of(r + k);
+      targets.rows[k] = row;
+      targets.label[k / V::size][k % V::size] = Bits<C>(row.label);
+      targets.chosen[k / V::size].v[k % V::size] = row.chosen;
+    }
+    return targets;
   }
 
-  // p points at the first row's first probability.
-  template <class Columns>
-  NNART_HD V q_of(const Columns& columns, const BlockTargets<Columns>& block, const S* p, int64_t c, int u) const {
+  // The q of class c, p being the tile of probabilities.
+  template <class Tile>
+  NNART_HD V q_of(const TileTargets<Tile>& targets, const Tile& p, int64_t c, int u) const {
     V w(target == Target::label ? C(1) : weight_of(c));
-    if constexpr (target == Target::probabilities)
-      return (columns.read(p + c * inner, u) * V(kept) + V(smoothing)) * w;
-    V q = select(Mask<C>{block.label[u] == Bits<C>(c)}, block.chosen[u], V(0));
+    if constexpr (target == Target::probabilities) return (p.get(c, u) * V(kept) + V(smoothing)) * w;
+    V q = select(Mask<C>{targets.label[u] == Bits<C>(c)}, targets.chosen[u], V(0));
     return target == Target::smoothed_label ? q + w * V(smoothing) : q;
   }
 
-  template <class Columns>
-  NNART_HD void forward_block(const Columns& columns, int64_t plane, int64_t i, Sums& sums) const {
-    const S* logits = x + plane * classes * inner + i;
-    auto* p = static_cast<const S*>(args.probabilities) + plane * classes * inner + i;
-    int64_t r = plane * inner + i;
-    auto block = block_targets(columns, r);
-    auto top = columns.largest(logits), log = columns.sum_of_exponentials(logits, top);
-    auto inside = columns.all(0), total = columns.all(0);
+  template <class Tile>
+  NNART_HD void forward_tile(const Tile& tile, const Tile& p, int64_t r, int64_t count, Sums& sums) const {
+    auto targets = tile_targets<Tile>(r, count);
+    auto top = tile.largest();
+    auto sum = tile.sum([&](int64_t c, int u) { return exp(tile.get(c, u) - top.v[u]); });
+    auto inside = tile.all(0), total = tile.all(0);
     if constexpr (target != Target::label) {
-      inside = columns.sum([&](int64_t c, int u) {
-        return q_of(columns, block, p, c, u) * (columns.read(logits + c * inner, u) - top.v[u]);
+      inside = tile.sum([&](int64_t c, int u) {
+        V q = q_of(targets, p, c, u);
+        total.v[u] = total.v[u] + q;
+        return q * (tile.get(c, u) - top.v[u]);
       });
-      total = columns.sum([&](int64_t c, int u) { return q_of(columns, block, p, c, u); });
     }
-    for (int u = 0; u < Columns::vectors; ++u)
-      for (int64_t lane = 0; lane < columns.count; ++lane) {
-        int64_t k = u * V::size + lane;
-        const Row<S>& row = block.rows[k];
-        double log_of_sum = ::log(double(log.v[u].v[lane]));
-        largest[r + k] = top.v[u].v[lane];
-        log_sum[r + k] = C(log_of_sum);
-        double loss = double(total.v[u].v[lane]) * log_of_sum - double(inside.v[u].v[lane]);
-        if (target == Target::label && row.counts) {
-          double at_label = widen_one<C>(logits + row.label * inner + k);
-          loss = double(row.chosen) * (log_of_sum - (at_label - double(largest[r + k])));
-        }
-        finish(r + k, row, loss, sums);
-      }
+    for (V& v : sum.v) v = log_from_one(v);
+    for (int64_t k = 0; k < count; ++k) {
+      int64_t u = k / V::size, lane = k % V::size;
+      const Row<S>& row = targets.rows[k];
+      double log = sum.v[u].v[lane];
+      largest[r + k] = top.v[u].v[lane];
+      log_sum[r + k] = C(log);
+      double loss = double(total.v[u].v[lane]) * log - double(inside.v[u].v[lane]);
+      if (target == Target::label && row.counts)
+        loss = double(row.chosen) * (log - (double(tile.data[row.label * Tile::lanes + k]) - double(largest[r + k])));
+      finish(r + k, row, loss, sums);
+    }
   }
 
-  template <class Columns>
-  NNART_HD void backward_block(const Columns& columns, int64_t plane, int64_t i) const {
-    const S* logits = x + plane * classes * inner + i;
-    S* grad_x = static_cast<S*>(args.y) + plane * classes * inner + i;
-    auto* p = static_cast<const S*>(args.probabilities) + plane * classes * inner + i;
-    int64_t r = plane * inner + i;
-    auto block = block_targets(columns, r);
-    auto total = columns.all(0);
+  // Leaves the gradient in the tile.
+  template <class Tile>
+  NNART_HD void backward_tile(const Tile& tile, const Tile& p, int64_t r, int64_t count) const {
+    auto targets = tile_targets<Tile>(r, count);
+    auto total = tile.all(0);
     if constexpr (target == Target::probabilities)
-      total = columns.sum([&](int64_t c, int u) { return q_of(columns, block, p, c, u); });
-    Backward derive[Columns::vectors];
-    RawVec<Bits<C>> counts[Columns::vectors];
-    for (int u = 0; u < Columns::vectors; ++u)
-      for (int64_t lane = 0; lane < V::size; ++lane) {
-        int64_t k = u * V::size + lane, in = lane < columns.count ? r + k : r;
-        const Row<S>& row = block.rows[k];
-        double grad = row.counts ? grad_of(in) : 0;
-        double all = target == Target::probabilities ? double(total.v[u].v[lane]) : total_of(row);
-        derive[u].largest.v[lane] = largest[in];
-        derive[u].log_sum.v[lane] = log_sum[in];
-        derive[u].grad.v[lane] = C(grad);
-        derive[u].grad_total.v[lane] = C(grad * all);
-        counts[u][lane] = row.counts ? -1 : 0;
-      }
+      total = tile.sum([&](int64_t c, int u) { return q_of(targets, p, c, u); });
+    Backward derive[Tile::vectors];
+    RawVec<Bits<C>> counts[Tile::vectors];
+    for (int64_t k = 0; k < Tile::lanes; ++k) {
+      int64_t u = k / V::size, lane = k % V::size, in = k < count ? r + k : r;
+      const Row<S>& row = targets.rows[k];
+      double grad = row.counts ? grad_of(in) : 0;
+      double all = target == Target::probabilities ? double(total.v[u].v[lane]) : total_of(row);
+      derive[u].largest.v[lane] = largest[in];
+      derive[u].log_sum.v[lane] = log_sum[in];
+      derive[u].grad.v[lane] = C(grad);
+      derive[u].grad_total.v[lane] = C(grad * all);
+      counts[u][lane] = row.counts ? -1 : 0;
+    }
     for (int64_t c = 0; c < classes; ++c)
-      for (int u = 0; u < Columns::vectors; ++u) {
-        V v = derive[u](columns.read(logits + c * inner, u), q_of(columns, block, p, c, u));
-        columns.write(grad_x + c * inner, u, select(Mask<C>{counts[u]}, v, V(0)));
+      for (int u = 0; u < Tile::vectors; ++u) {
+        V v = derive[u](tile.get(c, u), q_of(targets, p, c, u));
+        tile.put(c, u, select(Mask<C>{counts[u]}, v, V(0)));
       }
   }
 
   // ---- all ----
 
+  // Of the rows [begin, end) of a plane.
+  NNART_HD void run(int64_t plane, int64_t begin, int64_t end, bool past_caches, Sums& sums) const {
+    bool forward = !args.grad;
+    if (inner == 1 && classes > kTileClasses) {
+      for (int64_t r = begin; r < end; ++r)
+        if (forward)
+          forward_row(r, sums);
+        else
+          backward_row(r, past_caches);
+      return;
+    }
+    TiledRows rows{args.outer, classes, inner};
+    each_tile<S>(begin, end, classes, [&](const auto& tile, int64_t row, int64_t count) {
+      auto p = tile;
+      Scratch<C> scratch(Use::source, target == Target::probabilities ? classes * tile.lanes : 0);
+      if constexpr (target == Target::probabilities) {
+        p.data = scratch.data();
+        p.read(rows.place(static_cast<const S*>(args.probabilities), plane, row, count));
+      }
+      tile.read(rows.place(x, plane, row, count));
+      int64_t r = plane * inner + row;
+      if (forward) return forward_tile(tile, p, r, count, sums);
+      backward_tile(tile, p, r, count);
+      tile.write(rows.place(static_cast<S*>(args.y), plane, row, count, past_caches));
+    });
+  }
+
   NNART_HD void all() const {
     bool forward = !args.grad;
-    int64_t tasks = loss_tasks(args.outer, classes, inner), runs = ceil_div(inner, kLossRun);
-    int64_t rows = inner == 1 ? loss_rows(classes) : least(inner, kLossRun);  // of a task
-    int64_t elements = most(rows * classes, 1);
-    bool lines = args.x != args.y && inner * int64_t(sizeof(S)) % kVectorBytes == 0 &&
-                 reinterpret_cast<uintptr_t>(args.y) % kVectorBytes == 0;
+    int64_t rows = inner == 1 ? loss_rows(classes) : kLossRun, in_plane = inner == 1 ? args.outer : inner;
+    int64_t runs = ceil_div(in_plane, rows), tasks = loss_tasks(args.outer, classes, inner);
+    int64_t elements = most(least(rows, in_plane) * classes, 1);  // of a task
+    bool lines = inner == 1 ? classes > kTileClasses : inner * int64_t(sizeof(S)) % kVectorBytes == 0;
+    bool can_pass = !forward && args.x != args.y && lines && reinterpret_cast<uintptr_t>(args.y) % kVectorBytes == 0;
     parallel_for(tasks, ceil_div(kSoftmaxGrain, elements), [&](int64_t first, int64_t last) {
-      bool past_caches = !forward && args.x != args.y &&
-                         (last - first) * elements * int64_t(sizeof(S)) >= kPastCachesBytes;
+      bool past_caches = can_pass && (last - first) * elements * int64_t(sizeof(S)) >= kPastCachesBytes;
       for (int64_t task = first; task < last; ++task) {
         Sums sums;
-        if (inner == 1) {
-          int64_t begin = task * loss_rows(classes), end = least(args.outer, begin + loss_rows(classes));
-          for (int64_t r = begin; r < end; ++r)
-            if (forward)
-              forward_row(r, sums);
-            else
-              backward_row(r, past_caches);
-        } else {
-          int64_t plane = task / runs, begin = task % runs * kLossRun;
-          each_block<S>(begin, least(inner, begin + kLossRun), inner, classes, past_caches && lines,
-                        [&](const auto& columns, int64_t i) {
-                          if (forward)
-                            forward_block(columns, plane, i, sums);
-                          else
-                            backward_block(columns, plane, i);
-                        });
-        }
+        int64_t begin = task % runs * rows;
+        run(task / runs, begin, least(in_plane, begin + rows), past_caches, sums);
         if (forward) {
           args.partial_sums[2 * task] = sums.loss;
           args.partial_sums[2 * task + 1] = sums.weight;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/map.h"
+#include "cpu/scratch.h"
 #include "math/softmax.h"
 
 namespace nnart::cpu {
@@ -53,76 +54,157 @@ NNART_HD ComputeType<S> sum_of(int64_t n, const Term& term) {
   return sum_of_lanes((s0 + s1) + (s2 + s3));
 }
 
+// The row after this one is fetched meanwhile: to find its largest element is nothing but reading.
 template <class S>
 NNART_HD ComputeType<S> sum_of_exponentials(const S* x, int64_t n, Working<S> largest) {
-  return sum_of<S>(n, [&](int64_t i, auto read) { return exp(read(x + i) - largest); });
+  return sum_of<S>(n, [&](int64_t i, auto read) {
+    __builtin_prefetch(x + n + i);
+    return exp(read(x + i) - largest);
+  });
 }
 
-// Rows whose classes are `inner` apart, as many at a time as `vectors` vectors have lanes, so that no sum crosses lanes.
-// A block that fills less than one vector reads and writes its `count` lanes alone.
-template <class S, int vectors_, bool partial>
-struct Columns {
+// Where some neighbouring rows lie: row k has class c at data[k row_step + c class_step], one of the steps being 1.
+template <class P>
+struct Place {
+  P* data;
+  int64_t class_step, row_step, count;
+  bool past_caches = false;  // for what is written, whose lines are then whole
+};
+
+// Neighbouring rows side by side, lane by lane, so that no sum crosses lanes: of rows too short for a vector each, and of
+// rows whose classes are apart. A class is one line of the tile, in the compute type. Lanes beyond the last row are 0.
+//
+// It is copied once and then read from the first cache: planes of 2^n pixels have all classes in the same few sets of
+// every cache, which 21 of them already overflow.
+template <class S, int vectors_>
+struct Tile {
   using V = Working<S>;
+  using C = ComputeType<S>;
   static constexpr int vectors = vectors_;
-  int64_t inner, classes, count;
-  bool past_caches;
+  static constexpr int64_t lanes = vectors * V::size;
+  C* data;
+  int64_t classes;
 
-  NNART_HD V read(const S* p, int u) const {
-    if constexpr (partial) return V(load_partial(p, count).v);
-    return V(load(p + u * V::size).v);
+  NNART_HD V get(int64_t c, int u) const { return V(load(data + c * lanes + u * V::size).v); }
+  NNART_HD void put(int64_t c, int u, V v) const { store(data + c * lanes + u * V::size, Vec<C>(v.v)); }
+
+  NNART_HD void read(const Place<const S>& from) const {
+    if (from.row_step != 1) return read_rows(from);
+    for (int64_t c = 0; c < classes; ++c)
+      for (int u = 0; u < vectors; ++u) {
+        const S* p = from.data + c * from.class_step + u * V::size;
+        int64_t count = from.count - u * V::size;
+        put(c, u, V((count >= V::size ? load(p) : load_partial(p, most(count, 0))).v));
+      }
   }
-  NNART_HD void write(S* p, int u, V v) const {
-    Vec<ComputeType<S>> plain(v.v);
-    if constexpr (partial) return store_partial(p, plain, count);
-    if (past_caches) return store_past_caches(p + u * V::size, plain);
-    store(p + u * V::size, plain);
+  NNART_HD void write(const Place<S>& to) const {
+    if (to.row_step != 1) return write_rows(to);
+    for (int64_t c = 0; c < classes; ++c)
+      for (int u = 0; u < vectors; ++u) {
+        S* p = to.data + c * to.class_step + u * V::size;
+        int64_t count = to.count - u * V::size;
+        Vec<C> v(get(c, u).v);
+        if (count < V::size)
+          store_partial(p, v, most(count, 0));
+        else if (to.past_caches)
+          store_past_caches(p, v);
+        else
+          store(p, v);
+      }
   }
 
-  struct Block {
+  struct Lanes {
     V v[vectors];
   };
-  NNART_HD static Block all(double value) {
-    Block block;
-    for (V& v : block.v) v = V(value);
-    return block;
+  NNART_HD static Lanes all(double value) {
+    Lanes lanes;
+    for (V& v : lanes.v) v = V(value);
+    return lanes;
   }
 
-  // x points at the first row's first class.
-  NNART_HD Block largest(const S* x) const {
-    Block m = all(-kInfinity);
+  NNART_HD Lanes largest() const {
+    Lanes m = all(-kInfinity);
     for (int64_t c = 0; c < classes; ++c)
-      for (int u = 0; u < vectors; ++u) m.v[u] = at_least(read(x + c * inner, u), m.v[u]);
+      for (int u = 0; u < vectors; ++u) m.v[u] = at_least(get(c, u), m.v[u]);
     return m;
   }
-  // The sum of term(c, u) over the classes.
+  // The sum of term(c, u) over the classes, in four parts, which makes it as exact as one over a vector's lanes.
   template <class Term>
-  NNART_HD Block sum(const Term& term) const {
-    Block s = all(0);
-    for (int64_t c = 0; c < classes; ++c)
+  NNART_HD Lanes sum(const Term& term) const {
+    Lanes s0 = all(0), s1 = s0, s2 = s0, s3 = s0;
+    auto add = [&](Lanes& s, int64_t c) {
       for (int u = 0; u < vectors; ++u) s.v[u] = s.v[u] + term(c, u);
-    return s;
+    };
+    int64_t c = 0;
+    for (; c + 4 <= classes; c += 4) {
+      add(s0, c);
+      add(s1, c + 1);
+      add(s2, c + 2);
+      add(s3, c + 3);
+    }
+    for (; c < classes; ++c) add(s0, c);
+    for (int u = 0; u < vectors; ++u) s0.v[u] = (s0.v[u] + s1.v[u]) + (s2.v[u] + s3.v[u]);
+    return s0;
   }
-  NNART_HD Block sum_of_exponentials(const S* x, const Block& largest) const {
-    return sum([&](int64_t c, int u) { return exp(read(x + c * inner, u) - largest.v[u]); });
+
+ private:
+  NNART_HD void read_rows(const Place<const S>& from) const {
+    if (from.count < lanes) std::memset(static_cast<void*>(data), 0, size_t(classes * lanes) * sizeof(C));
+    for (int64_t k = 0; k < from.count; ++k)
+      for (int64_t c = 0; c < classes; c += V::size) {
+        const S* p = from.data + k * from.row_step + c;
+        int64_t count = least(V::size, classes - c);
+        C some[V::size];
+        store(some, count == V::size ? load(p) : load_partial(p, count));
+        for (int64_t j = 0; j < count; ++j) data[(c + j) * lanes + k] = some[j];
+      }
+  }
+  NNART_HD void write_rows(const Place<S>& to) const {
+    for (int64_t k = 0; k < to.count; ++k)
+      for (int64_t c = 0; c < classes; c += V::size) {
+        S* p = to.data + k * to.row_step + c;
+        int64_t count = least(V::size, classes - c);
+        C some[V::size] = {};
+        for (int64_t j = 0; j < count; ++j) some[j] = data[(c + j) * lanes + k];
+        if (count == V::size)
+          store(p, load(some));
+        else
+          store_partial(p, load(some), count);
+      }
   }
 };
 
-// Calls body(columns, i) for blocks of rows that cover [begin, end) of `inner`.
-template <class S, class Body>
-NNART_HD void each_block(int64_t begin, int64_t end, int64_t inner, int64_t classes, bool past_caches,
-                         const Body& body) {
-  constexpr int64_t width = Working<S>::size;
-  int64_t i = begin;
-  for (; i + 4 * width <= end; i += 4 * width) body(Columns<S, 4, false>{inner, classes, width, past_caches}, i);
-  for (; i < end; i += width)
-    body(Columns<S, 1, true>{inner, classes, least(width, end - i), false}, i);
-}
+// Rows of up to so many classes go side by side: longer ones fill vectors by themselves.
+constexpr int64_t kTileClasses = 48;
+// With more classes than this a tile is one vector wide, so that it fits the second-level cache longer.
+constexpr int64_t kWideTileClasses = 1024;
 
-// The natural logarithm of each lane, rounded once more than the arithmetic needs: there is one a row.
-template <class T, Precision P>
-NNART_HD Vec<T, P> log_of_lanes(Vec<T, P> x) {
-  for (int lane = 0; lane < Vec<T, P>::size; ++lane) x.v[lane] = T(::log(double(x.v[lane])));
-  return x;
+// How the rows of a call, outer x classes x inner, are gone through: rows of a plane or, where classes lie side by side,
+// of all of x, in tiles. Row r begins at plane(r) + r % inner.
+struct TiledRows {
+  int64_t outer, classes, inner;
+  NNART_HD int64_t planes() const { return inner == 1 ? 1 : outer; }
+  NNART_HD int64_t plane_rows() const { return inner == 1 ? outer : inner; }
+  template <class P>
+  NNART_HD Place<P> place(P* data, int64_t plane, int64_t row, int64_t count, bool past_caches = false) const {
+    if (inner == 1) return {data + row * classes, 1, classes, count, past_caches};
+    return {data + plane * classes * inner + row, inner, 1, count, past_caches};
+  }
+};
+
+// Calls body(tile, row, count) for tiles that cover the rows [begin, end).
+template <class S, class Body>
+NNART_HD void each_tile(int64_t begin, int64_t end, int64_t classes, const Body& body) {
+  auto run = [&](auto vectors) {
+    using T = Tile<S, decltype(vectors)::value>;
+    Scratch<ComputeType<S>> scratch(Use::tile, classes * T::lanes);
+    for (int64_t row = begin; row < end; row += T::lanes)
+      body(T{scratch.data(), classes}, row, least(T::lanes, end - row));
+  };
+  if (classes <= kWideTileClasses)
+    run(std::integral_constant<int, 4>{});
+  else
+    run(std::integral_constant<int, 1>{});
 }
 
 }  // namespace
