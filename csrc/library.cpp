@@ -79,9 +79,24 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
   m.def("mish_(Tensor(a!) x) -> ()");
   m.def("mish_backward(Tensor grad_y, Tensor saved) -> Tensor");
 
+  // The same derivatives from y: alpha is not negative, threshold at least 20.
+  m.def(
+      "elu_backward_from_output(Tensor grad_y, Tensor y, float alpha, float scale, float input_scale) -> Tensor");
+  m.def("logsigmoid_backward_from_output(Tensor grad_y, Tensor y) -> Tensor");
+  m.def("softplus_backward_from_output(Tensor grad_y, Tensor y, float beta, float threshold) -> Tensor");
+  // An activation whose derivative takes two values, by its op's name, and in uint8 one bit an element, the first in the
+  // lowest, that says which. Elements count in the order in which y lies.
+  m.def("masked_activation(Tensor x, str activation, float[] parameters, int[] order) -> (Tensor, Tensor)");
+  m.def(
+      "masked_activation_backward(Tensor grad_y, Tensor mask, str activation, float[] parameters, int[] order) -> "
+      "Tensor");
+
   // y = x where x > 0, else weight x; weight has one element or one for each index of dimension 1.
   m.def("prelu(Tensor x, Tensor weight) -> Tensor");
   m.def("prelu_backward(Tensor grad_y, Tensor x, Tensor weight) -> (Tensor, Tensor)");
+
+  // y = x where sign > 0, else x times a number drawn from [lower, upper); seed and order as dropout's, below.
+  m.def("rrelu(Tensor x, Tensor sign, Tensor seed, float lower, float upper, int[] order) -> Tensor");
 
   // y = scale x + kept with probability 1 - p, else 0 x + dropped. seed is one number, or one for each of as many equal
   // parts of dimension 0. order has the dimensions from the outermost to the innermost, in which decisions are numbered

@@ -146,6 +146,15 @@ _ADAMW = (0.1, 0.9, 0.99, 1e-8, 0.01, False)
 
 OPS: dict[str, Sample] = {
     **_activation_rows(),
+    "elu_backward_from_output": lambda: (_tensor(3, 5), _tensor(3, 5), 1.3, 1.1, 0.7),
+    "logsigmoid_backward_from_output": lambda: (_tensor(3, 5), _tensor(3, 5)),
+    "softplus_backward_from_output": lambda: (_tensor(3, 5), _tensor(3, 5), 1.5, 20.0),
+    "masked_activation": lambda: (_tensor(2, 3, 4, 5), "leaky_relu", [0.1], [0, 2, 3, 1]),
+    "masked_activation_backward": lambda: (
+        *(_tensor(2, 3, 5), torch.tensor([7, 129, 0, 255], dtype=torch.uint8)),
+        *("hardsigmoid", [], []),
+    ),
+    "rrelu": lambda: (_tensor(2, 3, 4, 5), _plain(2, 3, 4, 5), torch.tensor(7), 0.1, 0.3, [0, 2, 3, 1]),
     "prelu": lambda: (_tensor(2, 3, 4), _tensor(3)),
     "prelu_backward": lambda: (_tensor(2, 3, 4), _tensor(2, 3, 4), _tensor(3)),
     "dropout": lambda: (_tensor(2, 3, 4, 5), torch.tensor(7), 0.3, 1.5, 0.25, -0.5, False, []),

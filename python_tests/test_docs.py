@@ -14,6 +14,7 @@ import torch
 
 import nnart_ops
 import nnart_ops.nn.convert
+from benchmarks import memory
 
 PUBLIC = {
     **{f"functional.{name}": getattr(nnart_ops.functional, name) for name in nnart_ops.functional.__all__},
@@ -22,6 +23,7 @@ PUBLIC = {
     "build_info": nnart_ops.build_info,
     "config": nnart_ops.config,
     "explain": nnart_ops.explain,
+    "recompute_activations": nnart_ops.recompute_activations,
 }
 README = Path(__file__).parent.parent / "README.md"
 
@@ -45,11 +47,18 @@ def test_docstring(name: str) -> None:
     assert run_examples(name, text).failed == 0
 
 
-def test_readme_examples() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert blocks, "the README shows no Python"
+@pytest.mark.parametrize("page", [README, memory.DOCUMENT], ids=lambda page: page.name)
+def test_examples_in_pages(page: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert blocks, f"{page.name} shows no Python"
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, page.name, "exec"), {})
+
+
+@pytest.mark.parametrize("name", memory.TABLES)
+def test_memory_tables_are_what_is_measured(name: str) -> None:
+    measured = memory.table(name)
+    assert f"<!-- {name} -->\n{measured}\n" in memory.DOCUMENT.read_text(), f"measured now:\n{measured}"
 
 
 def test_every_layer_is_exported() -> None:

@@ -71,3 +71,24 @@ def test_gradients_of_the_op_itself(name: str) -> None:
     inputs = [args[i] for i in tensors]
     assert torch.autograd.gradcheck(call, inputs)
     assert torch.autograd.gradgradcheck(call, inputs)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name in OPS if not name.endswith("_") and name not in WITHOUT_GRADIENT)
+)
+def test_vmap_of_the_op_itself(name: str) -> None:
+    """torch.ops.nnart_ops.x(...) is batchable, once and twice, without the Python functions around it."""
+    op, vmap = getattr(torch.ops.nnart_ops, name).default, torch.func.vmap
+    first, second = OPS[name](), OPS[name]()
+    batched = [isinstance(arg, torch.Tensor) and arg.is_floating_point() for arg in first]
+    dims = tuple(0 if b else None for b in batched)
+    samples = [[arg.detach() if b else first[i] for i, (arg, b) in enumerate(zip(s, batched))] for s in (first, second)]
+    stacked = [torch.stack(pair) if b else pair[0] for b, *pair in zip(batched, *samples)]
+    twice = [torch.stack([arg, arg]) if b else arg for b, arg in zip(batched, stacked)]
+    once, nested = vmap(op, dims)(*stacked), vmap(vmap(op, dims), dims)(*twice)
+    for i, sample in enumerate(samples):
+        expected = op(*sample)
+        for results in (once, (n[1] for n in nested) if isinstance(nested, tuple) else nested[1]):
+            pairs = zip(results, expected) if isinstance(expected, tuple) else [(results, expected)]
+            for result, want in pairs:
+                torch.testing.assert_close(result[i], want)

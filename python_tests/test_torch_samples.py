@@ -62,8 +62,7 @@ def test_samples(name: str, dtype: torch.dtype) -> None:
         x, args, kwargs = sample.input, sample.args, dict(sample.kwargs)
         result = outcome(ours, x, args, kwargs)
         reference = outcome(native, x, args, kwargs)
-        if kwargs.get("training"):  # the same random slopes, so the same numbers
-            assert torch.equal(result[0], reference[0])
+        if kwargs.get("training"):  # random slopes of our own: test_rrelu.py
             continue
         doubles = {key: as_double(value) for key, value in kwargs.items()}
         oracle = outcome(native, x.double(), tuple(map(as_double, args)), doubles)
@@ -126,8 +125,9 @@ def test_modules(info: Any, training: bool) -> None:
 WITHOUT_INFO = {"Hardsigmoid": {}, "RReLU": {"lower": 0.1, "upper": 0.2}}
 
 
-@pytest.mark.parametrize("name", WITHOUT_INFO)
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(
+    ("name", "training"), [("Hardsigmoid", True), ("Hardsigmoid", False), ("RReLU", False)]
+)  # RReLU in training: test_rrelu.py
 def test_modules_that_torch_has_no_samples_for(name: str, training: bool) -> None:
     ours = getattr(nnart_ops.nn, name)(**WITHOUT_INFO[name]).train(training)
     native = getattr(torch.nn, name)(**WITHOUT_INFO[name]).train(training)

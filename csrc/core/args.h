@@ -21,10 +21,25 @@ struct ActivationArgs {
   const void* x;             // forward: the input; backward: what the forward saved
   const void* grad_y;        // null in the forward
   bool grad_y_is_one_value;  // Note [stride-0 gradients]: grad_y points at a single element
+  bool from_output;          // backward: x is y, of an activation whose formula reads its input
   const void* residual;      // forward: may be null; the backward knows none of the rest
   const void* bias;          // may be null; element i has bias[i / bias_inner % bias_channels]
   int64_t bias_channels, bias_inner;
   void* y;  // forward: the output, may be x itself; backward: grad_x
+};
+
+// An activation whose derivative takes two values, and for each element one bit that says which: bit i % 8 of byte i / 8,
+// set for the second of math's slopes_of.
+struct MaskedActivationArgs {
+  Activation activation;
+  ActivationParameters parameters;
+  DType dtype;
+  int64_t n;
+  const void* x;  // null in the backward
+  const void* grad_y;
+  bool grad_y_is_one_value;
+  uint8_t* mask;
+  void* y;  // or grad_x
 };
 
 // Pooling over the last one to three axes, as depth, height and width; axes that are missing have size 1. x is
@@ -141,6 +156,19 @@ constexpr int64_t kPReluRun = 1024;
 inline __attribute__((always_inline)) int64_t prelu_tasks(int64_t outer, int64_t inner) {
   return inner == 1 ? (outer + kPReluRows - 1) / kPReluRows : outer * ((inner + kPReluRun - 1) / kPReluRun);
 }
+
+// y = x where sign > 0, else x (lower + (upper - lower) u), u uniform in [0, 1): element i of part p has word i of the
+// Philox stream with key seeds[p]. sign is x in the forward; with y's gradient for x this is the backward.
+struct RReluArgs {
+  DType dtype;
+  int64_t parts, n;  // elements of a part
+  const int64_t* seeds;
+  double lower, upper;
+  const void* x;
+  bool x_is_one_value;  // Note [stride-0 gradients]
+  const void* sign;
+  void* y;  // may be x
+};
 
 // Dropout: y = scale x + kept with the probability 1 - threshold / 2^32, and 0 x + dropped otherwise. x is as many
 // parts as there are seeds, each with decisions of its own; within one, element ((n pixels + q) channels + c) inner + i

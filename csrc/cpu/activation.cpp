@@ -70,6 +70,9 @@ void Kernels<Isa::NNART_ISA>::launch(const ActivationArgs& args) {
   if (args.n == 0) return;
   with_dtype(args.dtype, [&](auto type) {
     using S = typename decltype(type)::type;
+    auto from_output = [&](auto activation) { backward<S>(args, activation); };
+    if (args.from_output && with_derivative_from_output<ComputeType<S>>(args.activation, args.parameters, from_output))
+      return;
     with_activation<ComputeType<S>>(args.activation, args.parameters, [&](auto activation) {
       if (args.grad_y)
         backward<S>(args, activation);

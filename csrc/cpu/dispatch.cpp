@@ -67,6 +67,7 @@ const char* name_of(Isa isa) {
 }
 
 void launch(const ActivationArgs& args) { launch_on_chosen(args); }
+void launch(const MaskedActivationArgs& args) { launch_on_chosen(args); }
 void launch(const ConvArgs& args) { launch_on_chosen(args); }
 void launch(const MaxPoolArgs& args) { launch_on_chosen(args); }
 void launch(const MaxPoolBackwardArgs& args) { launch_on_chosen(args); }
@@ -74,6 +75,7 @@ void launch(const MaxPoolIndicesArgs& args) { launch_on_chosen(args); }
 void launch(const MaxUnpoolArgs& args) { launch_on_chosen(args); }
 void launch(const AvgPoolArgs& args) { launch_on_chosen(args); }
 void launch(const PReluArgs& args) { launch_on_chosen(args); }
+void launch(const RReluArgs& args) { launch_on_chosen(args); }
 void launch(const BiasActivationArgs& args) { launch_on_chosen(args); }
 void launch(const DropoutArgs& args) { launch_on_chosen(args); }
 void launch(const GatedArgs& args) { launch_on_chosen(args); }

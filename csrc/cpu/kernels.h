@@ -11,6 +11,7 @@ enum class Isa { baseline, avx2, avx512 };
 template <Isa isa>
 struct Kernels {
   static void launch(const ActivationArgs&);
+  static void launch(const MaskedActivationArgs&);
   static void launch(const ConvArgs&);
   static void launch(const MaxPoolArgs&);
   static void launch(const MaxPoolBackwardArgs&);
@@ -18,6 +19,7 @@ struct Kernels {
   static void launch(const MaxUnpoolArgs&);
   static void launch(const AvgPoolArgs&);
   static void launch(const PReluArgs&);
+  static void launch(const RReluArgs&);
   static void launch(const BiasActivationArgs&);
   static void launch(const DropoutArgs&);
   static void launch(const GatedArgs&);
@@ -32,6 +34,7 @@ Isa isa();
 const char* name_of(Isa);
 
 void launch(const ActivationArgs&);
+void launch(const MaskedActivationArgs&);
 void launch(const ConvArgs&);
 void launch(const MaxPoolArgs&);
 void launch(const MaxPoolBackwardArgs&);
@@ -39,6 +42,7 @@ void launch(const MaxPoolIndicesArgs&);
 void launch(const MaxUnpoolArgs&);
 void launch(const AvgPoolArgs&);
 void launch(const PReluArgs&);
+void launch(const RReluArgs&);
 void launch(const BiasActivationArgs&);
 void launch(const DropoutArgs&);
 void launch(const GatedArgs&);

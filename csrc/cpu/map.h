@@ -3,8 +3,8 @@
 #pragma once
 
 #include "core/parallel.h"
+#include "cpu/elementary.h"
 #include "cpu/streaming.h"
-#include "cpu/vec.h"
 #include "math/integers.h"
 
 namespace nnart::cpu {

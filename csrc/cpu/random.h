@@ -147,5 +147,27 @@ struct Decisions {
   }
 };
 
+// A run of numbers from [0, 1): the upper 24 bits of the words.
+template <class C>
+struct Uniforms {
+  C* buffer;  // room(n) elements
+
+  NNART_HD static constexpr int64_t room(int64_t n) { return n + kWordsAStep + 4; }
+
+  // Where the numbers [begin, begin + n) stand in the buffer.
+  NNART_HD const C* fill(int64_t begin, int64_t n, uint64_t key) const {
+    int64_t offset = begin % 4, block = begin / 4;
+    for (int64_t i = 0; i < n + offset; i += kWordsAStep, block += kWordsAStep / 4) {
+      StepWords words = words_in_order(uint64_t(block), key);
+      for (int k = 0; k < 4; ++k) {
+        auto whole = reinterpret_cast<RawVec<int32_t>>(words.v[k] >> 8);
+        Vec<float> u = Vec<float>(__builtin_convertvector(whole, RawVec<float>)) * Vec<float>(0x1p-24);
+        for (int lane = 0; lane < Vec<float>::size; ++lane) buffer[i + k * Vec<float>::size + lane] = u.v[lane];
+      }
+    }
+    return buffer + offset;
+  }
+};
+
 }  // namespace
 }  // namespace nnart::cpu

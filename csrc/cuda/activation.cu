@@ -31,17 +31,23 @@ const char* launch(const ActivationArgs& args, cudaStream_t stream) {
   const char* error = nullptr;
   with_dtype(args.dtype, [&](auto type) {
     using S = typename decltype(type)::type;
-    with_activation<ComputeType<S>>(args.activation, args.parameters, [&](auto activation) {
+    using C = ComputeType<S>;
+    auto* y = static_cast<S*>(args.y);
+    auto* grad_y = static_cast<const S*>(args.grad_y);
+    Elements<S> x{static_cast<const S*>(args.x)};
+    auto backward = [&](auto activation) {
       using F = decltype(activation);
-      auto* y = static_cast<S*>(args.y);
-      auto* grad_y = static_cast<const S*>(args.grad_y);
-      Elements<S> x{static_cast<const S*>(args.x)};
-      if (!grad_y)
-        error = map(y, args.n, Forward<F>{activation}, stream, x);
-      else if (args.grad_y_is_one_value)
+      if (args.grad_y_is_one_value)
         error = map(y, args.n, Backward<F>{activation}, stream, OneValue<S>{grad_y}, x);
       else
         error = map(y, args.n, Backward<F>{activation}, stream, Elements<S>{grad_y}, x);
+    };
+    if (args.from_output && with_derivative_from_output<C>(args.activation, args.parameters, backward)) return;
+    with_activation<C>(args.activation, args.parameters, [&](auto activation) {
+      if (grad_y)
+        backward(activation);
+      else
+        error = map(y, args.n, Forward<decltype(activation)>{activation}, stream, x);
     });
   });
   return error;

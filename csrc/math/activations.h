@@ -174,6 +174,18 @@ struct Elu {
   }
 };
 
+// The derivative of Elu from y: a curved part has f' = c (y + a b). a is not negative, so that y > 0 exactly where
+// x > 0.
+template <class C>
+struct EluFromOutput {
+  C scale, input_scale, lowest;
+  NNART_HD explicit EluFromOutput(ActivationParameters p) : scale(C(p.b)), input_scale(C(p.c)), lowest(C(p.a * p.b)) {}
+  template <class T>
+  NNART_HD T backward(T grad_y, T y) const {
+    return grad_y * select(y > T(0), T(scale), (y + T(lowest)) * T(input_scale));
+  }
+};
+
 // 1 / (1 + e^-x). Saves y.
 template <class C>
 struct Sigmoid {
@@ -194,7 +206,7 @@ struct LogSigmoid {
   NNART_HD explicit LogSigmoid(ActivationParameters = {}) {}
   template <class T>
   NNART_HD T forward(T x) const {
-    return at_most(x, T(0)) - log1p_unit(exp(-abs(x)));
+    return at_most(x, T(0)) - log1p_unit(exp_not_above_one(minus_abs(x)));
   }
   template <class T>
   NNART_HD T backward(T grad_y, T x) const {
@@ -210,13 +222,35 @@ struct Softplus {
   template <class T>
   NNART_HD T forward(T x) const {
     T v = x * T(beta);
-    T soft = (at_least(v, T(0)) + log1p_unit(exp(-abs(v)))) * T(C(1) / beta);
+    T soft = (at_least(v, T(0)) + log1p_unit(exp_not_above_one(minus_abs(v)))) * T(C(1) / beta);
     return select(v > T(threshold), x, soft);
   }
   template <class T>
   NNART_HD T backward(T grad_y, T x) const {
     T v = x * T(beta);
     return select(v > T(threshold), grad_y, grad_y * logistic(v));
+  }
+};
+
+// The derivative of LogSigmoid from y: 1 - e^y.
+template <class C>
+struct LogSigmoidFromOutput {
+  NNART_HD explicit LogSigmoidFromOutput(ActivationParameters = {}) {}
+  template <class T>
+  NNART_HD T backward(T grad_y, T y) const {
+    return -(grad_y * expm1(y));
+  }
+};
+
+// The derivative of Softplus from y: 1 - e^(-a y), and 1 above the threshold, which is so high that it is not felt.
+template <class C>
+struct SoftplusFromOutput {
+  C beta, threshold;
+  NNART_HD explicit SoftplusFromOutput(ActivationParameters p) : beta(C(p.a)), threshold(C(p.b)) {}
+  template <class T>
+  NNART_HD T backward(T grad_y, T y) const {
+    T v = y * T(beta);
+    return select(v > T(threshold), grad_y, -(grad_y * expm1(-v)));
   }
 };
 
@@ -379,6 +413,48 @@ enum class Activation : int32_t {
 // Whether the functor's backward reads y instead of x.
 inline __attribute__((always_inline)) bool saves_output(Activation activation) {
   return activation == Activation::Relu || activation == Activation::Sigmoid || activation == Activation::Tanh;
+}
+
+// Calls visit with the functor that a names and that has the derivative from y instead of what the forward saves, and
+// says whether there is one.
+template <class C, class Visit>
+inline __attribute__((always_inline)) bool with_derivative_from_output(Activation activation, ActivationParameters p,
+                                                                       Visit visit) {
+  if (activation == Activation::Elu)
+    visit(math::EluFromOutput<C>(p));
+  else if (activation == Activation::LogSigmoid)
+    visit(math::LogSigmoidFromOutput<C>(p));
+  else if (activation == Activation::Softplus)
+    visit(math::SoftplusFromOutput<C>(p));
+  else
+    return false;
+  return true;
+}
+
+// A derivative of two values, and whether it is: 0 and 0 where it has more of them.
+struct Slopes {
+  double low, high;
+};
+inline __attribute__((always_inline)) Slopes slopes_of(Activation activation, ActivationParameters p) {
+  using enum Activation;
+  if (activation == LeakyRelu) return {p.a, 1};
+  if (activation == Hardsigmoid) return {0, 1.0 / 6};
+  bool zero_or_one = activation == Relu || activation == Threshold || activation == Hardtanh ||
+                     activation == Hardshrink || activation == Softshrink;
+  return {0, zero_or_one ? 1.0 : 0.0};
+}
+
+// Calls visit with the functor that a names, if its derivative takes two values.
+template <class C, class Visit>
+inline __attribute__((always_inline)) void with_two_slopes(Activation activation, ActivationParameters p, Visit visit) {
+  using enum Activation;
+  if (activation == Relu) visit(math::Relu<C>(p));
+  if (activation == LeakyRelu) visit(math::LeakyRelu<C>(p));
+  if (activation == Threshold) visit(math::Threshold<C>(p));
+  if (activation == Hardtanh) visit(math::Hardtanh<C>(p));
+  if (activation == Hardsigmoid) visit(math::Hardsigmoid<C>(p));
+  if (activation == Hardshrink) visit(math::Hardshrink<C>(p));
+  if (activation == Softshrink) visit(math::Softshrink<C>(p));
 }
 
 // Calls visit with the functor that a names, its parameters converted to the compute type C.

@@ -17,6 +17,9 @@ namespace nnart::math {
 
 NNART_HD float exp(float x) { return ::expf(x); }
 NNART_HD double exp(double x) { return ::exp(x); }
+// e^x for x <= 0: the range in which the vector version need not look out for infinity.
+NNART_HD float exp_not_above_one(float x) { return ::expf(x); }
+NNART_HD double exp_not_above_one(double x) { return ::exp(x); }
 NNART_HD float expm1(float x) { return ::expm1f(x); }
 NNART_HD double expm1(double x) { return ::expm1(x); }
 // log(1 + x) for x in [0, 1]: all that the formulas need, and all that the vector version can do.
@@ -28,6 +31,8 @@ NNART_HD float sqrt(float x) { return ::sqrtf(x); }
 NNART_HD double sqrt(double x) { return ::sqrt(x); }
 NNART_HD float abs(float x) { return ::fabsf(x); }
 NNART_HD double abs(double x) { return ::fabs(x); }
+NNART_HD float minus_abs(float x) { return -::fabsf(x); }
+NNART_HD double minus_abs(double x) { return -::fabs(x); }
 
 // The standard normal distribution at x: its distribution function and bell = e^(-x^2 / 2), which share their work.
 template <class T>

@@ -11,7 +11,7 @@ namespace nnart::math {
 template <class T>
 struct Softmax {
   T largest, inverse_sum;
-  NNART_HD T operator()(T x) const { return exp(x - largest) * inverse_sum; }
+  NNART_HD T operator()(T x) const { return exp_not_above_one(x - largest) * inverse_sum; }
 };
 
 // log(e^(x - largest) / sum)
@@ -42,7 +42,7 @@ struct LogSoftmaxBackward {
 template <class T>
 struct CrossEntropyBackward {
   T largest, log_sum, grad, grad_total;  // grad_total = grad total
-  NNART_HD T operator()(T x, T q) const { return exp(x - largest - log_sum) * grad_total - q * grad; }
+  NNART_HD T operator()(T x, T q) const { return exp_not_above_one(x - largest - log_sum) * grad_total - q * grad; }
 };
 
 }  // namespace nnart::math

@@ -44,7 +44,7 @@ void forward_(const Tensor& x, Parameters... parameters) {
   }
 }
 
-template <Activation activation, class... Parameters>
+template <Activation activation, bool from_output = false, class... Parameters>
 Tensor backward(const Tensor& grad_y, const Tensor& saved, Parameters... parameters) {
   check_same_sizes(grad_y, "grad_y", saved, "the saved tensor", "activation backward");
   check_same_dtype(grad_y, "grad_y", saved, "the saved tensor", "activation backward");
@@ -61,6 +61,7 @@ Tensor backward(const Tensor& grad_y, const Tensor& saved, Parameters... paramet
   args.x = ordered.data_ptr();
   args.grad_y = grad.data_ptr();
   args.grad_y_is_one_value = one_value;
+  args.from_output = from_output;
   args.y = grad_x.data_ptr();
   if (args.n > 0) launch(args, saved);
   return grad_x;
@@ -77,7 +78,13 @@ void add(Library& m, const std::string& name) {
   names().emplace_back(name, activation);
   m.impl(name, TORCH_BOX((&forward<activation, Parameters...>)));
   m.impl(name + "_", TORCH_BOX((&forward_<activation, Parameters...>)));
-  m.impl(name + "_backward", TORCH_BOX((&backward<activation, Parameters...>)));
+  m.impl(name + "_backward", TORCH_BOX((&backward<activation, false, Parameters...>)));
+}
+
+// Of an activation whose formula reads its input.
+template <Activation activation, class... Parameters>
+void add_from_output(Library& m, const std::string& name) {
+  m.impl(name + "_backward_from_output", TORCH_BOX((&backward<activation, true, Parameters...>)));
 }
 
 }  // namespace
@@ -121,6 +128,9 @@ void register_activation(Library& m) {
   add<GeluTanh>(m, "gelu_tanh");
   add<Silu>(m, "silu");
   add<Mish>(m, "mish");
+  add_from_output<Elu, double, double, double>(m, "elu");
+  add_from_output<LogSigmoid>(m, "logsigmoid");
+  add_from_output<Softplus, double, double>(m, "softplus");
 }
 
 }  // namespace nnart

@@ -16,6 +16,7 @@ bool native_conv_is_fast(DType dtype);
 int64_t vector_bytes();
 
 void launch(const ActivationArgs&, const Tensor& on);
+void launch(const MaskedActivationArgs&, const Tensor& on);
 void launch(const ConvArgs&, const Tensor& on);
 void launch(const MaxPoolArgs&, const Tensor& on);
 void launch(const MaxPoolBackwardArgs&, const Tensor& on);
@@ -23,6 +24,7 @@ void launch(const MaxPoolIndicesArgs&, const Tensor& on);
 void launch(const MaxUnpoolArgs&, const Tensor& on);
 void launch(const AvgPoolArgs&, const Tensor& on);
 void launch(const PReluArgs&, const Tensor& on);
+void launch(const RReluArgs&, const Tensor& on);
 void launch(const BiasActivationArgs&, const Tensor& on);
 void launch(const DropoutArgs&, const Tensor& on);
 void launch(const GatedArgs&, const Tensor& on);

@@ -30,10 +30,12 @@ class Library {
 };
 
 void register_activation(Library&);
+void register_masked_activation(Library&);
 void register_conv(Library&);
 void register_optimizers(Library&);
 void register_pooling(Library&);
 void register_prelu(Library&);
+void register_rrelu(Library&);
 void register_bias_activation(Library&);
 void register_dropout(Library&);
 void register_gated(Library&);

@@ -23,6 +23,7 @@ int64_t vector_bytes() {
 }
 
 void launch(const ActivationArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const MaskedActivationArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const ConvArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const MaxPoolArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const MaxPoolBackwardArgs& args, const Tensor&) { cpu::launch(args); }
@@ -30,6 +31,7 @@ void launch(const MaxPoolIndicesArgs& args, const Tensor&) { cpu::launch(args); 
 void launch(const MaxUnpoolArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const AvgPoolArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const PReluArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const RReluArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const BiasActivationArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const DropoutArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const GatedArgs& args, const Tensor&) { cpu::launch(args); }
@@ -41,10 +43,12 @@ void launch(const AdamWArgs& args, const Tensor&) { cpu::launch(args); }
 STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, library) {
   Library m(library);
   register_activation(m);
+  register_masked_activation(m);
   register_conv(m);
   register_optimizers(m);
   register_pooling(m);
   register_prelu(m);
+  register_rrelu(m);
   register_bias_activation(m);
   register_dropout(m);
   register_gated(m);

@@ -29,6 +29,7 @@ int64_t vector_bytes() { return 0; }
 
 void launch(const ActivationArgs& args, const Tensor& on) { launch_on(args, on); }
 
+void launch(const MaskedActivationArgs&, const Tensor&) { no_kernel("masked_activation"); }
 void launch(const ConvArgs&, const Tensor&) { no_kernel("conv"); }
 void launch(const MaxPoolArgs&, const Tensor&) { no_kernel("max_pool"); }
 void launch(const MaxPoolBackwardArgs&, const Tensor&) { no_kernel("max_pool_backward"); }
@@ -36,6 +37,7 @@ void launch(const MaxPoolIndicesArgs&, const Tensor&) { no_kernel("max_pool_indi
 void launch(const MaxUnpoolArgs&, const Tensor&) { no_kernel("max_unpool"); }
 void launch(const AvgPoolArgs&, const Tensor&) { no_kernel("avg_pool"); }
 void launch(const PReluArgs&, const Tensor&) { no_kernel("prelu"); }
+void launch(const RReluArgs&, const Tensor&) { no_kernel("rrelu"); }
 void launch(const BiasActivationArgs&, const Tensor&) { no_kernel("bias_activation"); }
 void launch(const DropoutArgs&, const Tensor&) { no_kernel("dropout"); }
 void launch(const GatedArgs&, const Tensor&) { no_kernel("gated"); }

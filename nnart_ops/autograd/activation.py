@@ -27,9 +27,12 @@ class Activation:
         backward: ``backward(grad_y, saved, *parameters)`` returns ``grad_x``, and is itself differentiable.
         saves_output: whether ``saved`` is the output instead of the input.
         second: the second derivative, ``second(saved, *parameters)``; ``None`` for zero.
+        from_output: :attr:`backward` with the output for ``saved``. For an activation that has a formula of its own for
+            it, the constructor's argument is the derivative of that with respect to the output.
+        kernel: :attr:`apply` without autograd.
     """
 
-    def __init__(self, name: str, second: Second, *, saves: str = "x") -> None:
+    def __init__(self, name: str, second: Second, *, saves: str = "x", from_output: Second = None) -> None:
         ops = torch.ops.nnart_ops
         saves_output = self.saves_output = saves == "y"
         self.second = second
@@ -38,20 +41,67 @@ class Activation:
         forward = _forward_function(name, getattr(ops, name).default, saves_output, self.backward)
         takes_numbers = len(forward.op._schema.arguments) > 1
         self.apply = differentiable(forward, None if takes_numbers else _lean(saves_output, backward))
+        self.from_output: Callable[..., Tensor] = self.backward  # where the output says what the derivative is
+        if from_output is not None:
+            operator = getattr(ops, f"{name}_backward_from_output").default
+            function = _backward_function(f"{name}_backward_from_output", operator, from_output)
+            self.from_output = differentiable(function)
+        self.kernel = forward.kernel
         self._inplace_kernel = register_fake(getattr(ops, f"{name}_").default, lambda x, *parameters: None)
         self._inplace_function = _inplace_function(name, self._inplace_kernel, saves_output, self.backward)
+
+    def saving(self, what: str, x: Tensor, inplace: bool, *parameters: float) -> Tensor:
+        """:attr:`apply` or :meth:`inplace`, keeping the ``"input"`` or the ``"output"`` for the backward in eager
+        mode."""
+        if torch.compiler.is_compiling() or transforms_active() or not (torch.is_grad_enabled() and x.requires_grad):
+            return self.inplace(x, *parameters) if inplace else self.apply(x, *parameters)
+        if inplace:
+            _refuse_leaf(x)
+        return _Saving.apply(self, what == "output", x, inplace, *parameters)
 
     def inplace(self, x: Tensor, *parameters: float) -> Tensor:
         """Overwrites ``x`` with its activation and returns it."""
         if torch.compiler.is_compiling() or transforms_active():
             return x.copy_(self.apply(x, *parameters))
         if torch.is_grad_enabled() and x.requires_grad:
-            if x.is_leaf:
-                raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
+            _refuse_leaf(x)
             return self._inplace_function.apply(x, *parameters)
         self._inplace_kernel(x, *parameters)
         torch.autograd.graph.increment_version(x)
         return x
+
+
+def _refuse_leaf(x: Tensor) -> None:
+    if x.is_leaf:
+        raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
+
+
+class _Saving(torch.autograd.Function):
+    """An activation that keeps what it is told to."""
+
+    @staticmethod
+    def forward(ctx: Any, activation: Activation, output: bool, x: Tensor, inplace: bool, *parameters: float) -> Tensor:
+        if inplace:
+            activation._inplace_kernel(x, *parameters)
+            ctx.mark_dirty(x)
+            y = x
+        else:
+            y = activation.kernel(x, *parameters)
+        ctx.activation, ctx.output, ctx.parameters = activation, output, parameters
+        ctx.save_for_backward(y if output else x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+        activation, parameters = ctx.activation, ctx.parameters
+        (saved,) = ctx.saved_tensors
+        if ctx.output:
+            grad_x = activation.from_output(grad_y, saved, *parameters)
+        else:
+            if activation.saves_output:
+                saved = activation.apply(saved, *parameters)
+            grad_x = activation.backward(grad_y, saved, *parameters)
+        return None, None, grad_x, None, *(None,) * len(parameters)
 
 
 def _forward_function(name: str, operator: Any, saves_output: bool, backward_entry: Any) -> type[OpFunction]:
@@ -235,6 +285,14 @@ def _softplus_second(x: Tensor, beta: float, threshold: float) -> Tensor:
     return torch.where(x * beta > threshold, torch.zeros_like(x), beta * s * (1 - s))
 
 
+def _elu_from_output(y: Tensor, alpha: float, scale: float, input_scale: float) -> Tensor:
+    return torch.where(y > 0, torch.zeros_like(y), torch.full_like(y, input_scale))
+
+
+def _softplus_from_output(y: Tensor, beta: float, threshold: float) -> Tensor:
+    return torch.where(y * beta > threshold, torch.zeros_like(y), beta * torch.exp(-beta * y))
+
+
 def _tanhshrink_second(x: Tensor) -> Tensor:
     t = torch.tanh(x)
     return 2 * t * (1 - t * t)
@@ -248,10 +306,12 @@ hardsigmoid = Activation("hardsigmoid", None)
 hardswish = Activation("hardswish", lambda x: (x.abs() < 3).to(x.dtype) / 3)
 hardshrink = Activation("hardshrink", None)
 softshrink = Activation("softshrink", None)
-elu = Activation("elu", _elu_second)
+elu = Activation("elu", _elu_second, from_output=_elu_from_output)
 sigmoid = Activation("sigmoid", lambda y: 1 - 2 * y, saves="y")
-logsigmoid = Activation("logsigmoid", lambda x: -torch.sigmoid(x) * torch.sigmoid(-x))
-softplus = Activation("softplus", _softplus_second)
+logsigmoid = Activation(
+    "logsigmoid", lambda x: -torch.sigmoid(x) * torch.sigmoid(-x), from_output=lambda y: -torch.exp(y)
+)
+softplus = Activation("softplus", _softplus_second, from_output=_softplus_from_output)
 softsign = Activation("softsign", lambda x: -2 * torch.sign(x) / (1 + x.abs()) ** 3)
 tanh = Activation("tanh", lambda y: -2 * y, saves="y")
 tanhshrink = Activation("tanhshrink", _tanhshrink_second)
@@ -259,3 +319,4 @@ gelu = Activation("gelu", _gelu_second)
 gelu_tanh = Activation("gelu_tanh", _gelu_tanh_second)
 silu = Activation("silu", _silu_second)
 mish = Activation("mish", _mish_second)
+softshrink.from_output = lambda grad_y, y, lambd: hardshrink.backward(grad_y, y, 0.0)  # y is 0 exactly within lambd

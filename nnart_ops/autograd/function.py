@@ -7,11 +7,12 @@ An operator's formulas stand once, in a subclass of :class:`OpFunction`. :func:`
   call), the op itself under ``torch.compile``, and the full Function under ``torch.func`` transforms and in forward
   mode;
 - ``register_autograd``, ``register_fake`` and ``register_vmap`` on the op, so that ``torch.ops.nnart_ops.x`` is
-  differentiable, traceable and batchable too.
+  differentiable, traceable and batchable too, the last sample by sample.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -94,7 +95,8 @@ def differentiable(
         ctx.save_for_backward(*prepare(ctx, inputs, output))
 
     torch.library.register_autograd(op, function.backward, setup_context=op_setup_context)
-    torch.library.register_vmap(op, function.vmap)
+    # register_vmap calls a rule where nothing but ops may be called, not the Functions and vmaps of function.vmap.
+    torch.library.register_vmap(op, functools.partial(by_sample, op))
 
     is_compiling = torch.compiler.is_compiling
     is_grad_enabled = torch.is_grad_enabled
@@ -123,6 +125,16 @@ def differentiable(
 
     function.entry = staticmethod(unary_entry if len(op._schema.arguments) == 1 else entry)
     return function.entry
+
+
+def by_sample(function: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    """A vmap rule that calls ``function`` for each sample."""
+    results = []
+    for i in range(info.batch_size):
+        results.append(function(*(arg.select(d, i) if isinstance(d, int) else arg for arg, d in zip(args, in_dims))))
+    if isinstance(results[0], tuple):
+        return tuple(torch.stack(parts) for parts in zip(*results)), (0,) * len(results[0])
+    return torch.stack(results), 0
 
 
 def direct(eager: Any) -> Callable[..., Any]:

@@ -67,7 +67,7 @@ def epilogue_of(activation: Any) -> Epilogue:
         return IDENTITY
     if isinstance(activation, str):
         return _epilogue_named(activation)
-    bases = getattr(type(activation), "__mro__", ())[:2]  # torch's own class, or ours right above it
+    bases = getattr(type(activation), "__mro__", ())[:3]  # torch's own class, or ours above it
     for cls, op, numbers_of in _TABLE.values():
         if cls in bases:
             if op == "gelu" and activation.approximate == "tanh":

@@ -3,6 +3,13 @@
 Every function takes a tensor of any shape and returns one of the same shape, strides and dtype. float32, float64,
 bfloat16 and float16 run on our kernels (half precision computes in float32), everything else on the native operation.
 ``inplace=True`` overwrites the input, as torch does.
+
+``save`` says what is kept for the backward, in eager mode: ``None``, what torch keeps, which is the output for relu,
+sigmoid and tanh and the input for the others; ``'input'``; ``'output'`` for those whose derivative follows from it
+(the ReLUs, ELUs and shrinkages, sigmoid, logsigmoid, tanh and softplus), which costs nothing where the next operation
+keeps it anyway; ``'mask'``, one bit an element, where the derivative takes two values (on the CPU); ``'recompute'``,
+the input, and within :class:`nnart_ops.recompute_activations` nothing of the output for the operations that follow.
+docs/memory.md has the bytes. Any other value is a ``ValueError``.
 """
 
 from __future__ import annotations
@@ -13,18 +20,26 @@ from torch import Tensor
 
 from nnart_ops.autograd import activation as _activation
 from nnart_ops.autograd.prelu import prelu as _prelu
+from nnart_ops.functional import _saving
 from nnart_ops.functional._native import elementwise_kernel_takes as _takes
 from nnart_ops.functional._native import kernel_takes as _all_taken
+from nnart_ops.functional._random_rrelu import random_rrelu as _random_rrelu
 
 _SELU_ALPHA = 1.6732632423543772848170429916717
 _SELU_SCALE = 1.0507009873554804934193349852946
 
 
-def _run(activation: _activation.Activation, input: Tensor, inplace: bool, *parameters: float) -> Tensor:
+def _run(name: str, op: str, input: Tensor, inplace: bool, save: str | None, *parameters: float) -> Tensor:
+    activation: _activation.Activation = getattr(_activation, op)
+    if save is not None:
+        _saving.check(name, op, save, inplace, parameters)
+        return _saving.run(activation, op, input, inplace, save, *parameters)
+    if inplace and input.requires_grad and "output" in _saving.allowed(op, parameters):
+        return _saving.run(activation, op, input, True, "output", *parameters)  # else a copy of the input is kept
     return activation.inplace(input, *parameters) if inplace else activation.apply(input, *parameters)
 
 
-def relu(input: Tensor, inplace: bool = False) -> Tensor:
+def relu(input: Tensor, inplace: bool = False, *, save: str | None = None) -> Tensor:
     """``max(x, 0)``; the backward keeps the output, as torch does.
 
     Shape: any; the output has the input's.
@@ -34,15 +49,15 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """
     if not _takes(input):
         return native.relu(input, inplace)
-    if inplace:
-        return _activation.relu.inplace(input)
+    if inplace or save is not None:
+        return _run("relu", "relu", input, inplace, save)
     return _relu(input)
 
 
 _relu = _activation.relu.apply  # looked up once: a call on a small tensor is all overhead
 
 
-def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+def relu6(input: Tensor, inplace: bool = False, *, save: str | None = None) -> Tensor:
     """``min(max(x, 0), 6)``.
 
     Shape: any; the output has the input's.
@@ -52,10 +67,12 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     """
     if not _takes(input):
         return native.relu6(input, inplace)
-    return _run(_activation.hardtanh, input, inplace, 0.0, 6.0)
+    return _run("relu6", "hardtanh", input, inplace, save, 0.0, 6.0)
 
 
-def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+def leaky_relu(
+    input: Tensor, negative_slope: float = 0.01, inplace: bool = False, *, save: str | None = None
+) -> Tensor:
     """``x`` where ``x > 0``, else ``negative_slope * x``.
 
     Shape: any; the output has the input's.
@@ -65,7 +82,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     """
     if not _takes(input):
         return native.leaky_relu(input, negative_slope, inplace)
-    return _run(_activation.leaky_relu, input, inplace, negative_slope)
+    return _run("leaky_relu", "leaky_relu", input, inplace, save, negative_slope)
 
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
@@ -97,21 +114,30 @@ def rrelu(
     upper: float = 1.0 / 3,
     training: bool = False,
     inplace: bool = False,
+    *,
+    save: str | None = None,
 ) -> Tensor:
-    """Leaky ReLU with a slope drawn from ``[lower, upper)`` in training, their mean otherwise (Xu et al. 2015,
-    arXiv:1505.00853). In training the native operation runs, so that ``torch.manual_seed`` gives torch's slopes.
+    """Leaky ReLU with a slope drawn from ``[lower, upper)`` for each element in training, their mean otherwise (Xu et
+    al. 2015, arXiv:1505.00853).
+
+    The random slopes differ from torch's, which keeps a tensor of them: the backward draws them again, as
+    :mod:`nnart_ops.functional.dropout` does. In training ``save`` may be ``'output'`` for slopes that are not negative.
 
     Shape: any; the output has the input's.
 
     >>> nnart_ops.functional.rrelu(torch.tensor([-1.0, 2.0]), 0.1, 0.3)
     tensor([-0.2000,  2.0000])
     """
-    if training or lower > upper or not _takes(input):
+    if lower > upper or not _takes(input) or (training and not _all_taken(input)):
         return native.rrelu(input, lower, upper, training, inplace)
-    return _run(_activation.leaky_relu, input, inplace, (lower + upper) / 2)
+    if training:
+        return _random_rrelu(input, lower, upper, inplace, save)
+    return _run("rrelu", "leaky_relu", input, inplace, save, (lower + upper) / 2)
 
 
-def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
+def threshold(
+    input: Tensor, threshold: float, value: float, inplace: bool = False, *, save: str | None = None
+) -> Tensor:
     """``x`` where ``x > threshold``, else ``value``.
 
     Shape: any; the output has the input's.
@@ -121,10 +147,12 @@ def threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fal
     """
     if not _takes(input):
         return native.threshold(input, threshold, value, inplace)
-    return _run(_activation.threshold, input, inplace, threshold, value)
+    return _run("threshold", "threshold", input, inplace, save, threshold, value)
 
 
-def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+def hardtanh(
+    input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False, *, save: str | None = None
+) -> Tensor:
     """``x`` clamped to ``[min_val, max_val]``.
 
     Shape: any; the output has the input's.
@@ -139,10 +167,10 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
         raise ValueError(f"hardtanh: min_val cannot be greater than max_val, but min_val={min_val}, max_val={max_val}")
     if not _takes(input):
         return native.hardtanh(input, min_val, max_val, inplace)
-    return _run(_activation.hardtanh, input, inplace, min_val, max_val)
+    return _run("hardtanh", "hardtanh", input, inplace, save, min_val, max_val)
 
 
-def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+def hardsigmoid(input: Tensor, inplace: bool = False, *, save: str | None = None) -> Tensor:
     """``clamp(x + 3, 0, 6) / 6``.
 
     Shape: any; the output has the input's.
@@ -152,10 +180,10 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """
     if not _takes(input):
         return native.hardsigmoid(input, inplace)
-    return _run(_activation.hardsigmoid, input, inplace)
+    return _run("hardsigmoid", "hardsigmoid", input, inplace, save)
 
 
-def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
+def hardswish(input: Tensor, inplace: bool = False, *, save: str | None = None) -> Tensor:
     """``x * clamp(x + 3, 0, 6) / 6`` (Howard et al. 2019, arXiv:1905.02244).
 
     Shape: any; the output has the input's.
@@ -165,10 +193,10 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """
     if not _takes(input):
         return native.hardswish(input, inplace)
-    return _run(_activation.hardswish, input, inplace)
+    return _run("hardswish", "hardswish", input, inplace, save)
 
 
-def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+def hardshrink(input: Tensor, lambd: float = 0.5, *, save: str | None = None) -> Tensor:
     """0 where ``|x| <= lambd``, else ``x``.
 
     Shape: any; the output has the input's.
@@ -178,10 +206,10 @@ def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """
     if not _takes(input):
         return native.hardshrink(input, lambd)
-    return _activation.hardshrink.apply(input, lambd)
+    return _run("hardshrink", "hardshrink", input, False, save, lambd)
 
 
-def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+def softshrink(input: Tensor, lambd: float = 0.5, *, save: str | None = None) -> Tensor:
     """``x`` moved towards 0 by ``lambd``, and 0 within that distance.
 
     Shape: any; the output has the input's.
@@ -199,10 +227,10 @@ def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
         raise RuntimeError(
             f"softshrink: lambda must be in range [0, {largest:g}] for input dtype {input.dtype}, but found {lambd}"
         )
-    return _activation.softshrink.apply(input, lambd)
+    return _run("softshrink", "softshrink", input, False, save, lambd)
 
 
-def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False, *, save: str | None = None) -> Tensor:
     """``x`` where ``x > 0``, else ``alpha * (exp(x) - 1)`` (Clevert et al. 2016, arXiv:1511.07289).
 
     Shape: any; the output has the input's.
@@ -212,10 +240,10 @@ def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """
     if not _takes(input):
         return native.elu(input, alpha, inplace)
-    return _run(_activation.elu, input, inplace, alpha, 1.0, 1.0)
+    return _run("elu", "elu", input, inplace, save, alpha, 1.0, 1.0)
 
 
-def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False, *, save: str | None = None) -> Tensor:
     """``x`` where ``x > 0``, else ``alpha * (exp(x / alpha) - 1)`` (Barron 2017, arXiv:1704.07483).
 
     Shape: any; the output has the input's.
@@ -230,10 +258,10 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
         raise RuntimeError("celu: ZeroDivisionError: alpha cannot be 0 for CELU; give any other number.")
     if not _takes(input):
         return native.celu(input, alpha, inplace)
-    return _run(_activation.elu, input, inplace, alpha, 1.0, 1.0 / alpha)
+    return _run("celu", "elu", input, inplace, save, alpha, 1.0, 1.0 / alpha)
 
 
-def selu(input: Tensor, inplace: bool = False) -> Tensor:
+def selu(input: Tensor, inplace: bool = False, *, save: str | None = None) -> Tensor:
     """ELU with the scale and alpha that keep mean 0 and variance 1 (Klambauer et al. 2017, arXiv:1706.02515).
 
     Shape: any; the output has the input's.
@@ -243,10 +271,10 @@ def selu(input: Tensor, inplace: bool = False) -> Tensor:
     """
     if not _takes(input):
         return native.selu(input, inplace)
-    return _run(_activation.elu, input, inplace, _SELU_ALPHA, _SELU_SCALE, 1.0)
+    return _run("selu", "elu", input, inplace, save, _SELU_ALPHA, _SELU_SCALE, 1.0)
 
 
-def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+def gelu(input: Tensor, approximate: str = "none", *, save: str | None = None) -> Tensor:
     """``x`` times the normal distribution function at ``x``, or its tanh approximation (Hendrycks and Gimpel 2016,
     arXiv:1606.08415).
 
@@ -262,13 +290,15 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     tensor([-0.1587,  0.8413])
     """
     if approximate == "none":
-        return _activation.gelu.apply(input) if _takes(input) else native.gelu(input)
+        return _run("gelu", "gelu", input, False, save) if _takes(input) else native.gelu(input)
     if approximate == "tanh":
-        return _activation.gelu_tanh.apply(input) if _takes(input) else native.gelu(input, approximate="tanh")
+        return (
+            _run("gelu", "gelu_tanh", input, False, save) if _takes(input) else native.gelu(input, approximate="tanh")
+        )
     raise RuntimeError(f"gelu: approximate argument must be either none or tanh, but got {approximate!r}.")
 
 
-def silu(input: Tensor, inplace: bool = False) -> Tensor:
+def silu(input: Tensor, inplace: bool = False, *, save: str | None = None) -> Tensor:
     """``x * sigmoid(x)`` (Elfwing et al. 2017, arXiv:1702.03118).
 
     Shape: any; the output has the input's.
@@ -278,10 +308,10 @@ def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """
     if not _takes(input):
         return native.silu(input, inplace)
-    return _run(_activation.silu, input, inplace)
+    return _run("silu", "silu", input, inplace, save)
 
 
-def mish(input: Tensor, inplace: bool = False) -> Tensor:
+def mish(input: Tensor, inplace: bool = False, *, save: str | None = None) -> Tensor:
     """``x * tanh(log(1 + exp(x)))`` (Misra 2019, arXiv:1908.08681).
 
     Shape: any; the output has the input's.
@@ -291,10 +321,10 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """
     if not _takes(input):
         return native.mish(input, inplace)
-    return _run(_activation.mish, input, inplace)
+    return _run("mish", "mish", input, inplace, save)
 
 
-def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0, *, save: str | None = None) -> Tensor:
     """``log(1 + exp(beta * x)) / beta``, and ``x`` itself where ``beta * x > threshold``.
 
     Shape: any; the output has the input's.
@@ -304,10 +334,10 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     """
     if not _takes(input) or beta == 0:
         return native.softplus(input, beta, threshold)
-    return _activation.softplus.apply(input, beta, threshold)
+    return _run("softplus", "softplus", input, False, save, beta, threshold)
 
 
-def softsign(input: Tensor) -> Tensor:
+def softsign(input: Tensor, *, save: str | None = None) -> Tensor:
     """``x / (1 + |x|)``.
 
     Shape: any; the output has the input's.
@@ -315,10 +345,10 @@ def softsign(input: Tensor) -> Tensor:
     >>> nnart_ops.functional.softsign(torch.tensor([-1.0, 3.0]))
     tensor([-0.5000,  0.7500])
     """
-    return _activation.softsign.apply(input) if _takes(input) else native.softsign(input)
+    return _run("softsign", "softsign", input, False, save) if _takes(input) else native.softsign(input)
 
 
-def sigmoid(input: Tensor) -> Tensor:
+def sigmoid(input: Tensor, *, save: str | None = None) -> Tensor:
     """``1 / (1 + exp(-x))``; the backward keeps the output, as torch does.
 
     Shape: any; the output has the input's.
@@ -326,10 +356,10 @@ def sigmoid(input: Tensor) -> Tensor:
     >>> nnart_ops.functional.sigmoid(torch.tensor([0.0, 2.0]))
     tensor([0.5000, 0.8808])
     """
-    return _activation.sigmoid.apply(input) if _takes(input) else torch.sigmoid(input)
+    return _run("sigmoid", "sigmoid", input, False, save) if _takes(input) else torch.sigmoid(input)
 
 
-def logsigmoid(input: Tensor) -> Tensor:
+def logsigmoid(input: Tensor, *, save: str | None = None) -> Tensor:
     """``log(sigmoid(x))``, without overflow at either end.
 
     Shape: any; the output has the input's.
@@ -337,10 +367,10 @@ def logsigmoid(input: Tensor) -> Tensor:
     >>> nnart_ops.functional.logsigmoid(torch.tensor([0.0, -100.0]))
     tensor([  -0.6931, -100.0000])
     """
-    return _activation.logsigmoid.apply(input) if _takes(input) else native.logsigmoid(input)
+    return _run("logsigmoid", "logsigmoid", input, False, save) if _takes(input) else native.logsigmoid(input)
 
 
-def tanh(input: Tensor) -> Tensor:
+def tanh(input: Tensor, *, save: str | None = None) -> Tensor:
     """Hyperbolic tangent; the backward keeps the output, as torch does.
 
     Shape: any; the output has the input's.
@@ -348,10 +378,10 @@ def tanh(input: Tensor) -> Tensor:
     >>> nnart_ops.functional.tanh(torch.tensor([0.0, 1.0]))
     tensor([0.0000, 0.7616])
     """
-    return _activation.tanh.apply(input) if _takes(input) else torch.tanh(input)
+    return _run("tanh", "tanh", input, False, save) if _takes(input) else torch.tanh(input)
 
 
-def tanhshrink(input: Tensor) -> Tensor:
+def tanhshrink(input: Tensor, *, save: str | None = None) -> Tensor:
     """``x - tanh(x)``.
 
     Shape: any; the output has the input's.
@@ -359,4 +389,4 @@ def tanhshrink(input: Tensor) -> Tensor:
     >>> nnart_ops.functional.tanhshrink(torch.tensor([0.0, 2.0]))
     tensor([0.0000, 1.0360])
     """
-    return _activation.tanhshrink.apply(input) if _takes(input) else native.tanhshrink(input)
+    return _run("tanhshrink", "tanhshrink", input, False, save) if _takes(input) else native.tanhshrink(input)

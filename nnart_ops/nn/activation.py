@@ -1,9 +1,12 @@
 """Activation modules: torch.nn's own classes with the forward on our kernels.
 
 Constructor, repr, attributes, state_dict and pickling are inherited, so a checkpoint and a config file do not notice.
+After torch's arguments comes ``save``, what is kept for the backward: see :mod:`nnart_ops.functional.activation`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,25 +14,41 @@ from torch import Tensor
 from nnart_ops import functional as F
 
 
-class ReLU(torch.nn.ReLU):
+class _Activation(torch.nn.Module):
+    save: str | None = None  # of a layer that convert() made ours
+
+    def __init__(self, *args: Any, save: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if save is not None:
+            self.save = save
+            with torch.no_grad():
+                self.eval()(torch.zeros(0, device="cpu"))  # refuses what it cannot keep
+            self.train()
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        return text if self.save is None else f"{text}{', ' * bool(text)}save={self.save!r}"
+
+
+class ReLU(_Activation, torch.nn.ReLU):
     """:class:`torch.nn.ReLU` by :func:`nnart_ops.functional.relu`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.relu(input, self.inplace)
+        return F.relu(input, self.inplace, save=self.save)
 
 
-class ReLU6(torch.nn.ReLU6):
+class ReLU6(_Activation, torch.nn.ReLU6):
     """:class:`torch.nn.ReLU6` by :func:`nnart_ops.functional.relu6`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.relu6(input, self.inplace)
+        return F.relu6(input, self.inplace, save=self.save)
 
 
-class LeakyReLU(torch.nn.LeakyReLU):
+class LeakyReLU(_Activation, torch.nn.LeakyReLU):
     """:class:`torch.nn.LeakyReLU` by :func:`nnart_ops.functional.leaky_relu`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.leaky_relu(input, self.negative_slope, self.inplace)
+        return F.leaky_relu(input, self.negative_slope, self.inplace, save=self.save)
 
 
 class PReLU(torch.nn.PReLU):
@@ -39,134 +58,134 @@ class PReLU(torch.nn.PReLU):
         return F.prelu(input, self.weight)
 
 
-class RReLU(torch.nn.RReLU):
+class RReLU(_Activation, torch.nn.RReLU):
     """:class:`torch.nn.RReLU` by :func:`nnart_ops.functional.rrelu`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.rrelu(input, self.lower, self.upper, self.training, self.inplace)
+        return F.rrelu(input, self.lower, self.upper, self.training, self.inplace, save=self.save)
 
 
-class Threshold(torch.nn.Threshold):
+class Threshold(_Activation, torch.nn.Threshold):
     """:class:`torch.nn.Threshold` by :func:`nnart_ops.functional.threshold`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.threshold(input, self.threshold, self.value, self.inplace)
+        return F.threshold(input, self.threshold, self.value, self.inplace, save=self.save)
 
 
-class Hardtanh(torch.nn.Hardtanh):
+class Hardtanh(_Activation, torch.nn.Hardtanh):
     """:class:`torch.nn.Hardtanh` by :func:`nnart_ops.functional.hardtanh`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.hardtanh(input, self.min_val, self.max_val, self.inplace)
+        return F.hardtanh(input, self.min_val, self.max_val, self.inplace, save=self.save)
 
 
-class Hardsigmoid(torch.nn.Hardsigmoid):
+class Hardsigmoid(_Activation, torch.nn.Hardsigmoid):
     """:class:`torch.nn.Hardsigmoid` by :func:`nnart_ops.functional.hardsigmoid`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.hardsigmoid(input, self.inplace)
+        return F.hardsigmoid(input, self.inplace, save=self.save)
 
 
-class Hardswish(torch.nn.Hardswish):
+class Hardswish(_Activation, torch.nn.Hardswish):
     """:class:`torch.nn.Hardswish` by :func:`nnart_ops.functional.hardswish`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.hardswish(input, self.inplace)
+        return F.hardswish(input, self.inplace, save=self.save)
 
 
-class Hardshrink(torch.nn.Hardshrink):
+class Hardshrink(_Activation, torch.nn.Hardshrink):
     """:class:`torch.nn.Hardshrink` by :func:`nnart_ops.functional.hardshrink`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.hardshrink(input, self.lambd)
+        return F.hardshrink(input, self.lambd, save=self.save)
 
 
-class Softshrink(torch.nn.Softshrink):
+class Softshrink(_Activation, torch.nn.Softshrink):
     """:class:`torch.nn.Softshrink` by :func:`nnart_ops.functional.softshrink`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.softshrink(input, self.lambd)
+        return F.softshrink(input, self.lambd, save=self.save)
 
 
-class ELU(torch.nn.ELU):
+class ELU(_Activation, torch.nn.ELU):
     """:class:`torch.nn.ELU` by :func:`nnart_ops.functional.elu`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.elu(input, self.alpha, self.inplace)
+        return F.elu(input, self.alpha, self.inplace, save=self.save)
 
 
-class CELU(torch.nn.CELU):
+class CELU(_Activation, torch.nn.CELU):
     """:class:`torch.nn.CELU` by :func:`nnart_ops.functional.celu`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.celu(input, self.alpha, self.inplace)
+        return F.celu(input, self.alpha, self.inplace, save=self.save)
 
 
-class SELU(torch.nn.SELU):
+class SELU(_Activation, torch.nn.SELU):
     """:class:`torch.nn.SELU` by :func:`nnart_ops.functional.selu`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.selu(input, self.inplace)
+        return F.selu(input, self.inplace, save=self.save)
 
 
-class GELU(torch.nn.GELU):
+class GELU(_Activation, torch.nn.GELU):
     """:class:`torch.nn.GELU` by :func:`nnart_ops.functional.gelu`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.gelu(input, self.approximate)
+        return F.gelu(input, self.approximate, save=self.save)
 
 
-class SiLU(torch.nn.SiLU):
+class SiLU(_Activation, torch.nn.SiLU):
     """:class:`torch.nn.SiLU` by :func:`nnart_ops.functional.silu`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.silu(input, self.inplace)
+        return F.silu(input, self.inplace, save=self.save)
 
 
-class Mish(torch.nn.Mish):
+class Mish(_Activation, torch.nn.Mish):
     """:class:`torch.nn.Mish` by :func:`nnart_ops.functional.mish`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.mish(input, self.inplace)
+        return F.mish(input, self.inplace, save=self.save)
 
 
-class Softplus(torch.nn.Softplus):
+class Softplus(_Activation, torch.nn.Softplus):
     """:class:`torch.nn.Softplus` by :func:`nnart_ops.functional.softplus`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.softplus(input, self.beta, self.threshold)
+        return F.softplus(input, self.beta, self.threshold, save=self.save)
 
 
-class Softsign(torch.nn.Softsign):
+class Softsign(_Activation, torch.nn.Softsign):
     """:class:`torch.nn.Softsign` by :func:`nnart_ops.functional.softsign`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.softsign(input)
+        return F.softsign(input, save=self.save)
 
 
-class Sigmoid(torch.nn.Sigmoid):
+class Sigmoid(_Activation, torch.nn.Sigmoid):
     """:class:`torch.nn.Sigmoid` by :func:`nnart_ops.functional.sigmoid`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.sigmoid(input)
+        return F.sigmoid(input, save=self.save)
 
 
-class LogSigmoid(torch.nn.LogSigmoid):
+class LogSigmoid(_Activation, torch.nn.LogSigmoid):
     """:class:`torch.nn.LogSigmoid` by :func:`nnart_ops.functional.logsigmoid`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.logsigmoid(input)
+        return F.logsigmoid(input, save=self.save)
 
 
-class Tanh(torch.nn.Tanh):
+class Tanh(_Activation, torch.nn.Tanh):
     """:class:`torch.nn.Tanh` by :func:`nnart_ops.functional.tanh`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.tanh(input)
+        return F.tanh(input, save=self.save)
 
 
-class Tanhshrink(torch.nn.Tanhshrink):
+class Tanhshrink(_Activation, torch.nn.Tanhshrink):
     """:class:`torch.nn.Tanhshrink` by :func:`nnart_ops.functional.tanhshrink`. Shape: any to the same."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.tanhshrink(input)
+        return F.tanhshrink(input, save=self.save)

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "cpu/kernels.h"
-#include "cpu/vec.h"
+#include "cpu/elementary.h"
 
 namespace nnart::cpu {
 namespace {

@@ -136,44 +136,78 @@ struct Backward {
     });
   }
 
-  NNART_HD static void add_asked(P& sum, const P& grad, const O* offset, int64_t tap) {
+  // Which lanes of a pack a window's offset names, and the sum with its gradient there.
+  NNART_HD static void add_asked(P& sum, const P& grad, const O* offset, int64_t lanes, int64_t tap) {
     if constexpr (P::parts == 1) {
-      sum.part[0] = add_where(sum.part[0], grad.part[0], offset, Bits<C>(tap));
-    } else {
-      PackIndex<S> index = PackIndex<S>::read(offset);
-      for (int part = 0; part < P::parts; ++part) {
-        Mask<C> mine{index.part[part] == IndexVec<C>{} + Bits<C>(tap)};
-        sum.part[part] = select(mine, sum.part[part] + grad.part[part], sum.part[part]);
+      if (lanes == P::size) {
+        sum.part[0] = TapMatch<C, O>(tap).add(sum.part[0], grad.part[0], offset);
+        return;
       }
     }
+    PackIndex<S> index = PackIndex<S>::read(offset, lanes);
+    for (int part = 0; part < P::parts; ++part) {
+      Mask<C> mine{index.part[part] == IndexVec<C>{} + Bits<C>(tap)};
+      sum.part[part] = select(mine, sum.part[part] + grad.part[part], sum.part[part]);
+    }
   }
+
+  // The outputs whose windows reach an input of an axis, with their taps, those of input i from begin(i) to begin(i +
+  // 1).
+  struct Asking {
+    struct Window {
+      int64_t out, tap;
+    };
+    Numbers begins;
+    Scratch<Window> list;
+    Asking(const AxisWindows& axis, Use use)
+        : begins(axis.axis().in + 1), list(use, axis.axis().in * overlap(axis.axis())) {
+      int64_t count = 0;
+      for (int64_t i = 0; i < axis.axis().in; ++i) {
+        begins.data()[i] = count;
+        for (int64_t o = axis.first_output(i); o < axis.end_output(i); ++o)
+          if (int64_t tap = axis.tap(i, o); tap >= 0) list.data()[count++] = {o, tap};
+      }
+      begins.data()[axis.axis().in] = count;
+    }
+    NNART_HD const Window* begin(int64_t i) const { return list.data() + begins.data()[i]; }
+    NNART_HD const Window* end(int64_t i) const { return list.data() + begins.data()[i + 1]; }
+  };
 
   // Channels-last, each input asks the windows it belongs to.
   NNART_HD void gather_channels() const {
     const AxisWindows &d = windows.d, &h = windows.h, &w = windows.w;
     int64_t rows = d.axis().in * h.axis().in;
+    const Asking across(w, Use::pixels);
     parallel_for(windows.shape.batch * rows, pool_grain(w.axis().in * channels), [&](int64_t first, int64_t last) {
       struct Asked {
-        int64_t out, tap;
+        const S* grad;
+        const O* offset;
+        int64_t tap;
       };
-      Scratch<Asked> list(Use::tables, overlap(d.axis()) * overlap(h.axis()) * overlap(w.axis()));
-      Asked* asked = list.data();
+      int64_t most_lines = overlap(d.axis()) * overlap(h.axis());
+      Scratch<Asked> line_scratch(Use::tile, most_lines), list(Use::tables, most_lines * overlap(w.axis()));
+      Asked *lines = line_scratch.data(), *asked = list.data();
       for (int64_t r = first; r < last; ++r) {
-        int64_t image = r / rows, id = r % rows / h.axis().in, ih = r % h.axis().in;
+        int64_t image = r / rows, id = r % rows / h.axis().in, ih = r % h.axis().in, line_count = 0;
+        for (int64_t od = d.first_output(id); od < d.end_output(id); ++od)
+          for (int64_t oh = h.first_output(ih); oh < h.end_output(ih); ++oh) {
+            int64_t kd = d.tap(id, od), kh = h.tap(ih, oh);
+            if (kd < 0 || kh < 0) continue;
+            int64_t at = (image * windows.out + (od * h.axis().out + oh) * w.axis().out) * channels;
+            lines[line_count++] = {grad_y + at, offsets + at, (kd * h.axis().kernel + kh) * w.axis().kernel};
+          }
         for (int64_t iw = 0; iw < w.axis().in; ++iw) {
           int64_t count = 0;
-          for (int64_t od = d.first_output(id); od < d.end_output(id); ++od)
-            for (int64_t oh = h.first_output(ih); oh < h.end_output(ih); ++oh)
-              for (int64_t ow = w.first_output(iw); ow < w.end_output(iw); ++ow) {
-                int64_t kd = d.tap(id, od), kh = h.tap(ih, oh), kw = w.tap(iw, ow);
-                if (kd < 0 || kh < 0 || kw < 0) continue;
-                int64_t o = (od * h.axis().out + oh) * w.axis().out + ow;
-                asked[count++] = {(image * windows.out + o) * channels,
-                                  (kd * h.axis().kernel + kh) * w.axis().kernel + kw};
-              }
+          for (int64_t l = 0; l < line_count; ++l)
+            for (auto* window = across.begin(iw); window < across.end(iw); ++window) {
+              int64_t at = window->out * channels;
+              asked[count++] = {lines[l].grad + at, lines[l].offset + at, lines[l].tap + window->tap};
+            }
           S* to = grad_x + (r * w.axis().in + iw) * channels;
           with_count(count, [&](auto asks) {
-            each_channels<S>(channels, [&](int64_t c, auto packs, int64_t lanes) {
+            each_channels<S>(channels, [&](int64_t c, auto packs, int64_t some) {
+              // Known to be whole where there are several: then nothing asks for each of them.
+              int64_t lanes = packs > 1 ? P::size : some;
               P sum[packs];
               for (int i = 0; i < packs; ++i) {
                 sum[i] = P::all(0);
@@ -181,11 +215,8 @@ struct Backward {
               }
               for (int64_t a = 0; a < asks(); ++a)
                 for (int i = 0; i < packs; ++i) {
-                  int64_t at = asked[a].out + c + i * P::size;
-                  O some[P::size] = {};
-                  bool is_whole = packs > 1 || lanes == P::size;
-                  if (!is_whole) std::memcpy(some, offsets + at, size_t(lanes) * sizeof(O));
-                  add_asked(sum[i], P::read(grad_y + at, lanes), is_whole ? offsets + at : some, asked[a].tap);
+                  int64_t at = c + i * P::size;
+                  add_asked(sum[i], P::read(asked[a].grad + at, lanes), asked[a].offset + at, lanes, asked[a].tap);
                 }
               for (int i = 0; i < packs; ++i) sum[i].write(to + c + i * P::size, lanes);
             });
@@ -250,9 +281,7 @@ struct Backward {
           int64_t count = least(width, w.out - o);
           const S* from = grad_y + out + o;
           V grad = count == width ? load(from) : load_partial(from, count);
-          O some[width] = {};
-          if (count < width) std::memcpy(some, offsets + out + o, size_t(count) * sizeof(O));
-          IndexVec<C> tap = read_index<C>(count < width ? some : offsets + out + o);
+          IndexVec<C> tap = read_index<C>(offsets + out + o, count);
           auto mine = [&](int64_t k) { return select(Mask<C>{tap == IndexVec<C>{} + Bits<C>(k)}, grad, V(0)); };
           each_window_line([&](int64_t k, int64_t step) {
             S* to = grad_x + in + step + 2 * o;
@@ -262,6 +291,15 @@ struct Backward {
         }
       });
     });
+  }
+
+  // with_count of the second phase, if there is one.
+  template <int step, class First, class Visit>
+  NNART_HD static void with_last_count(const int64_t* asks, First first, const Visit& visit) {
+    if constexpr (step == 1)
+      visit(first);
+    else
+      with_count(asks[1], visit);
   }
 
   // Planes, for steps of 1 or 2 along a line: the gradients and the offsets of a plane get zeros around their lines,
@@ -296,13 +334,14 @@ struct Backward {
     parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
       Scratch<C> grads(Use::gradient, lines * pitch);
       Scratch<O> kept_offsets(Use::pixels, lines * pitch);
-      struct Row {
+      // What an input line asks: where the gradients and the offsets of a window line begin for it, and by which tap.
+      struct Asked {
         const C* grad;
         const O* offset;
-        Bits<C> tap;
+        TapMatch<C, O> tap;
       };
-      Scratch<Row> row_scratch(Use::tile, overlap(d.axis()) * overlap(h.axis()));
-      Row* rows = row_scratch.data();
+      int64_t most_asked = overlap(d.axis()) * overlap(h.axis()) * axis.kernel;
+      Scratch<Asked> asked_scratch(Use::tile, step * most_asked);
       std::memset(grads.data(), 0, size_t(lines * pitch) * sizeof(C));
       std::memset(kept_offsets.data(), 0, size_t(lines * pitch) * sizeof(O));
       for (int64_t p = first; p < last; ++p) {
@@ -321,39 +360,51 @@ struct Backward {
         }
         for (int64_t id = 0; id < d.axis().in; ++id)
           for (int64_t ih = 0; ih < h.axis().in; ++ih) {
-            int64_t count = 0;
+            Asked* asked[step];
+            int64_t asks[step];
+            for (int64_t phase = 0; phase < step; ++phase) {
+              asked[phase] = asked_scratch.data() + phase * most_asked;
+              asks[phase] = 0;
+            }
             for (int64_t od = d.first_output(id); od < d.end_output(id); ++od)
               for (int64_t oh = h.first_output(ih); oh < h.end_output(ih); ++oh) {
                 int64_t kd = d.tap(id, od), kh = h.tap(ih, oh);
                 if (kd < 0 || kh < 0) continue;
                 int64_t l = od * h.axis().out + oh, at = l * pitch + margin;
-                rows[count++] = {grads.data() + at,
-                                 in_place ? offsets + p * windows.out + l * axis.out : kept_offsets.data() + at,
-                                 Bits<C>((kd * h.axis().kernel + kh) * axis.kernel)};
+                const C* grad = grads.data() + at;
+                const O* offset = in_place ? offsets + p * windows.out + l * axis.out : kept_offsets.data() + at;
+                for (int64_t phase = 0; phase < step; ++phase)
+                  for (int64_t t = 0; t < counts[phase]; ++t) {
+                    Tap tap = taps[phase * axis.kernel + t];
+                    new (asked[phase] + asks[phase]++)
+                        Asked{grad + tap.shift, offset + tap.shift,
+                              TapMatch<C, O>((kd * h.axis().kernel + kh) * axis.kernel + tap.k)};
+                  }
               }
             S* to = grad_x + p * windows.in + (id * h.axis().in + ih) * axis.in;
-            auto sum = [&](int64_t phase, int64_t j) {
+            auto sum = [&](int64_t phase, auto count, int64_t j) {
               V total(0);
-              for (int64_t r = 0; r < count; ++r)
-                for (int64_t t = 0; t < counts[phase]; ++t) {
-                  Tap tap = taps[phase * axis.kernel + t];
-                  total = add_where(total, load(rows[r].grad + j + tap.shift), rows[r].offset + j + tap.shift,
-                                    Bits<C>(rows[r].tap + tap.k));
-                }
+              const Asked* windows_of = asked[phase];
+              for (int64_t a = 0; a < count(); ++a)
+                total = windows_of[a].tap.add(total, load(windows_of[a].grad + j), windows_of[a].offset + j);
               return total;
             };
-            for (int64_t j = 0; step * j < axis.in; j += width) {
-              int64_t left = axis.in - step * j;
-              fetch_target_ahead(to + step * j);
-              if constexpr (step == 2) {
-                fetch_target_ahead(to + 2 * j + width);
-                Halves<S>{sum(0, j), sum(1, j)}.write(to + 2 * j, left);
-              } else if (left >= width) {
-                store(to + j, sum(0, j));
-              } else {
-                store_partial(to + j, sum(0, j), left);
-              }
-            }
+            with_count(asks[0], [&](auto first_count) {
+              with_last_count<step>(asks, first_count, [&](auto last_count) {
+                for (int64_t j = 0; step * j < axis.in; j += width) {
+                  int64_t left = axis.in - step * j;
+                  fetch_target_ahead(to + step * j);
+                  if constexpr (step == 2) {
+                    fetch_target_ahead(to + 2 * j + width);
+                    Halves<S>{sum(0, first_count, j), sum(1, last_count, j)}.write(to + 2 * j, left);
+                  } else if (left >= width) {
+                    store(to + j, sum(0, first_count, j));
+                  } else {
+                    store_partial(to + j, sum(0, first_count, j), left);
+                  }
+                }
+              });
+            });
           }
       }
     });

@@ -126,27 +126,73 @@ NNART_HD IndexVec<C> read_index(const O* p) {
   std::memcpy(&stored, p, sizeof stored);
   return widened<IndexVec<C>>(stored);
 }
+
+// elements[i] = p[i] for i < count, which is less than there are; the others are 0.
+template <int lanes, class O>
+NNART_HD void read_some(O (&elements)[lanes], const O* p, int64_t count) {
+#if defined(__AVX512VL__) && defined(__AVX512BW__)
+  if constexpr (lanes * sizeof(O) == 16 && sizeof(O) == 1)
+    return _mm_storeu_si128(reinterpret_cast<__m128i*>(elements), _mm_maskz_loadu_epi8((1u << count) - 1, p));
+  if constexpr (lanes * sizeof(O) == 32 && sizeof(O) == 1)
+    return _mm256_storeu_si256(reinterpret_cast<__m256i*>(elements), _mm256_maskz_loadu_epi8((1u << count) - 1, p));
+#endif
+  std::memset(elements, 0, sizeof elements);
+  copy_some<lanes / 2>(elements, p, count);
+}
+template <int lanes, class O>
+NNART_HD void write_some(O* p, const O (&elements)[lanes], int64_t count) {
+#if defined(__AVX512VL__) && defined(__AVX512BW__)
+  if constexpr (lanes * sizeof(O) == 16 && sizeof(O) == 1)
+    return _mm_mask_storeu_epi8(p, (1u << count) - 1, _mm_loadu_si128(reinterpret_cast<const __m128i*>(elements)));
+  if constexpr (lanes * sizeof(O) == 32 && sizeof(O) == 1)
+    return _mm256_mask_storeu_epi8(p, (1u << count) - 1,
+                                   _mm256_loadu_si256(reinterpret_cast<const __m256i*>(elements)));
+#endif
+  copy_some<lanes / 2>(p, elements, count);
+}
+
+template <class C, class O>
+NNART_HD IndexVec<C> read_index(const O* p, int64_t count) {
+  if (count >= Vec<C>::size) return read_index<C>(p);
+  O elements[Vec<C>::size];
+  read_some(elements, p, count);
+  return read_index<C>(elements);
+}
 template <class C, class O>
 NNART_HD void write_index(O* p, IndexVec<C> index, int64_t count) {
   StoredIndex<C, O> stored = narrowed<StoredIndex<C, O>>(index);
-  if (count >= Vec<C>::size)
+  if (count >= Vec<C>::size) {
     std::memcpy(p, &stored, sizeof stored);
-  else
-    std::memcpy(p, &stored, size_t(count) * sizeof(O));
+    return;
+  }
+  O elements[Vec<C>::size];
+  std::memcpy(elements, &stored, sizeof stored);
+  write_some(p, elements, count);
 }
 
-// sum + term in the lanes whose offset is tap. Bytes are compared as bytes where that gives a mask at once.
+// One tap, to be looked for among offsets. Bytes are compared as bytes where that gives a mask at once.
 template <class C, class O>
-NNART_HD Vec<C> add_where(Vec<C> sum, Vec<C> term, const O* offsets, Bits<C> tap) {
+struct TapMatch {
+  Bits<C> tap;
 #if defined(__AVX512VL__) && defined(__AVX512BW__)
-  if constexpr (sizeof(C) == 4 && sizeof(O) == 1) {
-    __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(offsets));
-    return Vec<C>(_mm512_mask_add_ps(sum.v, _mm_cmpeq_epi8_mask(bytes, _mm_set1_epi8(char(tap))), sum.v, term.v));
-  }
+  __m128i bytes;
+  NNART_HD explicit TapMatch(int64_t tap) : tap(Bits<C>(tap)), bytes(_mm_set1_epi8(char(tap))) {}
+#else
+  NNART_HD explicit TapMatch(int64_t tap) : tap(Bits<C>(tap)) {}
 #endif
-  Mask<C> mine{read_index<C>(offsets) == IndexVec<C>{} + tap};
-  return select(mine, sum + term, sum);
-}
+
+  // sum + term in the lanes whose offset is the tap.
+  NNART_HD Vec<C> add(Vec<C> sum, Vec<C> term, const O* offsets) const {
+#if defined(__AVX512VL__) && defined(__AVX512BW__)
+    if constexpr (sizeof(C) == 4 && sizeof(O) == 1) {
+      __m128i found = _mm_loadu_si128(reinterpret_cast<const __m128i*>(offsets));
+      return Vec<C>(_mm512_mask_add_ps(sum.v, _mm_cmpeq_epi8_mask(found, bytes), sum.v, term.v));
+    }
+#endif
+    Mask<C> mine{read_index<C>(offsets) == IndexVec<C>{} + tap};
+    return select(mine, sum + term, sum);
+  }
+};
 
 // One for each element of a pack.
 template <class S>
@@ -179,8 +225,8 @@ struct PackIndex {
   template <class O>
   NNART_HD static PackIndex read(const O* p, int64_t count) {
     if (count >= P::size) return read(p);
-    O elements[P::size] = {};
-    std::memcpy(elements, p, size_t(count) * sizeof(O));
+    O elements[P::size];
+    read_some(elements, p, count);
     return read(elements);
   }
   template <class O>
@@ -199,7 +245,7 @@ struct PackIndex {
     if (count >= P::size) return write(p);
     O elements[P::size];
     write(elements);
-    std::memcpy(p, elements, size_t(count) * sizeof(O));
+    write_some(p, elements, count);
   }
 };
 

@@ -187,7 +187,7 @@ struct CrossEntropyKernel {
   NNART_HD void forward_tile(const Tile& tile, const Tile& p, int64_t r, int64_t count, Sums& sums) const {
     auto targets = tile_targets<Tile>(r, count);
     auto top = tile.largest();
-    auto sum = tile.sum([&](int64_t c, int u) { return exp(tile.get(c, u) - top.v[u]); });
+    auto sum = tile.sum([&](int64_t c, int u) { return exp_not_above_one(tile.get(c, u) - top.v[u]); });
     auto inside = tile.all(0), total = tile.all(0);
     if constexpr (target != Target::label) {
       inside = tile.sum([&](int64_t c, int u) {

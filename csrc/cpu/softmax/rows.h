@@ -59,7 +59,7 @@ template <class S>
 NNART_HD ComputeType<S> sum_of_exponentials(const S* x, int64_t n, Working<S> largest) {
   return sum_of<S>(n, [&](int64_t i, auto read) {
     __builtin_prefetch(x + n + i);
-    return exp(read(x + i) - largest);
+    return exp_not_above_one(read(x + i) - largest);
   });
 }
 

@@ -37,7 +37,7 @@ struct SoftmaxKernel {
     C* exponentials = kept.data();
     C sum = sum_of<S>(args.classes, [&](int64_t i, auto read) {
       __builtin_prefetch(x + args.classes + i);
-      V e = exp(read(x + i) - largest);
+      V e = exp_not_above_one(read(x + i) - largest);
       store(exponentials + i, Vec<C>(e.v));
       return e;
     });
@@ -71,7 +71,7 @@ struct SoftmaxKernel {
     tile.read(x);
     auto largest = tile.largest();
     auto sum = tile.sum([&](int64_t c, int u) {
-      V shifted = tile.get(c, u) - largest.v[u], e = exp(shifted);
+      V shifted = tile.get(c, u) - largest.v[u], e = exp_not_above_one(shifted);
       tile.put(c, u, args.log ? shifted : e);
       return e;
     });
