@@ -11,6 +11,8 @@ namespace {
 constexpr int64_t kMaxGathered = 16;
 // Inputs an output up to which a gather pays: where outputs are fewer, most inputs get zeros.
 constexpr int64_t kMaxInputsAnOutput = 12;
+// Planes that a scatter goes through side by side.
+constexpr int kTogether = 4;
 // Channels that one task of a channels-last scatter takes: two cache lines of 16-bit elements or more.
 constexpr int64_t kChannelBlock = 64;
 
@@ -28,36 +30,43 @@ struct Backward {
   S* grad_x;
   int64_t channels = windows.shape.channels;
 
-  // From the first input of a window to the one at each tap, in the plane.
+  // From the first input of a window to the one at each tap, in the plane; far from it for a byte that is no tap.
   struct Steps {
+    static constexpr int64_t kFar = int64_t{1} << 62;
     int64_t count;
     Numbers of;
     explicit Steps(const Windows& windows)
-        : count(windows.d.axis().kernel * windows.h.axis().kernel * windows.w.axis().kernel), of(count) {
+        : count(windows.d.axis().kernel * windows.h.axis().kernel * windows.w.axis().kernel), of(most(count, 256)) {
       const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
       int64_t* next = of.data();
       for (int64_t kd = 0; kd < d.kernel; ++kd)
         for (int64_t kh = 0; kh < h.kernel; ++kh)
           for (int64_t kw = 0; kw < w.kernel; ++kw)
             *next++ = (kd * d.dilation * h.in + kh * h.dilation) * w.in + kw * w.dilation;
+      while (next < of.data() + 256) *next++ = kFar;
     }
   };
   // visit(place of the output in its plane, place of its window's first input)
   template <class Visit>
   NNART_HD void each_output(const Visit& visit) const {
     const AxisWindows &d = windows.d, &h = windows.h, &w = windows.w;
+    const int64_t out_w = w.axis().out, stride = w.axis().stride;
     int64_t o = 0;
     for (int64_t od = 0; od < d.axis().out; ++od)
       for (int64_t oh = 0; oh < h.axis().out; ++oh) {
         int64_t line = (d.start(od) * h.axis().in + h.start(oh)) * w.axis().in;
-        for (int64_t ow = 0; ow < w.axis().out; ++ow, ++o) visit(o, line + w.start(ow));
+        if (w.axis().adaptive) {
+          for (int64_t ow = 0; ow < out_w; ++ow, ++o) visit(o, line + w.start(ow));
+        } else {
+          int64_t start = line + w.start(0);
+          for (int64_t end = o + out_w; o < end; ++o, start += stride) visit(o, start);
+        }
       }
   }
-  // The input that an output took, or -1 for an offset that no window has.
-  NNART_HD int64_t taken(const Steps& steps, int64_t start, O offset) const {
-    if (uint64_t(offset) >= uint64_t(steps.count)) return -1;
-    int64_t i = start + steps.of.data()[uint64_t(offset)];
-    return uint64_t(i) < uint64_t(windows.in) ? i : -1;
+  // The input that an output took; not one of the plane's for an offset that no window has.
+  NNART_HD uint64_t taken(const int64_t* steps, int64_t count, int64_t start, O offset) const {
+    if (sizeof(O) > 1 && uint64_t(offset) >= uint64_t(count)) return uint64_t(Steps::kFar);
+    return uint64_t(start + steps[uint64_t(offset)]);
   }
 
   // Each output adds to the input it took, in the order of the outputs: in place, or in scratch where storage rounds.
@@ -65,29 +74,39 @@ struct Backward {
   NNART_HD void scatter_planes(bool disjoint) const {
     const Steps steps(windows);
     parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
-      Scratch<C> scratch(Use::gradient, kSumsInPlace || disjoint ? 0 : windows.in);
-      for (int64_t p = first; p < last; ++p) {
-        const S* from = grad_y + p * windows.out;
-        const O* offset = offsets + p * windows.out;
-        S* to = grad_x + p * windows.in;
-        if (disjoint) {
-          std::memset(static_cast<void*>(to), 0, size_t(windows.in) * sizeof(S));
-          each_output([&](int64_t o, int64_t start) {
-            int64_t i = taken(steps, start, offset[o]);
-            if (i >= 0) to[i] = from[o];
-          });
-          continue;
+      Scratch<C> scratch(Use::gradient, kSumsInPlace || disjoint ? 0 : kTogether * windows.in);
+      int64_t p = first;
+      for (; p + kTogether <= last; p += kTogether) scatter<kTogether>(steps, p, disjoint, scratch.data());
+      for (; p < last; ++p) scatter<1>(steps, p, disjoint, scratch.data());
+    });
+  }
+  // Planes side by side: an output that adds to what the one before it did waits for that, but not the next plane's.
+  template <int planes>
+  NNART_HD void scatter(const Steps& steps, int64_t p, bool disjoint, C* scratch) const {
+    const int64_t *step = steps.of.data(), in = windows.in, out = windows.out;
+    const S* from = grad_y + p * out;
+    const O* offset = offsets + p * out;
+    S* to = grad_x + p * in;
+    if (disjoint) {
+      std::memset(static_cast<void*>(to), 0, size_t(planes * in) * sizeof(S));
+      each_output([&](int64_t o, int64_t start) {
+        for (int k = 0; k < planes; ++k) {
+          uint64_t i = taken(step, steps.count, start, offset[k * out + o]);
+          if (i < uint64_t(in)) to[k * in + int64_t(i)] = from[k * out + o];
         }
-        C* sums = scratch.data();
-        if constexpr (kSumsInPlace) sums = to;
-        std::memset(sums, 0, size_t(windows.in) * sizeof(C));
-        each_output([&](int64_t o, int64_t start) {
-          int64_t i = taken(steps, start, offset[o]);
-          if (i >= 0) sums[i] += widen_one<C>(from + o);
-        });
-        if constexpr (!kSumsInPlace) copy_out(sums, to, windows.in);
+      });
+      return;
+    }
+    C* sums = scratch;
+    if constexpr (kSumsInPlace) sums = to;
+    std::memset(sums, 0, size_t(planes * in) * sizeof(C));
+    each_output([&](int64_t o, int64_t start) {
+      for (int k = 0; k < planes; ++k) {
+        uint64_t i = taken(step, steps.count, start, offset[k * out + o]);
+        if (i < uint64_t(in)) sums[k * in + int64_t(i)] += widen_one<C>(from + k * out + o);
       }
     });
+    if constexpr (!kSumsInPlace) copy_out(sums, to, planes * in);
   }
   NNART_HD static void copy_out(const C* sums, S* target, int64_t n) {
     int64_t i = 0;
@@ -96,6 +115,8 @@ struct Backward {
   }
   NNART_HD void scatter_channels(bool disjoint) const {
     const Steps steps(windows);
+    const int64_t* step = steps.of.data();
+    const auto in = uint64_t(windows.in);
     if (disjoint) {
       parallel_for(windows.shape.batch, 1, [&](int64_t first, int64_t last) {
         for (int64_t image = first; image < last; ++image) {
@@ -105,8 +126,8 @@ struct Backward {
           std::memset(static_cast<void*>(to), 0, size_t(windows.in * channels) * sizeof(S));
           each_output([&](int64_t o, int64_t start) {
             for (int64_t c = 0; c < channels; ++c) {
-              int64_t i = taken(steps, start, offset[o * channels + c]);
-              if (i >= 0) to[i * channels + c] = from[o * channels + c];
+              uint64_t i = taken(step, steps.count, start, offset[o * channels + c]);
+              if (i < in) to[int64_t(i) * channels + c] = from[o * channels + c];
             }
           });
         }
@@ -126,8 +147,8 @@ struct Backward {
         each_output([&](int64_t o, int64_t start) {
           int64_t from = (image * windows.out + o) * channels + begin;
           for (int64_t c = 0; c < count; ++c) {
-            int64_t i = taken(steps, start, offsets[from + c]);
-            if (i >= 0) sums[i * pitch + c] += widen_one<C>(grad_y + from + c);
+            uint64_t i = taken(step, steps.count, start, offsets[from + c]);
+            if (i < in) sums[int64_t(i) * pitch + c] += widen_one<C>(grad_y + from + c);
           }
         });
         if constexpr (!kSumsInPlace)
@@ -423,7 +444,7 @@ struct Backward {
     }
     if (tiled && w.kernel == 2) return double_planes();
     bool narrow = w.in < 2 * width;  // then most lanes would be idle
-    if (disjoint || !gathers || w.adaptive || w.stride > 2 || narrow) return scatter_planes(disjoint);
+    if (disjoint || !gathers || w.adaptive || w.stride > 2 || narrow || kSumsInPlace) return scatter_planes(disjoint);
     if (w.stride == 1) return gather_planes<1>();
     gather_planes<2>();
   }
