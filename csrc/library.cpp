@@ -80,12 +80,11 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
   m.def("mish_backward(Tensor grad_y, Tensor saved) -> Tensor");
 
   // The same derivatives from y: alpha is not negative, threshold at least 20.
-  m.def(
-      "elu_backward_from_output(Tensor grad_y, Tensor y, float alpha, float scale, float input_scale) -> Tensor");
+  m.def("elu_backward_from_output(Tensor grad_y, Tensor y, float alpha, float scale, float input_scale) -> Tensor");
   m.def("logsigmoid_backward_from_output(Tensor grad_y, Tensor y) -> Tensor");
   m.def("softplus_backward_from_output(Tensor grad_y, Tensor y, float beta, float threshold) -> Tensor");
-  // An activation whose derivative takes two values, by its op's name, and in uint8 one bit an element, the first in the
-  // lowest, that says which. Elements count in the order in which y lies.
+  // An activation whose derivative takes two values, by its op's name, and in uint8 one bit an element, the first in
+  // the lowest, that says which. Elements count in the order in which y lies.
   m.def("masked_activation(Tensor x, str activation, float[] parameters, int[] order) -> (Tensor, Tensor)");
   m.def(
       "masked_activation_backward(Tensor grad_y, Tensor mask, str activation, float[] parameters, int[] order) -> "

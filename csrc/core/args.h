@@ -28,8 +28,8 @@ struct ActivationArgs {
   void* y;  // forward: the output, may be x itself; backward: grad_x
 };
 
-// An activation whose derivative takes two values, and for each element one bit that says which: bit i % 8 of byte i / 8,
-// set for the second of math's slopes_of.
+// An activation whose derivative takes two values, and for each element one bit that says which: bit i % 8 of byte i /
+// 8, set for the second of math's slopes_of.
 struct MaskedActivationArgs {
   Activation activation;
   ActivationParameters parameters;
@@ -257,12 +257,12 @@ struct CrossEntropyArgs {
   const void* weight;         // one a class; may be null
   int64_t ignore_index;       // rows with this label have no loss
   double label_smoothing;
-  void* largest;        // C a row, as the next: what the backward needs of a row; written by the forward
-  void* log_sum;        // the logarithm of the sum of e^(x - largest)
-  void* total_weight;   // one C: what the mean divides by
-  void* loss;           // forward: one C, or one a row
-  const void* grad;     // backward: the gradient of loss, in C; null in the forward, as the next
-  void* y;              // grad_x; may be x
+  void* largest;         // C a row, as the next: what the backward needs of a row; written by the forward
+  void* log_sum;         // the logarithm of the sum of e^(x - largest)
+  void* total_weight;    // one C: what the mean divides by
+  void* loss;            // forward: one C, or one a row
+  const void* grad;      // backward: the gradient of loss, in C; null in the forward, as the next
+  void* y;               // grad_x; may be x
   int64_t* wrong_label;  // set to a label that is no class, if there is one
   double* partial_sums;  // forward: two for each of loss_tasks(), scratch
 };

@@ -113,8 +113,8 @@ NNART_HD Vec<T, P> exp_near_zero(Vec<T, P> r) {
     constexpr double c[] = {1, 1, 5.000165596e-01, 1.674966846e-01, 4.160967128e-02};
     return polynomial(r, c);
   } else if constexpr (sizeof(T) == 4) {
-    constexpr double c[] = {1, 1, 5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3,
-                            1.9875691500e-4};
+    constexpr double c[] = {
+        1, 1, 5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4};
     return polynomial(r, c);
   } else {
     return V(1) + expm1_near_zero(r);

@@ -61,16 +61,15 @@ NNART_HD void run(const GatedArgs& args, F activation) {
   int64_t pieces = ceil_div(args.run, kGatedPiece), piece_size = least(args.run, kGatedPiece);
   bool from_output = saves_output(args.activation);
   auto all = [&](const auto& piece) {
-    parallel_for(args.rows * pieces, ceil_div(kMapGrainBlocks * kMapBlock, piece_size),
-                 [&](int64_t first, int64_t last) {
-                   bool large = (last - first) * piece_size * int64_t(sizeof(S)) >= kPastCachesBytes;
-                   for (int64_t task = first; task < last; ++task) {
-                     int64_t row = task / pieces, begin = task % pieces * kGatedPiece;
-                     piece(row * args.step + begin, row * args.run + begin, least(kGatedPiece, args.run - begin),
-                           large);
-                   }
-                   if (large) finish_stores();
-                 });
+    parallel_for(
+        args.rows * pieces, ceil_div(kMapGrainBlocks * kMapBlock, piece_size), [&](int64_t first, int64_t last) {
+          bool large = (last - first) * piece_size * int64_t(sizeof(S)) >= kPastCachesBytes;
+          for (int64_t task = first; task < last; ++task) {
+            int64_t row = task / pieces, begin = task % pieces * kGatedPiece;
+            piece(row * args.step + begin, row * args.run + begin, least(kGatedPiece, args.run - begin), large);
+          }
+          if (large) finish_stores();
+        });
   };
   auto* value = static_cast<const S*>(args.value);
   auto* gate = static_cast<const S*>(args.gate);

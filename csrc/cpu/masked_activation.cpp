@@ -80,8 +80,7 @@ NNART_HD void backward(const MaskedActivationArgs& args, int64_t begin, int64_t 
   V low(slopes.low), high(slopes.high);
   uint64_t word = 0;
   each_vector<V>(n, [&](int64_t i, int64_t count) {
-    if (i % kWord == 0)
-      std::memcpy(&word, args.mask + (begin + i) / 8, size_t(least(8, ceil_div(n - i, 8))));
+    if (i % kWord == 0) std::memcpy(&word, args.mask + (begin + i) / 8, size_t(least(8, ceil_div(n - i, 8))));
     V grad((count == V::size ? grad_y.at(i) : grad_y.partial(i, count)).v);
     V otherwise = slopes.low == 0 ? V(0) : grad * low;
     V result = select(lanes_of<ComputeType<S>>(word >> (i % kWord)), grad * high, otherwise);

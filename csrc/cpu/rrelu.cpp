@@ -23,8 +23,7 @@ struct Drawn {
 };
 
 template <class S, class X>
-NNART_HD void run(const RReluArgs& args, int64_t part, int64_t begin, int64_t n, const X& x,
-                  ComputeType<S>* buffer) {
+NNART_HD void run(const RReluArgs& args, int64_t part, int64_t begin, int64_t n, const X& x, ComputeType<S>* buffer) {
   using V = Working<S>;
   auto* numbers = Uniforms<ComputeType<S>>{buffer}.fill(begin, n, uint64_t(args.seeds[part]));
   int64_t first = part * args.n + begin;
@@ -36,8 +35,9 @@ NNART_HD void run(const RReluArgs& args, int64_t part, int64_t begin, int64_t n,
   for (; i + V::size <= n; i += V::size)
     store_streaming(y + i, Vec<ComputeType<S>>(rule(x.at(first + i), sign.at(i), u.at(i)).v));
   if (int64_t count = n - i; count > 0)
-    store_partial(y + i, Vec<ComputeType<S>>(rule(x.partial(first + i, count), sign.partial(i, count),
-                                                  u.partial(i, count)).v), count);
+    store_partial(y + i,
+                  Vec<ComputeType<S>>(rule(x.partial(first + i, count), sign.partial(i, count), u.partial(i, count)).v),
+                  count);
 }
 
 }  // namespace

@@ -32,7 +32,7 @@ class SoftmaxBackward(OpFunction):
     @staticmethod
     def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, Tensor]:
         ctx.dim, ctx.log = inputs[2:]
-        return inputs[:2]  # type: ignore[return-value]
+        return inputs[0], inputs[1]
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:

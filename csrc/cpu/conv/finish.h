@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "cpu/kernels.h"
 #include "cpu/elementary.h"
+#include "cpu/kernels.h"
 
 namespace nnart::cpu {
 namespace {

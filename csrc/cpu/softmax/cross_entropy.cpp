@@ -112,7 +112,7 @@ struct CrossEntropyKernel {
   // ---- rows whose classes lie in one piece ----
 
   NNART_HD TargetRow<S, target> targets(int64_t r, const Row<S>& row) const {
-    return {weight, static_cast<const S*>(args.probabilities) + r * classes, row.label, V(row.chosen), V(kept),
+    return {weight,      static_cast<const S*>(args.probabilities) + r * classes, row.label, V(row.chosen), V(kept),
             V(smoothing)};
   }
   NNART_HD double total_of(const TargetRow<S, target>& q, const Row<S>& row) const {
@@ -305,8 +305,7 @@ template <class S>
 NNART_HD double sum_of_weights(const CrossEntropyArgs& args) {
   if (!args.weight) return double(args.classes);
   double sum = 0;
-  for (int64_t c = 0; c < args.classes; ++c)
-    sum += widen_one<ComputeType<S>>(static_cast<const S*>(args.weight) + c);
+  for (int64_t c = 0; c < args.classes; ++c) sum += widen_one<ComputeType<S>>(static_cast<const S*>(args.weight) + c);
   return sum;
 }
 

@@ -71,8 +71,9 @@ struct Place {
   bool past_caches = false;  // for what is written, whose lines are then whole
 };
 
-// Neighbouring rows side by side, lane by lane, so that no sum crosses lanes: of rows too short for a vector each, and of
-// rows whose classes are apart. A class is one line of the tile, in the compute type. Lanes beyond the last row are 0.
+// Neighbouring rows side by side, lane by lane, so that no sum crosses lanes: of rows too short for a vector each, and
+// of rows whose classes are apart. A class is one line of the tile, in the compute type. Lanes beyond the last row are
+// 0.
 //
 // It is copied once and then read from the first cache: planes of 2^n pixels have all classes in the same few sets of
 // every cache, which 21 of them already overflow.
@@ -179,8 +180,8 @@ constexpr int64_t kTileClasses = 48;
 // With more classes than this a tile is one vector wide, so that it fits the second-level cache longer.
 constexpr int64_t kWideTileClasses = 1024;
 
-// How the rows of a call, outer x classes x inner, are gone through: rows of a plane or, where classes lie side by side,
-// of all of x, in tiles. Row r begins at plane(r) + r % inner.
+// How the rows of a call, outer x classes x inner, are gone through: rows of a plane or, where classes lie side by
+// side, of all of x, in tiles. Row r begins at plane(r) + r % inner.
 struct TiledRows {
   int64_t outer, classes, inner;
   NNART_HD int64_t planes() const { return inner == 1 ? 1 : outer; }

@@ -9,7 +9,8 @@ namespace {
 // Neighbouring rows that are one unit of work.
 constexpr int64_t kSoftmaxRun = 1024;
 
-// Rows of up to so many classes keep their exponentials in the first two caches; those of longer ones are computed again.
+// Rows of up to so many classes keep their exponentials in the first two caches; those of longer ones are computed
+// again.
 constexpr int64_t kKeptExponentials = 32768;
 
 template <class S>
