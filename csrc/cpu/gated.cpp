@@ -28,10 +28,12 @@ struct GatedBackward {
 
 // A map with two results.
 template <class S, class F, class Grad>
-NNART_HD void backward_range(S* grad_value, S* grad_gate, int64_t n, F f, Grad grad_y, Elements<S> value,
-                             Elements<S> gate) {
+NNART_HD void backward_range(S* grad_value, S* grad_gate, bool past_caches, int64_t n, F f, Grad grad_y,
+                             Elements<S> value, Elements<S> gate) {
   constexpr int64_t width = Working<S>::size;
   using C = ComputeType<S>;
+  auto places = reinterpret_cast<uintptr_t>(grad_value) | reinterpret_cast<uintptr_t>(grad_gate);
+  past_caches = past_caches && places % kVectorBytes == 0;
   int64_t i = 0;
   if constexpr (std::is_same_v<S, BFloat16>) {
     for (; i + 2 * width <= n; i += 2 * width) {
@@ -40,14 +42,24 @@ NNART_HD void backward_range(S* grad_value, S* grad_gate, int64_t n, F f, Grad g
       auto odd = f(grad_y.of(grads, true), value.of(values, true), gate.of(gates, true));
       RawU32 of_value = join_even_odd({Vec<float>(even.value.v), Vec<float>(odd.value.v)});
       RawU32 of_gate = join_even_odd({Vec<float>(even.gate.v), Vec<float>(odd.gate.v)});
-      std::memcpy(grad_value + i, &of_value, sizeof of_value);
-      std::memcpy(grad_gate + i, &of_gate, sizeof of_gate);
+      if (past_caches) {
+        store_past_caches(static_cast<void*>(grad_value + i), of_value);
+        store_past_caches(static_cast<void*>(grad_gate + i), of_gate);
+      } else {
+        std::memcpy(grad_value + i, &of_value, sizeof of_value);
+        std::memcpy(grad_gate + i, &of_gate, sizeof of_gate);
+      }
     }
   }
   for (; i + width <= n; i += width) {
     auto both = f(grad_y.at(i), value.at(i), gate.at(i));
-    store_streaming(grad_value + i, Vec<C>(both.value.v));
-    store_streaming(grad_gate + i, Vec<C>(both.gate.v));
+    if (past_caches) {
+      store_past_caches(grad_value + i, Vec<C>(both.value.v));
+      store_past_caches(grad_gate + i, Vec<C>(both.gate.v));
+    } else {
+      store_streaming(grad_value + i, Vec<C>(both.value.v));
+      store_streaming(grad_gate + i, Vec<C>(both.gate.v));
+    }
   }
   if (int64_t count = n - i; count > 0) {
     auto both = f(grad_y.partial(i, count), value.partial(i, count), gate.partial(i, count));
@@ -82,9 +94,9 @@ NNART_HD void run(const GatedArgs& args, F activation) {
     return;
   }
   auto* grad_y = static_cast<const S*>(args.grad_y);
-  all([&](int64_t in, int64_t out, int64_t n, bool) {
+  all([&](int64_t in, int64_t out, int64_t n, bool large) {
     auto derive = [&](auto grad) {
-      backward_range(static_cast<S*>(args.grad_value) + in, static_cast<S*>(args.grad_gate) + in, n,
+      backward_range(static_cast<S*>(args.grad_value) + in, static_cast<S*>(args.grad_gate) + in, large, n,
                      GatedBackward<F>{activation, from_output}, grad, Elements<S>{value + in}, Elements<S>{gate + in});
     };
     if (args.grad_y_is_one_value)

@@ -24,9 +24,11 @@ void forward(const PReluArgs& args) {
   if (args.channels == 1) return map(y, n, prelu, Elements<S>{x}, OneValue<S>(weight));
   if (args.inner > 1) {
     parallel_for(args.outer * args.channels, kPReluGrain / args.inner + 1, [&](int64_t first, int64_t last) {
+      bool large = (last - first) * args.inner * int64_t(sizeof(S)) >= kPastCachesBytes;
       for (int64_t plane = first; plane < last; ++plane)
-        map_range(y + plane * args.inner, 0, args.inner, prelu, Elements<S>{x + plane * args.inner},
-                  OneValue<S>(weight + plane % args.channels));
+        map_range_stored(y + plane * args.inner, large, 0, args.inner, prelu, Elements<S>{x + plane * args.inner},
+                         OneValue<S>(weight + plane % args.channels));
+      if (large) finish_stores();
     });
     return;
   }
@@ -36,8 +38,10 @@ void forward(const PReluArgs& args) {
     std::memcpy(repeated.data() + r * args.channels, weight, size_t(args.channels) * sizeof(S));
   const S* weights = repeated.data();
   parallel_for(ceil_div(n, run), ceil_div(kPReluGrain, run), [&](int64_t first, int64_t last) {
+    bool large = (last - first) * run * int64_t(sizeof(S)) >= kPastCachesBytes;
     for (int64_t at = first * run; at < least(n, last * run); at += run)
-      map_range(y + at, 0, least(run, n - at), prelu, Elements<S>{x + at}, Elements<S>{weights});
+      map_range_stored(y + at, large, 0, least(run, n - at), prelu, Elements<S>{x + at}, Elements<S>{weights});
+    if (large) finish_stores();
   });
 }
 
