@@ -2,6 +2,7 @@
 #include "core/parallel.h"
 #include "cpu/kernels.h"
 #include "cpu/map.h"
+#include "cpu/prefetch.h"
 #include "cpu/scratch.h"
 
 namespace nnart::cpu {
@@ -80,14 +81,31 @@ struct PReluBackward {
     for (int lane = 0; lane < V::size; ++lane) *sum += terms.v[lane];
   }
 
-  // A piece of rows, each with an element of every channel: down the rows, the sums in registers.
-  NNART_HD void rows(int64_t begin, int64_t end, double* sums) const {
-    for (int64_t c = 0; c < args.channels; c += V::size) {
-      int64_t count = least(V::size, args.channels - c);
-      V w = read(weight + c, count), terms(0);
-      for (int64_t r = begin; r < end; ++r) terms = terms + step(r * args.channels + c, w, count);
-      for (int64_t lane = 0; lane < count; ++lane) sums[c + lane] = terms.v[lane];
+  // A piece of rows, each with an element of every channel: down the rows, the sums of the channels from c on in
+  // registers. Of several vectors all are whole; one has count channels.
+  template <int vectors>
+  NNART_HD void down(int64_t begin, int64_t end, int64_t c, int64_t count, double* sums) const {
+    V w[vectors], terms[vectors];
+    for (int k = 0; k < vectors; ++k) {
+      w[k] = read(weight + c + k * V::size, count);
+      terms[k] = V(0);
     }
+    for (int64_t r = begin; r < end; ++r)
+      for (int k = 0; k < vectors; ++k) {
+        int64_t i = r * args.channels + c + k * V::size;
+        fetch_source_ahead(x + i);
+        fetch_source_ahead(grad_y + i);
+        terms[k] = terms[k] + step(i, w[k], vectors > 1 ? V::size : count);
+      }
+    for (int k = 0; k < vectors; ++k)
+      for (int64_t lane = 0; lane < count; ++lane) sums[c + k * V::size + lane] = terms[k].v[lane];
+  }
+  NNART_HD void rows(int64_t begin, int64_t end, double* sums) const {
+    constexpr int kVectors = 4;
+    int64_t c = 0;
+    for (; c + kVectors * V::size <= args.channels; c += kVectors * V::size)
+      down<kVectors>(begin, end, c, V::size, sums);
+    for (; c < args.channels; c += V::size) down<1>(begin, end, c, least(V::size, args.channels - c), sums);
   }
 
   NNART_HD void all() const {
