@@ -10,6 +10,7 @@ the forward: inputs that were there before, parameters among them, do not count.
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -129,7 +130,11 @@ def stack_rows() -> Iterable[list[str]]:
         ),
         "Linear, SwiGLU, Linear of 2048x512": (
             tokens,
-            {"native": gated(by_hand), "ours": gated(ours.swiglu)},
+            {
+                "native": gated(by_hand),
+                "ours": gated(ours.swiglu),
+                "ours, swiglu(save='recompute')": Recomputed(gated(functools.partial(ours.swiglu, save="recompute"))),
+            },
         ),
     }
     for name, (leaf, variants) in stacks.items():

@@ -171,6 +171,35 @@ def test_only_the_inputs_are_kept() -> None:
     assert [t.shape for t in kept] == [(4, 10)]
 
 
+@pytest.mark.parametrize("two", [False, True])
+def test_recomputed(two: bool) -> None:
+    """Within the context the linear layer after it keeps the inputs alone."""
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(6, 3).double()
+    leaves = [torch.randn(5, 6 if two else 12, dtype=torch.float64, requires_grad=True) for _ in range(1 + two)]
+    results = []
+    for save in (None, "recompute"):
+        outputs: list[Any] = []
+        with nnart_ops.recompute_activations():
+            y = F.swiglu(*(t * 1 for t in leaves), save=save)
+            outputs.append(y.untyped_storage()._weak_ref())
+            z = linear(y)
+            del y
+        assert torch.UntypedStorage._expired(outputs[0]) == (save == "recompute")
+        torch.UntypedStorage._free_weak_ref(outputs[0])
+        results.append(torch.autograd.grad(z.sin().sum(), [*leaves, *linear.parameters()]))
+    for a, b in zip(*results):
+        assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="geglu: save must be None or one of 'input', 'recompute', but got 'mask'"):
+        F.geglu(leaves[0], save="mask")
+    with pytest.raises(ValueError, match="SwiGLU: save must be None or one of 'input', 'recompute', but got 'output'"):
+        nnart_ops.SwiGLU(save="output")
+    with pytest.raises(ValueError, match="glu: save must be None or one of 'input', 'recompute', but got 'mask'"):
+        nnart_ops.GLU(save="mask")
+    assert repr(nnart_ops.GLU(save="recompute")) == "GLU(dim=-1, save='recompute')"
+    assert "save='recompute'" in repr(nnart_ops.GEGLU(save="recompute"))
+
+
 def test_transforms() -> None:
     x, g = torch.randn(3, 5, 8, dtype=torch.float64), torch.randn(5, 8, dtype=torch.float64)
     for dim in (0, 1, -1):

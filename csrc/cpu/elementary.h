@@ -82,8 +82,8 @@ NNART_HD Vec<T, P> expm1_near_zero(Vec<T, P> r) {
     constexpr double q[] = {5.000165596e-01, 1.674966846e-01, 4.160967128e-02};  // minimax, 2e-5
     return r + r * r * polynomial(r, q);
   } else if constexpr (sizeof(T) == 4) {
-    constexpr double q[] = {5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2,  // minimax, from Cephes' expf
-                            8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4};
+    constexpr double q[] = {4.9999993432e-1, 1.6666520397e-1, 4.1668390831e-2,  // minimax, 3e-9 of e^r
+                            8.3687453204e-3, 1.3814537903e-3};
     return r + r * r * polynomial(r, q);
   } else {
     V q(1.0 / 6227020800);  // Taylor to r^13 / 13!; the next term is below 5e-18
@@ -113,8 +113,7 @@ NNART_HD Vec<T, P> exp_near_zero(Vec<T, P> r) {
     constexpr double c[] = {1, 1, 5.000165596e-01, 1.674966846e-01, 4.160967128e-02};
     return polynomial(r, c);
   } else if constexpr (sizeof(T) == 4) {
-    constexpr double c[] = {
-        1, 1, 5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4};
+    constexpr double c[] = {1, 1, 4.9999993432e-1, 1.6666520397e-1, 4.1668390831e-2, 8.3687453204e-3, 1.3814537903e-3};
     return polynomial(r, c);
   } else {
     return V(1) + expm1_near_zero(r);

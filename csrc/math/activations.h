@@ -218,17 +218,25 @@ struct LogSigmoid {
 template <class C>
 struct Softplus {
   C beta, threshold;
-  NNART_HD explicit Softplus(ActivationParameters p = {}) : beta(C(p.a)), threshold(C(p.b)) {}
+  bool is_plain;  // a is 1 and b so high that a float does not feel it: torch's defaults
+  NNART_HD explicit Softplus(ActivationParameters p = {})
+      : beta(C(p.a)), threshold(C(p.b)), is_plain(sizeof(C) == 4 && p.a == 1 && p.b >= 20) {}
   template <class T>
   NNART_HD T forward(T x) const {
+    if (is_plain) return soft(x);
     T v = x * T(beta);
-    T soft = (at_least(v, T(0)) + log1p_unit(exp_not_above_one(minus_abs(v)))) * T(C(1) / beta);
-    return select(v > T(threshold), x, soft);
+    return select(v > T(threshold), x, soft(v) * T(C(1) / beta));
   }
   template <class T>
   NNART_HD T backward(T grad_y, T x) const {
     T v = x * T(beta);
     return select(v > T(threshold), grad_y, grad_y * logistic(v));
+  }
+
+ private:
+  template <class T>
+  NNART_HD static T soft(T v) {
+    return at_least(v, T(0)) + log1p_unit(exp_not_above_one(minus_abs(v)));
   }
 };
 

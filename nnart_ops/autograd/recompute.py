@@ -15,9 +15,9 @@ from torch import Tensor
 class _Recipe:
     """How an output came about."""
 
-    def __init__(self, y: Tensor, x: Tensor, compute: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, y: Tensor, inputs: tuple[Tensor, ...], compute: Callable[..., Tensor]) -> None:
         self.y, self.version = weakref.ref(y), y._version
-        self.x, self.x_version = x.detach(), x._version
+        self.inputs = [(x.detach(), x._version) for x in inputs]
         self.compute = compute
 
     def made(self, t: Tensor) -> bool:
@@ -26,13 +26,13 @@ class _Recipe:
         return y is not None and y.data_ptr() == t.untyped_storage().data_ptr() and t._version == self.version
 
     def repeat(self) -> Tensor:
-        if self.x._version != self.x_version:
+        if any(x._version != version for x, version in self.inputs):
             raise RuntimeError(
                 "recompute_activations: the input of an activation with save='recompute' was modified by an inplace "
                 "operation before its output was computed again"
             )
         with torch.no_grad():
-            return self.compute(self.x)
+            return self.compute(*(x for x, _ in self.inputs))
 
 
 class _Recomputed:
@@ -93,10 +93,10 @@ class recompute_activations(contextlib.ContextDecorator):
         weakref.finalize(y, forget).atexit = False
 
 
-def recomputed(y: Tensor, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """``y``, of which the active contexts are told that it is ``compute(x)``."""
+def recomputed(y: Tensor, inputs: tuple[Tensor, ...], compute: Callable[..., Tensor]) -> Tensor:
+    """``y``, of which the innermost active context is told that it is ``compute(*inputs)``."""
     for context in _active()[-1:]:
-        context._remember(y, _Recipe(y, x, compute))
+        context._remember(y, _Recipe(y, inputs, compute))
     return y
 
 

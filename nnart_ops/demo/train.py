@@ -109,10 +109,12 @@ def batches(split: Split, size: int, generator: torch.Generator) -> Iterator[tup
         yield split.images[where], split.labels[where]
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> float:
+def train_step(
+    library: Library, model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
+) -> float:
     """Forward, backward, update; returns the batch's mean cross-entropy."""
     optimizer.zero_grad()
-    loss = F.cross_entropy(model(images), labels)
+    loss = library.layers.CrossEntropyLoss()(model(images), labels)
     loss.backward()
     optimizer.step()
     return float(loss.item())
@@ -163,7 +165,7 @@ def train(
         losses: list[float] = []
         for images, labels in batches(data.train, settings.batch_size, generator):
             images = augment(images, generator)
-            losses.append(train_step(model, optimizer, images.to(settings.device), labels.to(settings.device)))
+            losses.append(train_step(library, model, optimizer, images.to(settings.device), labels.to(settings.device)))
             schedule.step()
         validation_loss, confusion = evaluate(model, data.validation, settings.device)
         history.train_loss.append(statistics.fmean(losses))
@@ -195,10 +197,10 @@ def time_steps(libraries: list[Library], data: Dataset, settings: Settings, roun
     optimizers = {library.name: make_optimizer(library, models[library.name], settings) for library in libraries}
     samples: dict[str, list[float]] = {library.name: [] for library in libraries}
     for _ in range(rounds + 5):
-        for name, times in samples.items():
+        for library in libraries:
             start = time.perf_counter()
-            train_step(models[name], optimizers[name], images, labels)
-            times.append(time.perf_counter() - start)
+            train_step(library, models[library.name], optimizers[library.name], images, labels)
+            samples[library.name].append(time.perf_counter() - start)
     return {name: statistics.median(times[5:]) for name, times in samples.items()}
 
 
@@ -212,13 +214,13 @@ def peak_memory(library: Library, data: Dataset, settings: Settings) -> int:
     labels = data.train.labels[: settings.batch_size].to(settings.device)
     model = fresh_model(library, images.size(1), settings).train()
     optimizer = make_optimizer(library, model, settings)
-    train_step(model, optimizer, images, labels)
+    train_step(library, model, optimizer, images, labels)
     if settings.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        train_step(model, optimizer, images, labels)
+        train_step(library, model, optimizer, images, labels)
         return torch.cuda.max_memory_allocated() - before
-    return most_bytes_held(lambda: train_step(model, optimizer, images, labels))
+    return most_bytes_held(lambda: train_step(library, model, optimizer, images, labels))
 
 
 def most_bytes_held(run: Callable[[], object]) -> int:

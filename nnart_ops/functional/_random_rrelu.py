@@ -30,5 +30,5 @@ def random_rrelu(x: Tensor, lower: float, upper: float, inplace: bool, save: str
     sign = x.detach()
     y = rrelu(x, sign, *how)
     if save == "recompute" and y.requires_grad:
-        y = recomputed(y, x, lambda again: rrelu(again, again, *how))
+        y = recomputed(y, (x,), lambda again: rrelu(again, again, *how))
     return y

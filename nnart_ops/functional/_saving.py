@@ -64,5 +64,5 @@ def run(activation: _activation.Activation, op: str, x: Tensor, inplace: bool, s
         return activation.apply(x, *parameters)
     y = activation.saving("output" if save == "output" else "input", x, inplace, *parameters)
     if save == "recompute" and y.requires_grad:
-        y = recomputed(y, x, lambda again: activation.kernel(again, *parameters))
+        y = recomputed(y, (x,), lambda again: activation.kernel(again, *parameters))
     return y

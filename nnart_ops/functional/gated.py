@@ -17,12 +17,19 @@ from torch import Tensor
 
 from nnart_ops.autograd.dropout import memory_order
 from nnart_ops.autograd.gated import gated as _gated
+from nnart_ops.autograd.recompute import recomputed
 from nnart_ops.functional._epilogue import Epilogue, epilogue_of
 from nnart_ops.functional._native import kernel_takes
 
 
 def gated(
-    input: Tensor, gate: Tensor | None = None, activation: Any = "sigmoid", *, dim: int = -1, gate_first: bool = False
+    input: Tensor,
+    gate: Tensor | None = None,
+    activation: Any = "sigmoid",
+    *,
+    dim: int = -1,
+    gate_first: bool = False,
+    save: str | None = None,
 ) -> Tensor:
     """``value * activation(gate)``.
 
@@ -33,21 +40,23 @@ def gated(
             ``None`` for the identity.
         dim: the dimension that is halved if there is no ``gate``.
         gate_first: whether the gate is the first half.
+        save: ``None`` or ``'input'``, or ``'recompute'``, with which the output is computed again for the operations
+            that read it, within :class:`nnart_ops.recompute_activations`.
 
     Shape: input any, ``2 n`` in dimension ``dim``, to the same with ``n``; or input and gate the same, as the output.
 
     Raises:
         RuntimeError: if ``input`` cannot be halved, or ``gate`` has another shape.
         IndexError: if ``dim`` is out of range.
-        ValueError: if there is no such activation.
+        ValueError: if there is no such activation, or ``save`` is anything else.
 
     >>> nnart_ops.functional.gated(torch.tensor([1.0, 2.0]), torch.tensor([-1.0, 3.0]), "relu")
     tensor([0., 6.])
     """
-    return _run("gated", input, gate, epilogue_of(activation), dim, gate_first)
+    return _run("gated", input, gate, epilogue_of(activation), dim, gate_first, save)
 
 
-def glu(input: Tensor, dim: int = -1) -> Tensor:
+def glu(input: Tensor, dim: int = -1, *, save: str | None = None) -> Tensor:
     """``a * sigmoid(b)`` with a and b the halves of the input along ``dim`` (Dauphin et al. 2017, arXiv:1612.08083).
 
     Shape: any with ``2 n`` in dimension ``dim`` to the same with ``n``.
@@ -62,11 +71,12 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     dims = input.dim()
     if not (kernel_takes(input) and -dims <= dim < dims and input.size(dim) % 2 == 0):
         return native.glu(input, dim)
-    result: Tensor = _gated(input, None, "sigmoid", [], dim % dims, False, memory_order(input))
-    return result
+    return _run("glu", input, None, epilogue_of("sigmoid"), dim, False, save)
 
 
-def swiglu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False) -> Tensor:
+def swiglu(
+    input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False, *, save: str | None = None
+) -> Tensor:
     """``value * silu(gate)`` (Shazeer 2020, arXiv:2002.05202). Arguments, shapes and errors are :func:`gated`'s.
 
     Shape: any with ``2 n`` in dimension ``dim`` to the same with ``n``; or two inputs to one of the same shape.
@@ -74,11 +84,17 @@ def swiglu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first:
     >>> nnart_ops.functional.swiglu(torch.tensor([2.0, 1.0]))
     tensor([1.4621])
     """
-    return _run("swiglu", input, gate, epilogue_of("silu"), dim, gate_first)
+    return _run("swiglu", input, gate, epilogue_of("silu"), dim, gate_first, save)
 
 
 def geglu(
-    input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False, approximate: str = "none"
+    input: Tensor,
+    gate: Tensor | None = None,
+    dim: int = -1,
+    gate_first: bool = False,
+    approximate: str = "none",
+    *,
+    save: str | None = None,
 ) -> Tensor:
     """``value * gelu(gate)`` (Shazeer 2020, arXiv:2002.05202). Arguments, shapes and errors are :func:`gated`'s;
     ``approximate`` is :func:`gelu`'s.
@@ -93,10 +109,12 @@ def geglu(
     epilogue = epilogue_of("gelu")
     if approximate == "tanh":
         epilogue = Epilogue("gelu_tanh", (), lambda pre: native.gelu(pre, approximate="tanh"))
-    return _run("geglu", input, gate, epilogue, dim, gate_first)
+    return _run("geglu", input, gate, epilogue, dim, gate_first, save)
 
 
-def reglu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False) -> Tensor:
+def reglu(
+    input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False, *, save: str | None = None
+) -> Tensor:
     """``value * relu(gate)`` (Shazeer 2020, arXiv:2002.05202). Arguments, shapes and errors are :func:`gated`'s.
 
     Shape: any with ``2 n`` in dimension ``dim`` to the same with ``n``; or two inputs to one of the same shape.
@@ -104,10 +122,12 @@ def reglu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: 
     >>> nnart_ops.functional.reglu(torch.tensor([2.0, 3.0, 1.0, -1.0]))
     tensor([2., 0.])
     """
-    return _run("reglu", input, gate, epilogue_of("relu"), dim, gate_first)
+    return _run("reglu", input, gate, epilogue_of("relu"), dim, gate_first, save)
 
 
-def bilinear_glu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False) -> Tensor:
+def bilinear_glu(
+    input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False, *, save: str | None = None
+) -> Tensor:
     """``value * gate`` (Shazeer 2020, arXiv:2002.05202). Arguments, shapes and errors are :func:`gated`'s.
 
     Shape: any with ``2 n`` in dimension ``dim`` to the same with ``n``; or two inputs to one of the same shape.
@@ -115,11 +135,21 @@ def bilinear_glu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_
     >>> nnart_ops.functional.bilinear_glu(torch.tensor([2.0, 3.0]))
     tensor([6.])
     """
-    return _run("bilinear_glu", input, gate, epilogue_of(None), dim, gate_first)
+    return _run("bilinear_glu", input, gate, epilogue_of(None), dim, gate_first, save)
 
 
-def _run(name: str, input: Tensor, gate: Tensor | None, epilogue: Epilogue, dim: int, gate_first: bool) -> Tensor:
+def _run(
+    name: str,
+    input: Tensor,
+    gate: Tensor | None,
+    epilogue: Epilogue,
+    dim: int,
+    gate_first: bool,
+    save: str | None,
+) -> Tensor:
     dims = input.dim()
+    if save not in (None, "input", "recompute"):
+        raise ValueError(f"{name}: save must be None or one of 'input', 'recompute', but got {save!r}")
     if gate is None:
         if not -dims <= dim < dims:
             raise IndexError(f"{name}: dim must be in [{-dims}, {dims - 1}] for this input, but got {dim}")
@@ -140,6 +170,9 @@ def _run(name: str, input: Tensor, gate: Tensor | None, epilogue: Epilogue, dim:
         if gate is None and gate_first:
             value, opened = opened, value
         return value * epilogue.function(opened)
-    numbers = list(epilogue.numbers)
-    result: Tensor = _gated(input, gate, epilogue.op, numbers, dim, gate_first, memory_order(input))
+    how = (epilogue.op, list(epilogue.numbers), dim, gate_first, memory_order(input))
+    result: Tensor = _gated(input, gate, *how)
+    if save == "recompute" and result.requires_grad:
+        inputs = (input,) if gate is None else (input, gate)
+        recomputed(result, inputs, lambda x, g=None: _gated(x, g, *how))
     return result

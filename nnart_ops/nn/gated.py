@@ -6,22 +6,27 @@ import torch
 from torch import Tensor
 
 from nnart_ops import functional as F
+from nnart_ops.nn.activation import Activation
 
 
-class GLU(torch.nn.GLU):
+class GLU(Activation, torch.nn.GLU):
     """:class:`torch.nn.GLU` by :func:`nnart_ops.functional.glu`. Shape: ``2 n`` in dimension ``dim`` to ``n``."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.glu(input, self.dim)
+        return F.glu(input, self.dim, save=self.save)
 
 
 class _Gated(torch.nn.Module):
-    def __init__(self, dim: int = -1, gate_first: bool = False) -> None:
+    def __init__(self, dim: int = -1, gate_first: bool = False, *, save: str | None = None) -> None:
         super().__init__()
-        self.dim, self.gate_first = dim, gate_first
+        if save not in (None, "input", "recompute"):
+            name = type(self).__name__
+            raise ValueError(f"{name}: save must be None or one of 'input', 'recompute', but got {save!r}")
+        self.dim, self.gate_first, self.save = dim, gate_first, save
 
     def extra_repr(self) -> str:
-        return f"dim={self.dim}" + ", gate_first=True" * self.gate_first
+        text = f"dim={self.dim}" + ", gate_first=True" * self.gate_first
+        return text if self.save is None else f"{text}, save={self.save!r}"
 
 
 class SwiGLU(_Gated):
@@ -30,6 +35,7 @@ class SwiGLU(_Gated):
     Args:
         dim: the dimension that holds value and gate if there is one input.
         gate_first: whether the gate is its first half.
+        save: what is kept for the backward, as the function has it.
 
     Shape: ``2 n`` in dimension ``dim`` to ``n``; or two inputs to one of the same shape.
 
@@ -38,7 +44,7 @@ class SwiGLU(_Gated):
     """
 
     def forward(self, input: Tensor, gate: Tensor | None = None) -> Tensor:
-        return F.swiglu(input, gate, self.dim, self.gate_first)
+        return F.swiglu(input, gate, self.dim, self.gate_first, save=self.save)
 
 
 class GEGLU(_Gated):
@@ -47,6 +53,7 @@ class GEGLU(_Gated):
     Args:
         dim: the dimension that holds value and gate if there is one input.
         gate_first: whether the gate is its first half.
+        save: what is kept for the backward, as the function has it.
         approximate: ``'none'`` or ``'tanh'``.
 
     Shape: ``2 n`` in dimension ``dim`` to ``n``; or two inputs to one of the same shape.
@@ -55,12 +62,14 @@ class GEGLU(_Gated):
     GEGLU(dim=-1, approximate='tanh')
     """
 
-    def __init__(self, dim: int = -1, gate_first: bool = False, approximate: str = "none") -> None:
-        super().__init__(dim, gate_first)
+    def __init__(
+        self, dim: int = -1, gate_first: bool = False, approximate: str = "none", *, save: str | None = None
+    ) -> None:
+        super().__init__(dim, gate_first, save=save)
         self.approximate = approximate
 
     def forward(self, input: Tensor, gate: Tensor | None = None) -> Tensor:
-        return F.geglu(input, gate, self.dim, self.gate_first, self.approximate)
+        return F.geglu(input, gate, self.dim, self.gate_first, self.approximate, save=self.save)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, approximate={self.approximate!r}"
@@ -72,6 +81,7 @@ class ReGLU(_Gated):
     Args:
         dim: the dimension that holds value and gate if there is one input.
         gate_first: whether the gate is its first half.
+        save: what is kept for the backward, as the function has it.
 
     Shape: ``2 n`` in dimension ``dim`` to ``n``; or two inputs to one of the same shape.
 
@@ -80,7 +90,7 @@ class ReGLU(_Gated):
     """
 
     def forward(self, input: Tensor, gate: Tensor | None = None) -> Tensor:
-        return F.reglu(input, gate, self.dim, self.gate_first)
+        return F.reglu(input, gate, self.dim, self.gate_first, save=self.save)
 
 
 class BilinearGLU(_Gated):
@@ -89,6 +99,7 @@ class BilinearGLU(_Gated):
     Args:
         dim: the dimension that holds value and gate if there is one input.
         gate_first: whether the gate is its first half.
+        save: what is kept for the backward, as the function has it.
 
     Shape: ``2 n`` in dimension ``dim`` to ``n``; or two inputs to one of the same shape.
 
@@ -97,4 +108,4 @@ class BilinearGLU(_Gated):
     """
 
     def forward(self, input: Tensor, gate: Tensor | None = None) -> Tensor:
-        return F.bilinear_glu(input, gate, self.dim, self.gate_first)
+        return F.bilinear_glu(input, gate, self.dim, self.gate_first, save=self.save)

@@ -37,7 +37,7 @@ def losses(library: train.Library, digits: data.Dataset, optimizer: str, steps: 
     result: list[float] = []
     while len(result) < steps:
         for images, labels in train.batches(digits.train, 16, generator):
-            result.append(train.train_step(network, update, images.double(), labels))
+            result.append(train.train_step(library, network, update, images.double(), labels))
             if len(result) == steps:
                 break
     return result

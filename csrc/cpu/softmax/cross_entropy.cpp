@@ -17,9 +17,8 @@ struct Row {
 };
 
 // The q of a row whose classes lie in one piece, as an input of the map.
-template <class S, Target target>
+template <class S, class V, Target target>
 struct TargetRow {
-  using V = Working<S>;
   using C = ComputeType<S>;
   const S* weight;         // of the classes, or null
   const S* probabilities;  // of the row's classes
@@ -63,9 +62,9 @@ struct TargetRow {
 
 template <class S, Target target>
 struct CrossEntropyKernel {
-  using V = Working<S>;
   using C = ComputeType<S>;
-  using Backward = math::CrossEntropyBackward<V>;
+  using Exact = Vec<C>;      // for the loss, which is not stored in 16 bits
+  using Brief = Working<S>;  // for the gradient, which may be
   const CrossEntropyArgs& args;
   double weight_sum;  // of all classes
 
@@ -111,20 +110,22 @@ struct CrossEntropyKernel {
 
   // ---- rows whose classes lie in one piece ----
 
-  NNART_HD TargetRow<S, target> targets(int64_t r, const Row<S>& row) const {
-    return {weight,      static_cast<const S*>(args.probabilities) + r * classes, row.label, V(row.chosen), V(kept),
-            V(smoothing)};
+  template <class V>
+  NNART_HD TargetRow<S, V, target> targets(int64_t r, const Row<S>& row) const {
+    const S* p = target == Target::probabilities ? static_cast<const S*>(args.probabilities) + r * classes : nullptr;
+    return {weight, p, row.label, V(row.chosen), V(kept), V(smoothing)};
   }
-  NNART_HD double total_of(const TargetRow<S, target>& q, const Row<S>& row) const {
+  template <class V>
+  NNART_HD double total_of(const TargetRow<S, V, target>& q, const Row<S>& row) const {
     if constexpr (target != Target::probabilities) return total_of(row);
-    return sum_of<S>(classes, [&](int64_t i, auto read) { return q.read_by(read, i); });
+    return sum_of<V>(classes, [&](int64_t i, auto read) { return q.read_by(read, i); });
   }
 
   NNART_HD void forward_row(int64_t r, Sums& sums) const {
     Row<S> row = row_of(r);
     const S* logits = x + r * classes;
-    V top = largest_of(logits, classes);
-    double log = log_from_one(V(double(sum_of_exponentials(logits, classes, top)))).v[0];
+    Exact top = largest_of<Exact>(logits, classes);
+    double log = log_from_one(Exact(double(sum_of_exponentials(logits, classes, top)))).v[0];
     largest[r] = top.v[0];
     log_sum[r] = C(log);
     if (!row.counts) return finish(r, row, 0, sums);
@@ -132,9 +133,9 @@ struct CrossEntropyKernel {
       double at_label = widen_one<C>(logits + row.label);
       return finish(r, row, double(row.chosen) * (log - (at_label - double(largest[r]))), sums);
     }
-    auto q = targets(r, row);
+    auto q = targets<Exact>(r, row);
     double inside =
-        sum_of<S>(classes, [&](int64_t i, auto read) { return q.read_by(read, i) * (read(logits + i) - top); });
+        sum_of<Exact>(classes, [&](int64_t i, auto read) { return q.read_by(read, i) * (read(logits + i) - top); });
     finish(r, row, total_of(q, row) * log - inside, sums);
   }
 
@@ -146,9 +147,10 @@ struct CrossEntropyKernel {
       return;
     }
     __builtin_prefetch(x + (r + 1) * classes);
-    auto q = targets(r, row);
+    auto q = targets<Brief>(r, row);
     double grad = grad_of(r);
-    Backward derive{V(largest[r]), V(log_sum[r]), V(grad), V(grad * total_of(q, row))};
+    math::CrossEntropyBackward<Brief> derive{Brief(largest[r]), Brief(log_sum[r]), Brief(grad),
+                                             Brief(grad * total_of(q, row))};
     map_range_stored(grad_x, past_caches, 0, classes, derive, Elements<S>{x + r * classes}, q);
   }
 
@@ -156,6 +158,7 @@ struct CrossEntropyKernel {
 
   template <class Tile>
   struct TileTargets {
+    using V = typename Tile::V;
     Row<S> rows[Tile::lanes];
     RawVec<Bits<C>> label[Tile::vectors];
     V chosen[Tile::vectors];
@@ -163,6 +166,7 @@ struct CrossEntropyKernel {
 
   template <class Tile>
   NNART_HD TileTargets<Tile> tile_targets(int64_t r, int64_t count) const {
+    using V = typename Tile::V;
     TileTargets<Tile> targets;
     for (int64_t k = 0; k < Tile::lanes; ++k) {
       Row<S> row{-1, C(0), false};
@@ -175,7 +179,7 @@ struct CrossEntropyKernel {
   }
 
   // The q of class c, p being the tile of probabilities.
-  template <class Tile>
+  template <class Tile, class V = typename Tile::V>
   NNART_HD V q_of(const TileTargets<Tile>& targets, const Tile& p, int64_t c, int u) const {
     V w(target == Target::label ? C(1) : weight_of(c));
     if constexpr (target == Target::probabilities) return (p.get(c, u) * V(kept) + V(smoothing)) * w;
@@ -185,6 +189,7 @@ struct CrossEntropyKernel {
 
   template <class Tile>
   NNART_HD void forward_tile(const Tile& tile, const Tile& p, int64_t r, int64_t count, Sums& sums) const {
+    using V = typename Tile::V;
     auto targets = tile_targets<Tile>(r, count);
     auto top = tile.largest();
     auto sum = tile.sum([&](int64_t c, int u) { return exp_not_above_one(tile.get(c, u) - top.v[u]); });
@@ -213,28 +218,34 @@ struct CrossEntropyKernel {
   // Leaves the gradient in the tile.
   template <class Tile>
   NNART_HD void backward_tile(const Tile& tile, const Tile& p, int64_t r, int64_t count) const {
+    using V = typename Tile::V;
     auto targets = tile_targets<Tile>(r, count);
     auto total = tile.all(0);
     if constexpr (target == Target::probabilities)
       total = tile.sum([&](int64_t c, int u) { return q_of(targets, p, c, u); });
-    Backward derive[Tile::vectors];
-    RawVec<Bits<C>> counts[Tile::vectors];
+    C of_rows[4][Tile::lanes];  // what the derivative needs of each
+    Bits<C> counts[Tile::lanes];
     for (int64_t k = 0; k < Tile::lanes; ++k) {
-      int64_t u = k / V::size, lane = k % V::size, in = k < count ? r + k : r;
+      int64_t in = k < count ? r + k : r;
       const Row<S>& row = targets.rows[k];
       double grad = row.counts ? grad_of(in) : 0;
-      double all = target == Target::probabilities ? double(total.v[u].v[lane]) : total_of(row);
-      derive[u].largest.v[lane] = largest[in];
-      derive[u].log_sum.v[lane] = log_sum[in];
-      derive[u].grad.v[lane] = C(grad);
-      derive[u].grad_total.v[lane] = C(grad * all);
-      counts[u][lane] = row.counts ? -1 : 0;
+      double all = target == Target::probabilities ? double(total.v[k / V::size].v[k % V::size]) : total_of(row);
+      of_rows[0][k] = largest[in];
+      of_rows[1][k] = log_sum[in];
+      of_rows[2][k] = C(grad);
+      of_rows[3][k] = C(grad * all);
+      counts[k] = row.counts ? -1 : 0;
     }
-    for (int64_t c = 0; c < classes; ++c)
-      for (int u = 0; u < Tile::vectors; ++u) {
-        V v = derive[u](tile.get(c, u), q_of(targets, p, c, u));
-        tile.put(c, u, select(Mask<C>{counts[u]}, v, V(0)));
+    auto lanes_at = [&](int which, int u) { return V(load(of_rows[which] + u * V::size).v); };
+    for (int u = 0; u < Tile::vectors; ++u) {
+      math::CrossEntropyBackward<V> derive{lanes_at(0, u), lanes_at(1, u), lanes_at(2, u), lanes_at(3, u)};
+      Mask<C> counted;
+      std::memcpy(&counted.v, counts + u * V::size, sizeof counted.v);
+      for (int64_t c = 0; c < classes; ++c) {
+        V v = derive(tile.get(c, u), q_of(targets, p, c, u));
+        tile.put(c, u, select(counted, v, V(0)));
       }
+    }
   }
 
   // ---- all ----
@@ -251,7 +262,7 @@ struct CrossEntropyKernel {
       return;
     }
     TiledRows rows{args.outer, classes, inner};
-    each_tile<S>(begin, end, classes, [&](const auto& tile, int64_t row, int64_t count) {
+    auto tiled = [&](const auto& tile, int64_t row, int64_t count) {
       auto p = tile;
       Scratch<C> scratch(Use::source, target == Target::probabilities ? classes * tile.lanes : 0);
       if constexpr (target == Target::probabilities) {
@@ -263,7 +274,11 @@ struct CrossEntropyKernel {
       if (forward) return forward_tile(tile, p, r, count, sums);
       backward_tile(tile, p, r, count);
       tile.write(rows.place(static_cast<S*>(args.y), plane, row, count, past_caches));
-    });
+    };
+    if (forward)
+      each_tile<S, Exact>(begin, end, classes, tiled);
+    else
+      each_tile<S, Brief>(begin, end, classes, tiled);
   }
 
   NNART_HD void all() const {

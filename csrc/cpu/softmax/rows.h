@@ -14,9 +14,8 @@ constexpr int64_t kSoftmaxGrain = 16384;
 constexpr double kInfinity = __builtin_inf();
 
 // The largest element of a row that lies in one piece. A NaN may be lost: it comes back in the sum.
-template <class S>
-NNART_HD Working<S> largest_of(const S* x, int64_t n) {
-  using V = Working<S>;
+template <class V, class S>
+NNART_HD V largest_of(const S* x, int64_t n) {
   V m0(-kInfinity), m1 = m0, m2 = m0, m3 = m0;
   int64_t i = 0;
   for (; i + 4 * V::size <= n; i += 4 * V::size) {
@@ -34,9 +33,8 @@ NNART_HD Working<S> largest_of(const S* x, int64_t n) {
 
 // The sum of term(i, read) over a row, read(p) being a vector of it; four sums, so that each stays exact and none waits
 // for another.
-template <class S, class Term>
-NNART_HD ComputeType<S> sum_of(int64_t n, const Term& term) {
-  using V = Working<S>;
+template <class V, class Term>
+NNART_HD auto sum_of(int64_t n, const Term& term) {
   V s0(0), s1(0), s2(0), s3(0);
   auto whole = [](const auto* p) { return V(load(p).v); };
   int64_t i = 0;
@@ -55,9 +53,9 @@ NNART_HD ComputeType<S> sum_of(int64_t n, const Term& term) {
 }
 
 // The row after this one is fetched meanwhile: to find its largest element is nothing but reading.
-template <class S>
-NNART_HD ComputeType<S> sum_of_exponentials(const S* x, int64_t n, Working<S> largest) {
-  return sum_of<S>(n, [&](int64_t i, auto read) {
+template <class V, class S>
+NNART_HD auto sum_of_exponentials(const S* x, int64_t n, V largest) {
+  return sum_of<V>(n, [&](int64_t i, auto read) {
     __builtin_prefetch(x + n + i);
     return exp_not_above_one(read(x + i) - largest);
   });
@@ -77,9 +75,9 @@ struct Place {
 //
 // It is copied once and then read from the first cache: planes of 2^n pixels have all classes in the same few sets of
 // every cache, which 21 of them already overflow.
-template <class S, int vectors_>
+template <class S, class V_, int vectors_>
 struct Tile {
-  using V = Working<S>;
+  using V = V_;
   using C = ComputeType<S>;
   static constexpr int vectors = vectors_;
   static constexpr int64_t lanes = vectors * V::size;
@@ -194,10 +192,10 @@ struct TiledRows {
 };
 
 // Calls body(tile, row, count) for tiles that cover the rows [begin, end).
-template <class S, class Body>
+template <class S, class V, class Body>
 NNART_HD void each_tile(int64_t begin, int64_t end, int64_t classes, const Body& body) {
   auto run = [&](auto vectors) {
-    using T = Tile<S, decltype(vectors)::value>;
+    using T = Tile<S, V, decltype(vectors)::value>;
     Scratch<ComputeType<S>> scratch(Use::tile, classes * T::lanes);
     for (int64_t row = begin; row < end; row += T::lanes)
       body(T{scratch.data(), classes}, row, least(T::lanes, end - row));

@@ -23,7 +23,7 @@ struct SoftmaxKernel {
   NNART_HD void forward_row(int64_t row, bool past_caches) const {
     auto* x = static_cast<const S*>(args.x) + row * args.classes;
     auto* y = static_cast<S*>(args.y) + row * args.classes;
-    V largest = largest_of(x, args.classes);
+    V largest = largest_of<V>(x, args.classes);
     if (args.log) {
       V sum(double(sum_of_exponentials(x, args.classes, largest)));
       math::LogSoftmax<V> result{largest, log_from_one(sum)};
@@ -36,7 +36,7 @@ struct SoftmaxKernel {
     }
     Scratch<C> kept(Use::source, args.classes + V::size);
     C* exponentials = kept.data();
-    C sum = sum_of<S>(args.classes, [&](int64_t i, auto read) {
+    C sum = sum_of<V>(args.classes, [&](int64_t i, auto read) {
       __builtin_prefetch(x + args.classes + i);
       V e = exp_not_above_one(read(x + i) - largest);
       store(exponentials + i, Vec<C>(e.v));
@@ -57,7 +57,7 @@ struct SoftmaxKernel {
   NNART_HD void backward_row(int64_t row, bool past_caches) const {
     auto* y = static_cast<const S*>(args.x) + row * args.classes;
     auto* grad_y = static_cast<const S*>(args.grad_y) + row * args.classes;
-    C sum = sum_of<S>(args.classes, [&](int64_t i, auto read) {
+    C sum = sum_of<V>(args.classes, [&](int64_t i, auto read) {
       __builtin_prefetch(y + args.classes + i);
       __builtin_prefetch(grad_y + args.classes + i);
       return F::term(read(grad_y + i), read(y + i));
@@ -106,16 +106,16 @@ struct SoftmaxKernel {
       bool past_caches = lines && (last - first) * elements * int64_t(sizeof(S)) >= kPastCachesBytes;
       for (int64_t task = first; task < last; ++task) {
         int64_t plane = task / runs, begin = task % runs * kSoftmaxRun;
-        each_tile<S>(begin, least(in_plane, begin + kSoftmaxRun), args.classes,
-                     [&](const auto& tile, int64_t row, int64_t count) {
-                       auto in = rows.place(x, plane, row, count);
-                       auto out = rows.place(static_cast<S*>(args.y), plane, row, count, past_caches);
-                       if (!grad_y) return forward_tile(tile, in, out);
-                       Scratch<C> scratch(Use::gradient, args.classes * tile.lanes);
-                       auto grads = tile;
-                       grads.data = scratch.data();
-                       backward_tile<F>(tile, grads, in, rows.place(grad_y, plane, row, count), out);
-                     });
+        each_tile<S, V>(begin, least(in_plane, begin + kSoftmaxRun), args.classes,
+                        [&](const auto& tile, int64_t row, int64_t count) {
+                          auto in = rows.place(x, plane, row, count);
+                          auto out = rows.place(static_cast<S*>(args.y), plane, row, count, past_caches);
+                          if (!grad_y) return forward_tile(tile, in, out);
+                          Scratch<C> scratch(Use::gradient, args.classes * tile.lanes);
+                          auto grads = tile;
+                          grads.data = scratch.data();
+                          backward_tile<F>(tile, grads, in, rows.place(grad_y, plane, row, count), out);
+                        });
       }
       if (past_caches) finish_stores();
     });
