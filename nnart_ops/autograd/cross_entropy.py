@@ -206,41 +206,45 @@ def _in_parts(
 
 
 class _Eager(torch.autograd.Function):
-    """The loss alone: what the op gives besides is nobody's business but the backward's. With ``overwrite`` that writes
-    the gradient over x."""
+    """The loss alone, in a dtype of choice: what the op gives besides is nobody's business but the backward's. With
+    ``overwrite`` that writes the gradient over x."""
 
     @staticmethod
-    def forward(ctx: Any, overwrite: bool, x: Tensor, target: Tensor, weight: Tensor | None, *how: Any) -> Tensor:
-        loss: Tensor
+    def forward(
+        ctx: Any, overwrite: bool, dtype: torch.dtype, x: Tensor, target: Tensor, weight: Tensor | None, *how: Any
+    ) -> Tensor:
         loss, statistics, total_weight = CrossEntropy.kernel(x, target, weight, *how)
-        ctx.overwrite, ctx.how = overwrite, how
+        ctx.overwrite, ctx.how, ctx.dtype = overwrite, how, loss.dtype
         ctx.save_for_backward(x, target, weight, statistics, total_weight)
-        return loss
+        return _as(loss, dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
         nones = (None,) * 6
+        grad_loss = _as(grad_loss, ctx.dtype)
         if not ctx.overwrite:
             call = _backward if torch.is_grad_enabled() else CrossEntropyBackward.kernel
-            return None, call(grad_loss, *ctx.saved_tensors, *ctx.how), *nones
+            return None, None, call(grad_loss, *ctx.saved_tensors, *ctx.how), *nones
         if torch.is_grad_enabled():
             raise RuntimeError("cross_entropy: with overwrite_logits the gradient has no derivative of its own")
         x, *rest = ctx.saved_tensors
         _backward_kernel_(grad_loss, x, *rest, *ctx.how)
         torch.autograd.graph.increment_version(x)
-        return None, x.detach(), *nones
+        return None, None, x.detach(), *nones
 
 
-def cross_entropy(overwrite: bool, *args: Any) -> Tensor:
-    """The loss; ``overwrite`` is heeded in eager mode."""
-    loss: Tensor
+def _as(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t if t.dtype is dtype else t.to(dtype)
+
+
+def cross_entropy(overwrite: bool, dtype: torch.dtype, *args: Any) -> Tensor:
+    """The loss in ``dtype``; ``overwrite`` is heeded in eager mode."""
     if torch.compiler.is_compiling() or transforms_active():
-        loss = _entry(*args)[0]
-    elif args[0].requires_grad and torch.is_grad_enabled():
-        loss = _apply_eager(overwrite, *args)
-    else:
-        loss = CrossEntropy.kernel(*args)[0]
-    return loss
+        return _as(_entry(*args)[0], dtype)
+    if args[0].requires_grad and torch.is_grad_enabled():
+        loss: Tensor = _apply_eager(overwrite, dtype, *args)
+        return loss
+    return _as(CrossEntropy.kernel(*args)[0], dtype)
 
 
 _backward = differentiable(CrossEntropyBackward)

@@ -144,18 +144,18 @@ def cross_entropy(
     overwrite = overwrite_logits and input.requires_grad and not compiling
     if overwrite and input.is_leaf and torch.is_grad_enabled():
         raise RuntimeError("cross_entropy: overwrite_logits would destroy the logits, which are a leaf")
-    args = (overwrite, input, labels, weight, reduction, ignore_index, float(label_smoothing), memory_order(input))
+    dtype = input.dtype
+    if dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled("cpu"):
+        dtype = torch.float32  # as torch's autocast has it
+    args = (input, labels, weight, reduction, ignore_index, float(label_smoothing), memory_order(input))
     if compiling:
-        loss = _cross_entropy(*args)
-    else:
-        try:
-            loss = _cross_entropy(*args)
-        except RuntimeError as error:
-            if "is out of bounds" in str(error):
-                raise IndexError(str(error)) from None  # torch's type
-            raise
-    # float32 as under torch's autocast, otherwise the input's dtype.
-    return loss if loss.dtype is input.dtype or torch.is_autocast_enabled("cpu") else loss.to(input.dtype)
+        return _cross_entropy(overwrite, dtype, *args)
+    try:
+        return _cross_entropy(overwrite, dtype, *args)
+    except RuntimeError as error:
+        if "is out of bounds" in str(error):
+            raise IndexError(str(error)) from None  # torch's type
+        raise
 
 
 def _dimension(x: Tensor, dim: int | None) -> int | None:
