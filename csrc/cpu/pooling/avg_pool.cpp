@@ -4,6 +4,7 @@
 #include "cpu/kernels.h"
 #include "cpu/pooling/lines.h"
 #include "cpu/scratch.h"
+#include "cpu/streaming.h"
 
 namespace nnart::cpu {
 namespace {
@@ -142,20 +143,18 @@ struct AvgPool {
   // Of several sums side by side, so that none waits for another.
   template <class T>
   NNART_HD static C sum_along(const T* p, int64_t n) {
-    C sum = 0;
     int64_t i = 0;
-    if (n >= 4 * width) {
+    if (n >= width) {
       V sums[4] = {V(0), V(0), V(0), V(0)};
       for (; i + 4 * width <= n; i += 4 * width)
-        for (int k = 0; k < 4; ++k) {
-          fetch_source_ahead(p + i + k * width);
-          sums[k] = sums[k] + load(p + i + k * width);
-        }
-      for (; i + width <= n; i += width) sums[0] = sums[0] + load(p + i);
-      V all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-      for (int lane = 0; lane < width; ++lane) sum += all.v[lane];
+        for (int k = 0; k < 4; ++k) sums[k] = sums[k] + load_streaming(p + i + k * width);
+      for (int k = 0; i < n; ++k, i += width) {
+        int64_t count = n - i;
+        sums[k] = sums[k] + (count >= width ? load(p + i) : load_partial(p + i, count));
+      }
+      return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
     }
-    C parts[4] = {sum, 0, 0, 0};
+    C parts[4] = {0, 0, 0, 0};
     for (; i + 4 <= n; i += 4)
       for (int k = 0; k < 4; ++k) parts[k] += widen_one<C>(p + i + k);
     for (; i < n; ++i) parts[0] += widen_one<C>(p + i);
@@ -456,7 +455,7 @@ struct AvgPool {
       if (windows.is_flat_window(3, 3)) return channels_forward<3, 3>();
       return channels_forward<0, 0>();
     }
-    if (windows.is_halving()) return halving();
+    if (windows.is_halving(2)) return halving();
     if (windows.is_whole_plane()) return whole();
     if (stepped) return columns();
     phased();

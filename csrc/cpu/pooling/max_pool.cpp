@@ -151,7 +151,8 @@ struct Planes {
     }
   }
 
-  // 2x2 windows of stride 2 without padding, read where they are.
+  // Windows of one line or two and two wide that step by their size, without padding, read where they are.
+  template <int lines>
   NNART_HD void halving() const {
     const math::PoolAxis &h = windows.h.axis(), &w = windows.w.axis();
     Scratch<Bits<C>> zeros(Use::tables, w.out + width);
@@ -160,15 +161,14 @@ struct Planes {
     parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
       for (int64_t p = first; p < last; ++p)
         for (int64_t oh = 0; oh < h.out; ++oh) {
-          const S* upper = x + p * windows.in + 2 * oh * w.in;
+          const S* upper = x + p * windows.in + lines * oh * w.in;
           line(p * windows.out + oh * w.out, last * windows.out, first_taps, [&](int64_t o, auto offer) {
-            for (const S* p : {upper + 2 * o, upper + w.in + 2 * o}) Halves<S>::fetch_source(p);
-            auto a = Halves<S>::read(upper + 2 * o, w.in - 2 * o),
-                 b = Halves<S>::read(upper + w.in + 2 * o, w.in - 2 * o);
-            offer(a.even, 0);
-            offer(a.odd, 1);
-            offer(b.even, 2);
-            offer(b.odd, 3);
+            for (int k = 0; k < lines; ++k) Halves<S>::fetch_source(upper + k * w.in + 2 * o);
+            for (int k = 0; k < lines; ++k) {
+              auto halves = Halves<S>::read(upper + k * w.in + 2 * o, w.in - 2 * o);
+              offer(halves.even, 2 * k);
+              offer(halves.odd, 2 * k + 1);
+            }
           });
         }
     });
@@ -344,7 +344,8 @@ void forward(const MaxPoolArgs& args) {
   const math::PoolAxis& w = windows.w.axis();
   if (windows.is_whole_plane()) return planes.whole();
   if (w.adaptive || w.stride > 2) return planes.columns();
-  if (windows.is_halving()) return planes.halving();
+  if (windows.is_halving(2)) return planes.template halving<2>();
+  if (windows.is_halving(1)) return planes.template halving<1>();
   if (windows.is_flat_window(2, 2)) return planes.template copied<2, 2>();
   if (windows.is_flat_window(3, 3)) return planes.template copied<3, 3>();
   planes.template copied<0, 0>();

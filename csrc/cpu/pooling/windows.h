@@ -117,11 +117,11 @@ struct Windows {
     return d.axis().in == 1 && d.axis().kernel == 1 && h.axis().kernel == kernel_h && w.axis().kernel == kernel_w &&
            h.axis().dilation == 1 && w.axis().dilation == 1 && !h.axis().adaptive && !w.axis().adaptive;
   }
-  // Flat 2x2 windows of stride 2 without padding.
-  NNART_HD bool is_halving() const {
+  // Flat windows of so many lines and two wide that step by their size, without padding.
+  NNART_HD bool is_halving(int64_t lines) const {
     const math::PoolAxis &y = h.axis(), &x = w.axis();
-    return is_flat_window(2, 2) && y.stride == 2 && x.stride == 2 && y.pad == 0 && x.pad == 0 && y.out * 2 <= y.in &&
-           x.out * 2 <= x.in;
+    return is_flat_window(lines, 2) && y.stride == lines && x.stride == 2 && y.pad == 0 && x.pad == 0 &&
+           y.out * lines <= y.in && x.out * 2 <= x.in;
   }
 
  private:
