@@ -98,12 +98,22 @@ struct Backward {
       return;
     }
     C* sums = scratch;
-    if constexpr (kSumsInPlace) sums = to;
+    Scratch<C> widened(Use::source, kSumsInPlace ? 0 : planes * out + width);
+    const C* grads = widened.data();
+    if constexpr (kSumsInPlace) {
+      sums = to;
+      grads = from;
+    } else {
+      for (int64_t o = 0; o < planes * out; o += width) {
+        int64_t count = planes * out - o;
+        store(widened.data() + o, count >= width ? load(from + o) : load_partial(from + o, count));
+      }
+    }
     std::memset(sums, 0, size_t(planes * in) * sizeof(C));
     each_output([&](int64_t o, int64_t start) {
       for (int k = 0; k < planes; ++k) {
         uint64_t i = taken(step, steps.count, start, offset[k * out + o]);
-        if (i < uint64_t(in)) sums[k * in + int64_t(i)] += widen_one<C>(from + k * out + o);
+        if (i < uint64_t(in)) sums[k * in + int64_t(i)] += grads[k * out + o];
       }
     });
     if constexpr (!kSumsInPlace) copy_out(sums, to, planes * in);
@@ -314,42 +324,13 @@ struct Backward {
     });
   }
 
-  // with_count of the second phase, if there is one.
-  template <int step, class First, class Visit>
-  NNART_HD static void with_last_count(const int64_t* asks, First first, const Visit& visit) {
-    if constexpr (step == 1)
-      visit(first);
-    else
-      with_count(asks[1], visit);
-  }
-
-  // Planes, for steps of 1 or 2 along a line: the gradients and the offsets of a plane get zeros around their lines,
-  // and the vectors run along the inputs, of step 2 along the even and the odd ones.
-  template <int step>
+  // Planes of 16-bit elements, for windows a step of 1 apart: the gradients and the offsets of a plane get zeros around
+  // their lines, and the vectors run along the inputs. Input j is tap k of output j + pad - k dilation.
   NNART_HD void gather_planes() const {
     const AxisWindows &d = windows.d, &h = windows.h, &w = windows.w;
     const math::PoolAxis& axis = w.axis();
-    // Input step * j + phase is tap k of output j + shift, for the taps where that is whole.
-    struct Tap {
-      int64_t shift;
-      Bits<C> k;
-    };
-    Scratch<Tap> tap_scratch(Use::tables, step * axis.kernel);
-    int64_t counts[step], least_shift = 0, most_shift = 0;
-    for (int64_t phase = 0; phase < step; ++phase) {
-      counts[phase] = 0;
-      for (int64_t k = axis.kernel; k-- > 0;) {
-        int64_t place = phase + axis.pad - k * axis.dilation;
-        if (modulo(place, step) != 0) continue;
-        int64_t shift = div_floor(place, step);
-        tap_scratch.data()[phase * axis.kernel + counts[phase]++] = {shift, Bits<C>(k)};
-        least_shift = least(least_shift, shift);
-        most_shift = most(most_shift, shift);
-      }
-    }
-    const Tap* taps = tap_scratch.data();
-    int64_t margin = -least_shift;
-    int64_t pitch = margin + ceil_div(most(axis.out, ceil_div(axis.in, step)) + most_shift, width) * width + width;
+    int64_t most_shift = most(axis.pad, 0), margin = most((axis.kernel - 1) * axis.dilation - axis.pad, 0);
+    int64_t pitch = margin + ceil_div(most(axis.out, axis.in) + most_shift, width) * width + width;
     int64_t lines = d.axis().out * h.axis().out;
 
     parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
@@ -361,8 +342,8 @@ struct Backward {
         const O* offset;
         TapMatch<C, O> tap;
       };
-      int64_t most_asked = overlap(d.axis()) * overlap(h.axis()) * axis.kernel;
-      Scratch<Asked> asked_scratch(Use::tile, step * most_asked);
+      Scratch<Asked> asked_scratch(Use::tile, overlap(d.axis()) * overlap(h.axis()) * axis.kernel);
+      Asked* asked = asked_scratch.data();
       std::memset(grads.data(), 0, size_t(lines * pitch) * sizeof(C));
       std::memset(kept_offsets.data(), 0, size_t(lines * pitch) * sizeof(O));
       for (int64_t p = first; p < last; ++p) {
@@ -381,12 +362,7 @@ struct Backward {
         }
         for (int64_t id = 0; id < d.axis().in; ++id)
           for (int64_t ih = 0; ih < h.axis().in; ++ih) {
-            Asked* asked[step];
-            int64_t asks[step];
-            for (int64_t phase = 0; phase < step; ++phase) {
-              asked[phase] = asked_scratch.data() + phase * most_asked;
-              asks[phase] = 0;
-            }
+            int64_t asks = 0;
             for (int64_t od = d.first_output(id); od < d.end_output(id); ++od)
               for (int64_t oh = h.first_output(ih); oh < h.end_output(ih); ++oh) {
                 int64_t kd = d.tap(id, od), kh = h.tap(ih, oh);
@@ -394,37 +370,24 @@ struct Backward {
                 int64_t l = od * h.axis().out + oh, at = l * pitch + margin;
                 const C* grad = grads.data() + at;
                 const O* offset = in_place ? offsets + p * windows.out + l * axis.out : kept_offsets.data() + at;
-                for (int64_t phase = 0; phase < step; ++phase)
-                  for (int64_t t = 0; t < counts[phase]; ++t) {
-                    Tap tap = taps[phase * axis.kernel + t];
-                    new (asked[phase] + asks[phase]++)
-                        Asked{grad + tap.shift, offset + tap.shift,
-                              TapMatch<C, O>((kd * h.axis().kernel + kh) * axis.kernel + tap.k)};
-                  }
+                for (int64_t k = axis.kernel; k-- > 0;) {
+                  int64_t shift = axis.pad - k * axis.dilation;
+                  new (asked + asks++) Asked{grad + shift, offset + shift,
+                                             TapMatch<C, O>((kd * h.axis().kernel + kh) * axis.kernel + k)};
+                }
               }
             S* to = grad_x + p * windows.in + (id * h.axis().in + ih) * axis.in;
-            auto sum = [&](int64_t phase, auto count, int64_t j) {
-              V total(0);
-              const Asked* windows_of = asked[phase];
-              for (int64_t a = 0; a < count(); ++a)
-                total = windows_of[a].tap.add(total, load(windows_of[a].grad + j), windows_of[a].offset + j);
-              return total;
-            };
-            with_count(asks[0], [&](auto first_count) {
-              with_last_count<step>(asks, first_count, [&](auto last_count) {
-                for (int64_t j = 0; step * j < axis.in; j += width) {
-                  int64_t left = axis.in - step * j;
-                  fetch_target_ahead(to + step * j);
-                  if constexpr (step == 2) {
-                    fetch_target_ahead(to + 2 * j + width);
-                    Halves<S>{sum(0, first_count, j), sum(1, last_count, j)}.write(to + 2 * j, left);
-                  } else if (left >= width) {
-                    store(to + j, sum(0, first_count, j));
-                  } else {
-                    store_partial(to + j, sum(0, first_count, j), left);
-                  }
-                }
-              });
+            with_count(asks, [&](auto count) {
+              for (int64_t j = 0; j < axis.in; j += width) {
+                fetch_target_ahead(to + j);
+                V total(0);
+                for (int64_t a = 0; a < count(); ++a)
+                  total = asked[a].tap.add(total, load(asked[a].grad + j), asked[a].offset + j);
+                if (int64_t left = axis.in - j; left >= width)
+                  store(to + j, total);
+                else
+                  store_partial(to + j, total, left);
+              }
             });
           }
       }
@@ -444,9 +407,9 @@ struct Backward {
     }
     if (tiled && w.kernel == 2) return double_planes();
     bool narrow = w.in < 2 * width;  // then most lanes would be idle
-    if (disjoint || !gathers || w.adaptive || w.stride > 2 || narrow || kSumsInPlace) return scatter_planes(disjoint);
-    if (w.stride == 1) return gather_planes<1>();
-    gather_planes<2>();
+    bool gathers_lines = gathers && !disjoint && !narrow && !kSumsInPlace && !w.adaptive && w.stride == 1;
+    if (gathers_lines) return gather_planes();
+    scatter_planes(disjoint);
   }
 };
 
