@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as native
+from instruction_sets import each_instruction_set, run_on
 from tolerances import DTYPES, SAME_FLOAT32, SAME_FLOAT64, assert_close
 from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
@@ -90,19 +87,9 @@ def test_against_float64(dtype: torch.dtype) -> None:
     check_all(dtype)
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@each_instruction_set
 def test_every_instruction_set(isa: str) -> None:
-    code = (
-        "import test_cross_entropy as t, nnart_ops\n"
-        "for dtype in t.DTYPES: t.check_all(dtype)\n"
-        "print(nnart_ops.build_info()['cpu_isa'])"
-    )
-    here = Path(__file__).parent
-    environment = {**os.environ, "NNART_CPU_ISA": isa, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    if result.stdout.strip() != isa:
-        pytest.skip(f"this CPU has no {isa}")
+    run_on(isa, "import test_cross_entropy as t\nfor dtype in t.DTYPES: t.check_all(dtype)")
 
 
 @pytest.mark.parametrize("kind", ["labels", "probabilities"])

@@ -6,10 +6,7 @@ The oracle of the random stream is Philox4x32-10 in numpy, which is itself held 
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as native
+from instruction_sets import run_on
 from tolerances import DTYPES, chi_square_limit, count_limit
 from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
@@ -297,14 +295,7 @@ def digests() -> str:
 
 @pytest.mark.parametrize("isa", nnart_ops.build_info()["cpu_isa_variants"].split())
 def test_every_instruction_set_gives_the_same_bits(isa: str) -> None:
-    probe = "import nnart_ops, test_dropout; print(nnart_ops.build_info()['cpu_isa']); print(test_dropout.digests())"
-    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    environment = {**os.environ, "NNART_CPU_ISA": isa, "PYTHONPATH": path}
-    run = subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True, text=True, check=True)
-    used, result = run.stdout.strip().split("\n", 1)
-    if used != isa:
-        pytest.skip(f"this CPU has no {isa}")
-    assert result == digests()
+    assert run_on(isa, "import test_dropout; print(test_dropout.digests())") == digests()
 
 
 @dtypes

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import copy
 import io
-import os
 import pickle
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from instruction_sets import each_instruction_set, run_on
 from tolerances import SAME_FLOAT32, SAME_FLOAT64, TWICE_NATIVE, updates_limit
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
 
@@ -119,20 +116,14 @@ def test_against_float64(cls: type, options: dict, dtype: torch.dtype) -> None:
     check_against_float64(cls, options, dtype)
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@each_instruction_set
 def test_every_instruction_set(isa: str) -> None:
-    code = (
-        "import test_optim as t, nnart_ops\n"
+    run_on(
+        isa,
+        "import test_optim as t\n"
         "for dtype in (t.torch.float32, t.torch.bfloat16):\n"
-        "    for cls, options in t.CASES: t.check_against_float64(cls, options, dtype)\n"
-        "print(nnart_ops.build_info()['cpu_isa'])"
+        "    for cls, options in t.CASES: t.check_against_float64(cls, options, dtype)",
     )
-    here = Path(__file__).parent
-    environment = {**os.environ, "NNART_CPU_ISA": isa, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    if result.stdout.strip() != isa:
-        pytest.skip(f"this CPU has no {isa}")
 
 
 @pytest.mark.parametrize("variant", [{}, {"foreach": True}, {"fused": True}], ids=str)

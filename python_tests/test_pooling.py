@@ -4,17 +4,14 @@ all gradients are held to the float64 oracle."""
 from __future__ import annotations
 
 import itertools
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as native
+from instruction_sets import each_instruction_set, run_on
 from tolerances import SAME_BFLOAT16, SAME_FLOAT32, assert_close, compute_eps, storage_rounding
 from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
@@ -295,15 +292,9 @@ def test_unpool_names_a_wrong_index() -> None:
             F.max_unpool2d(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), index), 2)
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@each_instruction_set
 def test_every_instruction_set(isa: str) -> None:
-    code = "import test_pooling, nnart_ops; test_pooling.check_all_windows(); print(nnart_ops.build_info()['cpu_isa'])"
-    here = Path(__file__).parent
-    environment = {**os.environ, "NNART_CPU_ISA": isa, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    if result.stdout.strip() != isa:
-        pytest.skip(f"this CPU has no {isa}")
+    run_on(isa, "import test_pooling; test_pooling.check_all_windows()")
 
 
 @pytest.mark.parametrize("width", [*range(1, 12), 15, 16, 17, 31, 32, 33, 34, 35, 64, 65, 127])

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as native
+from instruction_sets import each_instruction_set, run_on
 from tolerances import SAME_FLOAT32, TWICE_NATIVE, storage_rounding, sum_limit
 from torch.testing._internal.common_methods_invocations import op_db
 
@@ -94,15 +91,9 @@ def test_against_float64(shape: tuple, dtype: torch.dtype, per_channel: bool, la
     check(shape, dtype, per_channel, layout)
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@each_instruction_set
 def test_every_instruction_set(isa: str) -> None:
-    code = "import test_prelu, nnart_ops; test_prelu.check_all(); print(nnart_ops.build_info()['cpu_isa'])"
-    here = Path(__file__).parent
-    environment = {**os.environ, "NNART_CPU_ISA": isa, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    if result.stdout.strip() != isa:
-        pytest.skip(f"this CPU has no {isa}")
+    run_on(isa, "import test_prelu; test_prelu.check_all()")
 
 
 def test_special_values() -> None:

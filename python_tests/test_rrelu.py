@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from instruction_sets import each_instruction_set, run_on
 from tolerances import DTYPES, chi_square_limit, storage_rounding
 from torch import Tensor
 
@@ -51,25 +47,16 @@ def test_slopes(dtype: torch.dtype) -> None:
     check(dtype)
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@each_instruction_set
 def test_every_instruction_set(isa: str) -> None:
     """The same numbers on each, up to the rounding of a product and a sum."""
     code = (
-        "import test_rrelu as t, torch, nnart_ops, nnart_ops.functional as F\n"
+        "import test_rrelu as t, torch, nnart_ops.functional as F\n"
         "t.check_all()\ntorch.manual_seed(5)\n"
-        "print(nnart_ops.build_info()['cpu_isa'])\n"
         "print(F.rrelu(-torch.ones(1001), 0.1, 0.9, True).double().mul(torch.arange(1001.0).double()).sum().item())"
     )
-    here = Path(__file__).parent
-    results = []
-    for name in (isa, "baseline"):
-        environment = {**os.environ, "NNART_CPU_ISA": name, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
-        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, run.stderr
-        results.append(run.stdout.split())
-    if results[0][0] != isa:
-        pytest.skip(f"this CPU has no {isa}")
-    assert float(results[0][1]) == pytest.approx(float(results[1][1]), rel=1e-6)
+    result, expected = (float(run_on(name, code)) for name in (isa, "baseline"))
+    assert result == pytest.approx(expected, rel=1e-6)
 
 
 def test_uniform_and_independent() -> None:

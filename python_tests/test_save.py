@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from instruction_sets import each_instruction_set, run_on
 from opcases import ACTIVATIONS, ActivationCase
 from tolerances import DTYPES, SAME_FLOAT64, assert_close, storage_rounding
 from torch import Tensor
@@ -59,19 +56,11 @@ def test_the_same_derivative(case: ActivationCase, save: str, dtype: torch.dtype
     check(case, save, dtype)
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@each_instruction_set
 def test_every_instruction_set(isa: str) -> None:
-    code = (
-        "import test_save as t, nnart_ops\n"
-        "for case, save in t.CHOICES:\n  for dtype in t.DTYPES: t.check(case, save, dtype)\n"
-        "print(nnart_ops.build_info()['cpu_isa'])"
+    run_on(
+        isa, "import test_save as t\nfor case, save in t.CHOICES:\n  for dtype in t.DTYPES: t.check(case, save, dtype)"
     )
-    here = Path(__file__).parent
-    environment = {**os.environ, "NNART_CPU_ISA": isa, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    if result.stdout.strip() != isa:
-        pytest.skip(f"this CPU has no {isa}")
 
 
 @choices

@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnart_ops.autograd.function import OpFunction, batch_first, differentiable, register_fake, transforms_active
+from nnart_ops.autograd.function import (
+    OpFunction,
+    batch_first,
+    differentiable,
+    refuse_leaf,
+    register_fake,
+    transforms_active,
+)
 
 Second = Callable[..., Tensor] | None
 
@@ -56,7 +63,7 @@ class Activation:
         if torch.compiler.is_compiling() or transforms_active() or not (torch.is_grad_enabled() and x.requires_grad):
             return self.inplace(x, *parameters) if inplace else self.apply(x, *parameters)
         if inplace:
-            _refuse_leaf(x)
+            refuse_leaf(x)
         return _Saving.apply(self, what == "output", x, inplace, *parameters)
 
     def inplace(self, x: Tensor, *parameters: float) -> Tensor:
@@ -64,16 +71,11 @@ class Activation:
         if torch.compiler.is_compiling() or transforms_active():
             return x.copy_(self.apply(x, *parameters))
         if torch.is_grad_enabled() and x.requires_grad:
-            _refuse_leaf(x)
+            refuse_leaf(x)
             return self._inplace_function.apply(x, *parameters)
         self._inplace_kernel(x, *parameters)
         torch.autograd.graph.increment_version(x)
         return x
-
-
-def _refuse_leaf(x: Tensor) -> None:
-    if x.is_leaf:
-        raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
 
 
 class _Saving(torch.autograd.Function):

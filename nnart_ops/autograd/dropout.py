@@ -17,7 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnart_ops.autograd.function import OpFunction, batch_first, differentiable, register_fake, transforms_active
+from nnart_ops.autograd.function import (
+    OpFunction,
+    batch_first,
+    differentiable,
+    refuse_leaf,
+    register_fake,
+    transforms_active,
+)
 
 _ops = torch.ops.nnart_ops
 
@@ -45,8 +52,7 @@ class Dropout(OpFunction):
         by_channel, order = how[-2:]
         x, seed = batch_first(info.batch_size, x, in_dims[0]), batch_first(info.batch_size, seed, in_dims[1])
         if not by_channel and seed.dim() == 1:
-            order = [0, *(d + 1 for d in order)] if order else []
-            return Dropout.apply(x, seed, *how[:-1], order), 0
+            return Dropout.apply(x, seed, *how[:-1], order_in_batch(order)), 0
         # The seeds belong to parts of the first dimension, which comes first in every order that there is now.
         flat = x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
         return Dropout.apply(flat, seed.reshape(-1), *how).reshape(x.shape), 0
@@ -78,8 +84,7 @@ def dropout_(x: Tensor, *args: Any) -> Tensor:
     if torch.compiler.is_compiling() or transforms_active():
         return x.copy_(dropout(x, *args))
     if torch.is_grad_enabled() and x.requires_grad:
-        if x.is_leaf:
-            raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
+        refuse_leaf(x)
         return _Inplace.apply(x, *args)
     _kernel_(x, *args)
     torch.autograd.graph.increment_version(x)
@@ -91,6 +96,11 @@ def empty_in(x: Tensor, order: Sequence[int]) -> Tensor:
     if not order:
         return x.new_empty(x.shape)
     return torch.empty_permuted(x.shape, tuple(order), dtype=x.dtype, device=x.device)
+
+
+def order_in_batch(order: Sequence[int]) -> list[int]:
+    """The order with a dimension of samples in front."""
+    return [0, *(d + 1 for d in order)] if order else []
 
 
 def memory_order(x: Tensor) -> list[int]:

@@ -147,6 +147,12 @@ def direct(eager: Any) -> Callable[..., Any]:
     return super(torch.autograd.Function, eager).apply
 
 
+def refuse_leaf(x: Tensor) -> None:
+    """torch's error for an operation in place on a leaf that requires a gradient."""
+    if x.is_leaf:
+        raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
+
+
 def batch_first(batch_size: int, tensor: Tensor, dim: int | None) -> Tensor:
     """``tensor`` with its batch dimension in front, expanded to ``batch_size`` if it has none."""
     return tensor.expand(batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)

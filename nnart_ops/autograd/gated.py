@@ -6,14 +6,13 @@ value gets ``G f(gate)`` and gate ``G value f'(gate)``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nnart_ops.autograd.activation import Applied
-from nnart_ops.autograd.dropout import empty_in
+from nnart_ops.autograd.dropout import empty_in, order_in_batch
 from nnart_ops.autograd.function import OpFunction, batch_first, differentiable
 
 _ops = torch.ops.nnart_ops
@@ -36,10 +35,6 @@ def _joined(value: Tensor, gate: Tensor, packed: bool, dim: int, gate_first: boo
 
 def _batched(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor | None) -> list[Tensor | None]:
     return [None if t is None else batch_first(info.batch_size, t, in_dims[i]) for i, t in enumerate(tensors)]
-
-
-def _order_in_batch(order: Sequence[int]) -> list[int]:
-    return [0, *(d + 1 for d in order)] if order else []
 
 
 class GatedBackward(OpFunction):
@@ -81,7 +76,7 @@ class GatedBackward(OpFunction):
     def vmap(info: Any, in_dims: tuple[int | None, ...], grad_y: Any, x: Any, gate: Any, *how: Any) -> Any:
         name, numbers, dim, gate_first, order = how
         grad_y, x, gate = _batched(info, in_dims, grad_y, x, gate)
-        grads = GatedBackward.apply(grad_y, x, gate, name, numbers, dim + 1, gate_first, _order_in_batch(order))
+        grads = GatedBackward.apply(grad_y, x, gate, name, numbers, dim + 1, gate_first, order_in_batch(order))
         return grads, (0, None if gate is None else 0)
 
     @staticmethod
@@ -135,7 +130,7 @@ class Gated(OpFunction):
     def vmap(info: Any, in_dims: tuple[int | None, ...], x: Any, gate: Any, *how: Any) -> Any:
         name, numbers, dim, gate_first, order = how
         x, gate = _batched(info, in_dims, x, gate)
-        return Gated.apply(x, gate, name, numbers, dim + 1, gate_first, _order_in_batch(order)), 0
+        return Gated.apply(x, gate, name, numbers, dim + 1, gate_first, order_in_batch(order)), 0
 
     @staticmethod
     def jvp(ctx: Any, x_t: Any, gate_t: Any, *_: None) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnart_ops.autograd.dropout import empty_in
+from nnart_ops.autograd.dropout import empty_in, order_in_batch
 from nnart_ops.autograd.function import OpFunction, batch_first, differentiable
 
 
@@ -38,8 +38,7 @@ class RRelu(OpFunction):
         lower, upper, order = how
         x, sign, seed = (batch_first(info.batch_size, t, d) for t, d in zip((x, sign, seed), in_dims))
         if seed.dim() == 1:
-            order = [0, *(d + 1 for d in order)] if order else []
-            return RRelu.apply(x, sign, seed, lower, upper, order), 0
+            return RRelu.apply(x, sign, seed, lower, upper, order_in_batch(order)), 0
         # The seeds belong to parts of the first dimension, which comes first in every order that there is now.
         flat = x.flatten(0, 1), sign.flatten(0, 1)
         return RRelu.apply(*flat, seed.reshape(-1), lower, upper, order).reshape(x.shape), 0

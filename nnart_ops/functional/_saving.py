@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,9 @@ _FROM_OUTPUT: dict[str, Callable[..., bool]] = {
     "softplus": lambda beta, threshold: beta > 0 and threshold >= 20,
 }
 
+# Of a gated activation.
+GATED = ("input", "recompute")
+
 # Those whose derivative takes two values: slopes_of in csrc/math/activations.h.
 _WITH_TWO_SLOPES = ("relu", "leaky_relu", "threshold", "hardtanh", "hardsigmoid", "hardshrink", "softshrink")
 
@@ -44,12 +47,16 @@ def allowed(op: str, parameters: tuple[float, ...]) -> list[str]:
     return [*choices, "recompute"]
 
 
-def check(name: str, op: str, save: Any, inplace: bool, parameters: tuple[float, ...]) -> None:
-    """Refuses what ``name`` cannot keep."""
-    choices = allowed(op, parameters)
+def check_choice(name: str, save: Any, choices: Sequence[str]) -> None:
+    """Refuses anything but the choices."""
     if save not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name}: save must be None or one of {listed}, but got {save!r}")
+
+
+def check(name: str, op: str, save: Any, inplace: bool, parameters: tuple[float, ...]) -> None:
+    """Refuses what ``name`` cannot keep."""
+    check_choice(name, save, allowed(op, parameters))
     if inplace and save != "output":
         raise ValueError(f"{name}: inplace=True overwrites the input, so save must be None or 'output', not {save!r}")
 

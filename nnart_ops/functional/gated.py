@@ -20,6 +20,7 @@ from nnart_ops.autograd.gated import gated as _gated
 from nnart_ops.autograd.recompute import recomputed
 from nnart_ops.functional._epilogue import Epilogue, epilogue_of
 from nnart_ops.functional._native import kernel_takes
+from nnart_ops.functional._saving import GATED, check_choice
 
 
 def gated(
@@ -148,8 +149,8 @@ def _run(
     save: str | None,
 ) -> Tensor:
     dims = input.dim()
-    if save not in (None, "input", "recompute"):
-        raise ValueError(f"{name}: save must be None or one of 'input', 'recompute', but got {save!r}")
+    if save is not None:
+        check_choice(name, save, GATED)
     if gate is None:
         if not -dims <= dim < dims:
             raise IndexError(f"{name}: dim must be in [{-dims}, {dims - 1}] for this input, but got {dim}")

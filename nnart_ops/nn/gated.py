@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nnart_ops import functional as F
+from nnart_ops.functional._saving import GATED, check_choice
 from nnart_ops.nn.activation import Activation
 
 
@@ -19,9 +20,8 @@ class GLU(Activation, torch.nn.GLU):
 class _Gated(torch.nn.Module):
     def __init__(self, dim: int = -1, gate_first: bool = False, *, save: str | None = None) -> None:
         super().__init__()
-        if save not in (None, "input", "recompute"):
-            name = type(self).__name__
-            raise ValueError(f"{name}: save must be None or one of 'input', 'recompute', but got {save!r}")
+        if save is not None:
+            check_choice(type(self).__name__, save, GATED)
         self.dim, self.gate_first, self.save = dim, gate_first, save
 
     def extra_repr(self) -> str:
