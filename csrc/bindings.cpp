@@ -1,11 +1,15 @@
 // The pybind11 module _C. Importing it loads this shared object, whose static initialisers register the ops; its
-// functions only report how it was built. Tensors reach C++ through torch.ops.
+// functions report how it was built and keep what lives from step to step. Tensors reach C++ through torch.ops.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include "build_facts.h"
 #include "cpu/kernels.h"
 #include "ops/conv_plan.h"
+
+namespace nnart {
+void bind_optimizers(pybind11::module_&);  // optimizer_bindings.cpp
+}
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled half of nnart_ops: importing it registers torch.ops.nnart_ops.";
@@ -57,4 +61,5 @@ PYBIND11_MODULE(_C, m) {
         return pybind11::make_tuple(nnart::name_of(plan.strategy), plan.reason);
       },
       "The strategy and the reason of this thread's last convolution.");
+  nnart::bind_optimizers(m);
 }

@@ -188,13 +188,12 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
       "avg_pool_backward(Tensor grad_y, SymInt[] x_size, int[] kernel_size, int[] stride, int[] padding, bool "
       "ceil_mode, bool count_include_pad, int divisor) -> Tensor");
 
-  // Optimizers: one step for all tensors of the lists. momentum_buffers and max_exp_avg_sqs may be empty (no momentum,
-  // no AMSGrad); steps are one-element tensors that the op increments.
+  // Optimizers. optimizer_step_: one step of the rule for all params; hyper are the rule's numbers in the order of its
+  // Hyper (math/optimizers.h), lr first; states are all params' first state, then their second, ...; scalars
+  // likewise, of one element; steps are one-element tensors that the op increments. hold_tensors_ hands tensors to the
+  // next call of _C.
   m.def(
-      "sgd_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffers, float lr, float momentum, float "
-      "dampening, float weight_decay, bool nesterov, bool maximize) -> ()");
-  m.def(
-      "adamw_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] "
-      "max_exp_avg_sqs, Tensor(e!)[] steps, float lr, float beta1, float beta2, float eps, float weight_decay, bool "
-      "maximize) -> ()");
+      "optimizer_step_(str rule, float[] hyper, float weight_decay, bool decoupled, bool maximize, Tensor(a!)[] "
+      "params, Tensor[] grads, Tensor(b!)[] states, Tensor(c!)[] scalars, Tensor(d!)[] steps) -> ()");
+  m.def("hold_tensors_(Tensor(a!)[] tensors) -> ()");
 }

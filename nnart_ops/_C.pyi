@@ -1,5 +1,8 @@
 from collections.abc import Sequence
 from enum import Enum
+from typing import Any
+
+from torch import Tensor
 
 class DType(Enum):
     float32 = 0
@@ -29,3 +32,46 @@ def plan_is_native(
     has_bias: bool,
     wanted: Sequence[ConvPass],
 ) -> bool: ...
+
+class OptimizerPlan:
+    def __init__(
+        self, options: dict[str, Any], param_groups: list[dict[str, Any]], state: dict[Tensor, Any]
+    ) -> None: ...
+    def add_group(
+        self,
+        group: dict[str, Any],
+        rule: str,
+        hyper: Sequence[tuple[str | None, int, float]],
+        decay: str,
+        watched: Sequence[str],
+    ) -> None: ...
+    def add_rows(
+        self,
+        group: int,
+        params: list[Tensor],
+        states: int,
+        quantized: Sequence[int],
+        positive: Sequence[int],
+        master: bool,
+        compensation: bool,
+        ema: bool,
+        step: bool,
+        scalars: int,
+        steps: float,
+    ) -> None: ...
+    def seal(self) -> None: ...
+    def step(
+        self,
+        param_groups: list[dict[str, Any]],
+        state: dict[Tensor, Any],
+        grad_factor: float,
+        max_norm: float,
+        wants_norm: bool,
+        skips_non_finite: bool,
+        measures_only: bool,
+        norm: float,
+        seed: int,
+        fresh: bool,
+    ) -> tuple[float, bool] | None: ...
+    @property
+    def serves_one_step(self) -> bool: ...

@@ -142,8 +142,6 @@ def _pair() -> list[Tensor]:
     return [_plain(3).abs(), _plain(2, 2).abs()]
 
 
-_ADAMW = (0.1, 0.9, 0.99, 1e-8, 0.01, False)
-
 OPS: dict[str, Sample] = {
     **_activation_rows(),
     "elu_backward_from_output": lambda: (_tensor(3, 5), _tensor(3, 5), 1.3, 1.1, 0.7),
@@ -198,6 +196,10 @@ OPS: dict[str, Sample] = {
     "avg_pool": lambda: (_tensor(2, 3, 6, 7), *_POOL[:3], True, False, 0),
     "adaptive_avg_pool": lambda: (_tensor(2, 3, 6, 7), [4, 3]),
     "avg_pool_backward": lambda: (_tensor(2, 3, 4, 7), [6, 7], *_POOL[:3], True, False, 0),
-    "sgd_": lambda: (*(_pair() for _ in range(3)), 0.1, 0.9, 0.1, 0.01, False, False),
-    "adamw_": lambda: (*(_pair() for _ in range(4)), [], [torch.tensor(1.0), torch.tensor(2.0)], *_ADAMW),
+    "optimizer_step_": lambda: (
+        "adam",
+        *([0.1, 0.9, 0.99, 1e-8], 0.1, True, False),
+        *(_pair(), _pair(), [t.abs() for t in (*_pair(), *_pair())], [], [torch.tensor(1.0), torch.tensor(2.0)]),
+    ),
+    "hold_tensors_": lambda: (_pair(),),
 }

@@ -21,7 +21,15 @@ ALLOWED = {
     "cpu": [STANDARD, r"immintrin\.h", r"core/.*", r"math/.*", r"cpu/.*"],
     "cuda": [STANDARD, r"cuda_.*", r"core/.*", r"math/.*", r"cuda/.*"],
     "ops": [r"[a-z_]+", TORCH, r"core/.*", r"math/.*", r"ops/.*", r"cpu/kernels\.h", r"cuda/kernels\.h"],
-    ".": [r"string", r"pybind11/.*", TORCH, r"build_facts\.h", r"cpu/kernels\.h", r"ops/(register|conv_plan)\.h"],
+    ".": [
+        r"[a-z_]+",
+        r"pybind11/.*",
+        TORCH,
+        r"build_facts\.h",
+        r"cpu/kernels\.h",
+        r"core/dlpack\.h",
+        r"ops/(register|conv_plan|optimizer_plan|held_tensors)\.h",
+    ],
 }
 SOURCES = sorted(path for pattern in ("*.h", "*.cpp", "*.cu", "*.cuh") for path in CSRC.rglob(pattern))
 
@@ -58,7 +66,7 @@ PYTHON_LAYERS = {
     "autograd": {"nnart_ops.autograd"},
     "functional": {"nnart_ops.autograd", "nnart_ops.functional", "nnart_ops._extension"},
     "nn": {"nnart_ops.functional", "nnart_ops.nn"},
-    "optim": {"nnart_ops.optim", "nnart_ops.autograd", "nnart_ops.functional._native"},
+    "optim": {"nnart_ops.optim", "nnart_ops.autograd", "nnart_ops.functional._native", "nnart_ops._C"},
 }
 
 

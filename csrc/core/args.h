@@ -5,7 +5,6 @@
 
 #include "core/dtype.h"
 #include "math/activations.h"
-#include "math/optimizers.h"
 #include "math/pooling.h"
 #include "math/window.h"
 
@@ -277,31 +276,5 @@ inline __attribute__((always_inline)) int64_t loss_tasks(int64_t outer, int64_t 
   int64_t rows = loss_rows(classes);
   return inner == 1 ? (outer + rows - 1) / rows : outer * ((inner + kLossRun - 1) / kLossRun);
 }
-
-// What the multi-tensor loop updates: rows of tensors, laid end to end. All operands of a row are dense and share one
-// order of elements.
-constexpr int kMaxOperands = 5;
-struct TensorRow {
-  void* data[kMaxOperands];  // the parameter, its gradient, the optimizer's state
-  int64_t first, n;          // the row holds the elements [first, first + n) of all
-};
-struct TensorTable {
-  const TensorRow* rows;
-  int64_t row_count, n;
-};
-
-struct SgdArgs {
-  DType dtype;
-  SgdParameters parameters;
-  bool has_momentum;
-  TensorTable table;
-};
-
-struct AdamWArgs {
-  DType dtype;
-  const AdamWParameters* parameters;  // one a row
-  bool amsgrad;
-  TensorTable table;
-};
 
 }  // namespace nnart

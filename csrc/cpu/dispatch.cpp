@@ -81,7 +81,6 @@ void launch(const DropoutArgs& args) { launch_on_chosen(args); }
 void launch(const GatedArgs& args) { launch_on_chosen(args); }
 void launch(const SoftmaxArgs& args) { launch_on_chosen(args); }
 void launch(const CrossEntropyArgs& args) { launch_on_chosen(args); }
-void launch(const SgdArgs& args) { launch_on_chosen(args); }
-void launch(const AdamWArgs& args) { launch_on_chosen(args); }
+void launch(const OptimizerArgs& args) { launch_on_chosen(args); }
 
 }  // namespace nnart::cpu

@@ -4,6 +4,10 @@
 
 #include "core/args.h"
 
+namespace nnart {
+struct OptimizerArgs;
+}
+
 namespace nnart::cpu {
 
 enum class Isa { baseline, avx2, avx512 };
@@ -25,8 +29,7 @@ struct Kernels {
   static void launch(const GatedArgs&);
   static void launch(const SoftmaxArgs&);
   static void launch(const CrossEntropyArgs&);
-  static void launch(const SgdArgs&);
-  static void launch(const AdamWArgs&);
+  static void launch(const OptimizerArgs&);
 };
 
 // The instruction set in use: the best this CPU has, unless the environment variable NNART_CPU_ISA names a lesser one.
@@ -48,7 +51,6 @@ void launch(const DropoutArgs&);
 void launch(const GatedArgs&);
 void launch(const SoftmaxArgs&);
 void launch(const CrossEntropyArgs&);
-void launch(const SgdArgs&);
-void launch(const AdamWArgs&);
+void launch(const OptimizerArgs&);
 
 }  // namespace nnart::cpu

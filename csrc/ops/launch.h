@@ -8,6 +8,8 @@
 
 namespace nnart {
 
+struct OptimizerArgs;
+
 // Whether torch's own convolution of this dtype is vectorized on this machine: where it is not, it is slower by orders
 // of magnitude.
 bool native_conv_is_fast(DType dtype);
@@ -30,7 +32,6 @@ void launch(const DropoutArgs&, const Tensor& on);
 void launch(const GatedArgs&, const Tensor& on);
 void launch(const SoftmaxArgs&, const Tensor& on);
 void launch(const CrossEntropyArgs&, const Tensor& on);
-void launch(const SgdArgs&, const Tensor& on);
-void launch(const AdamWArgs&, const Tensor& on);
+void launch(const OptimizerArgs&, const Tensor& on);
 
 }  // namespace nnart

@@ -43,8 +43,7 @@ void launch(const DropoutArgs&, const Tensor&) { no_kernel("dropout"); }
 void launch(const GatedArgs&, const Tensor&) { no_kernel("gated"); }
 void launch(const SoftmaxArgs&, const Tensor&) { no_kernel("softmax"); }
 void launch(const CrossEntropyArgs&, const Tensor&) { no_kernel("cross_entropy"); }
-void launch(const SgdArgs&, const Tensor&) { no_kernel("sgd_"); }
-void launch(const AdamWArgs&, const Tensor&) { no_kernel("adamw_"); }
+void launch(const OptimizerArgs&, const Tensor&) { no_kernel("optimizer_step_"); }
 
 STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CUDA, library) {
   Library m(library);

@@ -1,0 +1,399 @@
+// Optimizers: one parallel region a pass over the tiles of all tensors of all groups. The norm of the gradients is the
+// first pass, where anything asks for it; the layer-wise rules have one more, for the norms of each tensor; the last
+// one does everything else while an element is in the first-level cache. Sums are taken tile by tile and the tiles in
+// their order, so that no result depends on the number of threads.
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "core/parallel.h"
+#include "cpu/kernels.h"
+#include "cpu/optimizers/tile.h"
+#include "cpu/scratch.h"
+
+namespace nnart::cpu {
+namespace {
+
+// Below this many tiles a thread does not pay for its wake-up.
+constexpr int64_t kTileGrain = 16;
+
+constexpr int64_t kRuleBytes = 128;
+
+template <class Rule>
+constexpr bool is_layer_wise = requires(Rule rule) { rule.scale(0.0, 0.0); };
+
+bool layer_wise(OptimizerRule rule) {
+  return rule == OptimizerRule::Lamb || rule == OptimizerRule::Lars || rule == OptimizerRule::LarsNesterov;
+}
+
+// The row that holds the tile.
+int64_t row_of(const OptimizerArgs& args, int64_t tile) {
+  int64_t low = 0, high = args.row_count;
+  while (high - low > 1) {
+    int64_t middle = low + (high - low) / 2;
+    if (args.rows[middle].first_tile <= tile)
+      low = middle;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+// f(row, begin, n, tile) for each tile that has elements: n of them, from begin on.
+template <class F>
+void for_tiles(const OptimizerArgs& args, const F& f) {
+  parallel_for(args.tiles, args.rows_overlap ? args.tiles : kTileGrain, [&](int64_t tile, int64_t end) {
+    for (int64_t r = row_of(args, tile); tile < end; ++r) {
+      const OptimizerRow& row = args.rows[r];
+      for (; tile < end && (tile - row.first_tile) * kOptimizerTile < row.n; ++tile) {
+        int64_t begin = (tile - row.first_tile) * kOptimizerTile;
+        f(row, begin, row.n - begin < kOptimizerTile ? row.n - begin : kOptimizerTile, tile);
+      }
+    }
+  });
+}
+
+template <class C>
+double sum_of_squares(const C* x, int64_t n) {
+  constexpr int64_t width = Vec<C>::size;
+  Vec<C> sums[4] = {Vec<C>(0.0), Vec<C>(0.0), Vec<C>(0.0), Vec<C>(0.0)};
+  int64_t i = 0;
+  for (; i + 4 * width <= n; i += 4 * width)
+    for (int k = 0; k < 4; ++k) {
+      Vec<C> v = load(x + i + k * width);
+      sums[k] = sums[k] + v * v;
+    }
+  for_vectors<C>(n - i, [&](int64_t at, auto count) {
+    Vec<C> v = load_some(x + i + at, count);
+    sums[0] = sums[0] + v * v;
+  });
+  double sum = sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  if (std::isfinite(sum) || sizeof(C) == 8) return sum;
+  sum = 0;  // squares of finite numbers can be too large for a float
+  for (i = 0; i < n; ++i) sum += double(x[i]) * double(x[i]);
+  return sum;
+}
+
+template <class C>
+double sum_of_squares(const OptimizerRow& row, int64_t begin, int64_t n) {
+  Buffer<C> buffer;
+  return sum_of_squares(in_compute_type<C>(advance(row.grad, row.grad_dtype, begin), row.grad_dtype, n, buffer), n);
+}
+
+double grad_norm(const OptimizerArgs& args) {
+  Scratch<double> sums(Use::partial, args.tiles);
+  double* partial = sums.data();
+  for_tiles(args, [&](const OptimizerRow& row, int64_t begin, int64_t n, int64_t tile) {
+    partial[tile] = row.param_dtype == DType::Float64 ? sum_of_squares<double>(row, begin, n)
+                                                      : sum_of_squares<float>(row, begin, n);
+  });
+  double sum = 0;
+  for (int64_t tile = 0; tile < args.tiles; ++tile) sum += partial[tile];
+  return std::sqrt(sum) * std::fabs(args.grad_factor);
+}
+
+// ---- the tile -----------------------------------------------------------------------------------------------------
+
+// What happens to a gradient and a parameter before the rule.
+struct Before {
+  double grad_factor, max_value, weight_decay, kept;
+};
+
+// A tile's operands in the compute type.
+template <class C>
+struct Operands {
+  C* param;
+  const C* grad;
+  C* state[kMaxStates];
+  int64_t n;
+};
+
+template <bool decays, class C, class Rule>
+void update(const Rule& rule, const Before& before, const Operands<C>& x) {
+  Vec<C> factor(before.grad_factor), decay(before.weight_decay), kept(before.kept);
+  for_vectors<C>(x.n, [&](int64_t i, auto count) {
+    Vec<C> param = load_some(x.param + i, count), grad = load_some(x.grad + i, count) * factor;
+    if constexpr (decays) grad = grad + decay * param;  // without a penalty 0 * inf would be NaN
+    Vec<C> state[kMaxStates];
+    for (int k = 0; k < Rule::states; ++k) state[k] = load_some(x.state[k] + i, count);
+    param = param * kept;
+    rule(param, grad, state);
+    store_some(x.param + i, param, count);
+    for (int k = 0; k < Rule::states; ++k) store_some(x.state[k] + i, state[k], count);
+  });
+}
+
+// The sums of squares of the parameter and of what the rule measures.
+template <class C, class Rule>
+std::pair<double, double> measure(const Rule& rule, const Before& before, const Operands<C>& x, C* measured) {
+  Vec<C> factor(before.grad_factor);
+  for_vectors<C>(x.n, [&](int64_t i, auto count) {
+    Vec<C> state[kMaxStates];
+    for (int k = 0; k < Rule::states; ++k) state[k] = load_some(x.state[k] + i, count);
+    Vec<C> grad = load_some(x.grad + i, count) * factor;
+    store(measured + i, rule.measure(load_some(x.param + i, count), grad, state));
+    for (int k = 0; k < Rule::states; ++k) store_some(x.state[k] + i, state[k], count);
+  });
+  return {sum_of_squares(x.param, x.n), sum_of_squares(measured, x.n)};
+}
+
+// Brings a tile's operands into the compute type and takes back what changed.
+template <class C>
+class Tile {
+ public:
+  Tile(const OptimizerRow& row, const OptimizerGroup& group, int states, int64_t begin, int64_t n, int64_t tile)
+      : row_(row), group_(group), states_(states), begin_(begin), n_(n), tile_(tile) {}
+
+  Operands<C> load(Before& before) {
+    Operands<C> x{};
+    x.n = n_;
+    x.param = param_ = load_param();
+    C* grad = in_compute_type(grad_memory(), row_.grad_dtype, n_, grad_buffer_);
+    if (before.max_value < INFINITY) {
+      Vec<C> factor(before.grad_factor), bound(before.max_value);
+      for_vectors<C>(n_, [&](int64_t i, auto count) {
+        Vec<C> g = load_some(grad + i, count) * factor;
+        nnart::cpu::store(grad_buffer_.data + i, at_most(at_least(g, -bound), bound));
+      });
+      grad = grad_buffer_.data;
+      before.grad_factor = 1;
+    }
+    x.grad = grad;
+    for (int k = 0; k < states_; ++k) x.state[k] = state_[k] = load_state(k);
+    return x;
+  }
+
+  void store_states() const {
+    for (int k = 0; k < states_; ++k) {
+      if (state_[k] != state_buffer_[k].data) continue;
+      if (!row_.scale[k])
+        narrow_some(row_.state_dtype[k], state_[k], n_, state_memory(k));
+      else if constexpr (sizeof(C) == 4)
+        row_.positive[k] ? quantize<true>(state_[k], n_, codes(k), scales(k))
+                         : quantize<false>(state_[k], n_, codes(k), scales(k));
+    }
+  }
+
+  void store_param(uint64_t key) {
+    if constexpr (sizeof(C) == 4) {
+      if (param_ == param_buffer_.data || row_.master) store_low_precision(key);
+      // The average is of the parameter as it is stored.
+      if (row_.ema && param_ == param_buffer_.data && !row_.compensation)
+        widen_some(row_.param_dtype, param_memory(), n_, param_);
+    }
+    if (row_.ema) {
+      auto* ema = static_cast<C*>(row_.ema) + begin_;
+      Vec<C> weight(1 - group_.ema_decay);
+      for_vectors<C>(n_, [&](int64_t i, auto count) {
+        Vec<C> average = load_some(ema + i, count);
+        store_some(ema + i, average + weight * (load_some(param_ + i, count) - average), count);
+      });
+    }
+    if (group_.zero_grad) std::memset(grad_memory(), 0, size_t(n_ * bytes_of(row_.grad_dtype)));
+  }
+
+ private:
+  void* param_memory() const { return advance(row_.param, row_.param_dtype, begin_); }
+  void* grad_memory() const { return advance(row_.grad, row_.grad_dtype, begin_); }
+  void* state_memory(int k) const { return advance(row_.state[k], row_.state_dtype[k], begin_); }
+  uint8_t* codes(int k) const { return static_cast<uint8_t*>(row_.state[k]) + begin_; }
+  float* scales(int k) const { return row_.scale[k] + begin_ / kQuantizedBlock; }
+
+  C* load_param() {
+    if (row_.master) return static_cast<C*>(row_.master) + begin_;
+    if constexpr (sizeof(C) == 4) {
+      if (row_.compensation) {
+        void* low = advance(row_.compensation, row_.param_dtype, begin_);
+        in_low_precision(
+            [&](auto* high) { join_some(high, static_cast<decltype(high)>(low), n_, param_buffer_.data); });
+        return param_buffer_.data;
+      }
+    }
+    return in_compute_type(param_memory(), row_.param_dtype, n_, param_buffer_);
+  }
+
+  C* load_state(int k) {
+    if (!row_.scale[k]) return in_compute_type(state_memory(k), row_.state_dtype[k], n_, state_buffer_[k]);
+    if constexpr (sizeof(C) == 4)
+      row_.positive[k] ? dequantize<true>(codes(k), scales(k), n_, state_buffer_[k].data)
+                       : dequantize<false>(codes(k), scales(k), n_, state_buffer_[k].data);
+    return state_buffer_[k].data;
+  }
+
+  void store_low_precision(uint64_t key) const {
+    in_low_precision([&](auto* to) {
+      using S = std::remove_pointer_t<decltype(to)>;
+      if (row_.compensation)
+        split_some(param_, n_, to, static_cast<S*>(advance(row_.compensation, row_.param_dtype, begin_)));
+      else if (group_.rounding == Rounding::Stochastic && !row_.master)
+        round_stochastically(param_, n_, to, uint64_t(tile_) * (kOptimizerTile / 4), key);
+      else
+        narrow_some(row_.param_dtype, param_, n_, to);
+    });
+  }
+
+  template <class F>
+  void in_low_precision(const F& f) const {
+    if (row_.param_dtype == DType::BFloat16)
+      f(static_cast<BFloat16*>(param_memory()));
+    else
+      f(static_cast<Float16*>(param_memory()));
+  }
+
+  const OptimizerRow& row_;
+  const OptimizerGroup& group_;
+  int states_;
+  int64_t begin_, n_, tile_;
+  C* param_ = nullptr;
+  C* state_[kMaxStates] = {};
+  Buffer<C> param_buffer_, grad_buffer_, state_buffer_[kMaxStates];
+};
+
+Before before(const OptimizerGroup& group, double grad_factor) {
+  return {grad_factor * group.sign, group.max_value, group.weight_decay, group.kept};
+}
+
+template <class C>
+void update_tile(const OptimizerArgs& args, const OptimizerRow& row, double grad_factor, int64_t begin, int64_t n,
+                 int64_t tile) {
+  const OptimizerGroup& group = args.groups[row.group];
+  with_rule<C>(group.rule, [&](auto type) {
+    using Rule = typename decltype(type)::type;
+    const Rule& rule = *static_cast<const Rule*>(row.rule);
+    Tile<C> memory(row, group, Rule::states, begin, n, tile);
+    Before shared = before(group, grad_factor);
+    Operands<C> x = memory.load(shared);
+    shared.weight_decay != 0 ? update<true>(rule, shared, x) : update<false>(rule, shared, x);
+    memory.store_states();
+    memory.store_param(args.seed);
+  });
+}
+
+template <class C>
+std::pair<double, double> measure_tile(const OptimizerArgs& args, const OptimizerRow& row, double grad_factor,
+                                       int64_t begin, int64_t n, int64_t tile) {
+  std::pair<double, double> sums{};
+  const OptimizerGroup& group = args.groups[row.group];
+  with_rule<C>(group.rule, [&](auto type) {
+    using Rule = typename decltype(type)::type;
+    if constexpr (is_layer_wise<Rule>) {
+      Tile<C> memory(row, group, Rule::states, begin, n, tile);
+      Before shared = before(group, grad_factor);
+      Operands<C> x = memory.load(shared);
+      Buffer<C> measured;
+      sums = measure(*static_cast<const Rule*>(row.rule), shared, x, measured.data);
+      memory.store_states();
+    }
+  });
+  return sums;
+}
+
+// ---- the step -----------------------------------------------------------------------------------------------------
+
+double read_scalar(const void* p, DType dtype) {
+  return dtype == DType::Float64 ? *static_cast<const double*>(p) : *static_cast<const float*>(p);
+}
+void write_scalar(void* p, DType dtype, double x) {
+  if (dtype == DType::Float64)
+    *static_cast<double*>(p) = x;
+  else
+    *static_cast<float*>(p) = float(x);
+}
+
+// Counts the step of a row and gives its number.
+double next_step(OptimizerRow& row) {
+  if (!row.step) return row.steps += 1;
+  double t = read_scalar(row.step, row.scalar_dtype) + 1;
+  write_scalar(row.step, row.scalar_dtype, t);
+  return t;
+}
+
+// Builds each row's rule in memory. Rows of one group that are at the same step share theirs, for its powers are dear,
+// unless the rule has something of the tensor's own.
+void build_rules(const OptimizerArgs& args, char* memory) {
+  const OptimizerRow* last = nullptr;
+  double last_t = 0;
+  for (int64_t r = 0; r < args.row_count; ++r, memory += kRuleBytes) {
+    OptimizerRow& row = args.rows[r];
+    const OptimizerGroup& group = args.groups[row.group];
+    double t = next_step(row);
+    bool own = row.scalar[0] || layer_wise(group.rule);
+    bool same = last && last->group == row.group && last_t == t && !own &&
+                (last->param_dtype == DType::Float64) == (row.param_dtype == DType::Float64);
+    if (same) {
+      row.rule = last->rule;
+      continue;
+    }
+    math::OptimizerScalars scalars{{}, row.scalar_dtype == DType::Float32};
+    for (int k = 0; k < 2; ++k)
+      if (row.scalar[k]) scalars.value[k] = read_scalar(row.scalar[k], row.scalar_dtype);
+    auto build = [&](auto type) {
+      using Rule = typename decltype(type)::type;
+      static_assert(sizeof(Rule) <= kRuleBytes && sizeof(typename Rule::Hyper) <= sizeof group.hyper);
+      typename Rule::Hyper hyper;
+      std::memcpy(&hyper, group.hyper, sizeof hyper);
+      row.rule = new (memory) Rule(hyper, t, scalars);
+    };
+    row.param_dtype == DType::Float64 ? with_rule<double>(group.rule, build) : with_rule<float>(group.rule, build);
+    for (int k = 0; k < 2; ++k)
+      if (row.scalar[k]) write_scalar(row.scalar[k], row.scalar_dtype, scalars.value[k]);
+    last = &row;
+    last_t = t;
+  }
+}
+
+void scale_layers(const OptimizerArgs& args, double grad_factor) {
+  using Sums = std::pair<double, double>;
+  Scratch<Sums> scratch(Use::partial, args.tiles);
+  Sums* partial = scratch.data();
+  for_tiles(args, [&](const OptimizerRow& row, int64_t begin, int64_t n, int64_t tile) {
+    partial[tile] = row.param_dtype == DType::Float64 ? measure_tile<double>(args, row, grad_factor, begin, n, tile)
+                                                      : measure_tile<float>(args, row, grad_factor, begin, n, tile);
+  });
+  for (int64_t r = 0; r < args.row_count; ++r) {
+    OptimizerRow& row = args.rows[r];
+    double param = 0, measured = 0;
+    for (int64_t tile = 0; tile * kOptimizerTile < row.n; ++tile) {
+      param += partial[row.first_tile + tile].first;
+      measured += partial[row.first_tile + tile].second;
+    }
+    auto scale = [&](auto type) {
+      using Rule = typename decltype(type)::type;
+      if constexpr (is_layer_wise<Rule>)
+        static_cast<Rule*>(const_cast<void*>(row.rule))->scale(std::sqrt(param), std::sqrt(measured));
+    };
+    OptimizerRule rule = args.groups[row.group].rule;
+    row.param_dtype == DType::Float64 ? with_rule<double>(rule, scale) : with_rule<float>(rule, scale);
+  }
+}
+
+}  // namespace
+
+template <>
+void Kernels<Isa::NNART_ISA>::launch(const OptimizerArgs& args) {
+  OptimizerResult& result = *args.result;
+  bool clips = args.max_norm < INFINITY;
+  bool needs_norm = clips || args.wants_norm || args.skips_non_finite || args.measures_only;
+  result.grad_norm = args.norm >= 0 || !needs_norm ? args.norm : grad_norm(args);
+  result.finite = !needs_norm || std::isfinite(result.grad_norm);
+  if (args.measures_only || (args.skips_non_finite && !result.finite)) return;
+
+  double grad_factor = args.grad_factor;
+  if (clips) {
+    double ratio = args.max_norm / (result.grad_norm + 1e-6);  // as torch.nn.utils.clip_grad_norm_
+    if (!(ratio > 1)) grad_factor *= ratio;
+  }
+  Scratch<char> rules(Use::tables, args.row_count * kRuleBytes);
+  build_rules(args, rules.data());
+  bool any_layer_wise = false;
+  for (int64_t r = 0; r < args.row_count; ++r) any_layer_wise |= layer_wise(args.groups[args.rows[r].group].rule);
+  if (any_layer_wise) scale_layers(args, grad_factor);
+  for_tiles(args, [&](const OptimizerRow& row, int64_t begin, int64_t n, int64_t tile) {
+    if (row.param_dtype == DType::Float64)
+      update_tile<double>(args, row, grad_factor, begin, n, tile);
+    else
+      update_tile<float>(args, row, grad_factor, begin, n, tile);
+  });
+}
+
+}  // namespace nnart::cpu

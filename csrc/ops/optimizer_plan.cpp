@@ -1,0 +1,212 @@
+#include "ops/optimizer_plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+
+#include "math/integers.h"
+#include "ops/launch.h"
+
+namespace nnart {
+namespace {
+
+struct Name {
+  const char* name;
+  OptimizerRule rule;
+};
+constexpr Name kNames[] = {
+    {"sgd", OptimizerRule::Sgd},
+    {"sgd_momentum", OptimizerRule::SgdMomentum},
+    {"sgd_nesterov", OptimizerRule::SgdNesterov},
+    {"adam", OptimizerRule::Adam},
+    {"adam_amsgrad", OptimizerRule::AdamAmsgrad},
+    {"adagrad", OptimizerRule::Adagrad},
+    {"rmsprop", OptimizerRule::RmsProp},
+    {"rmsprop_momentum", OptimizerRule::RmsPropMomentum},
+    {"rmsprop_centered", OptimizerRule::RmsPropCentered},
+    {"rmsprop_centered_momentum", OptimizerRule::RmsPropCenteredMomentum},
+    {"adadelta", OptimizerRule::Adadelta},
+    {"adamax", OptimizerRule::Adamax},
+    {"nadam", OptimizerRule::NAdam},
+    {"radam", OptimizerRule::RAdam},
+    {"asgd", OptimizerRule::Asgd},
+    {"rprop", OptimizerRule::Rprop},
+    {"lion", OptimizerRule::Lion},
+    {"lamb", OptimizerRule::Lamb},
+    {"lars", OptimizerRule::Lars},
+    {"lars_nesterov", OptimizerRule::LarsNesterov},
+};
+
+constexpr const char* kOp = "optimizer step";
+
+}  // namespace
+
+OptimizerRule rule_named(const std::string& name) {
+  for (const Name& candidate : kNames)
+    if (name == candidate.name) return candidate.rule;
+  std::string allowed;
+  for (const Name& candidate : kNames) allowed += (allowed.empty() ? "" : ", ") + std::string(candidate.name);
+  check(false, kOp, ": rule is \"", name, "\"; allowed are ", allowed);
+  return OptimizerRule::Sgd;
+}
+
+int hyper_count(OptimizerRule rule) {
+  int count = 0;
+  with_rule<double>(rule, [&](auto type) { count = sizeof(typename decltype(type)::type::Hyper) / sizeof(double); });
+  return count;
+}
+
+int state_count(OptimizerRule rule) {
+  int count = 0;
+  with_rule<double>(rule, [&](auto type) { count = decltype(type)::type::states; });
+  return count;
+}
+
+int scalar_count(OptimizerRule rule) {
+  int count = 0;
+  with_rule<double>(rule, [&](auto type) { count = decltype(type)::type::scalars; });
+  return count;
+}
+
+Tensor OptimizerPlan::in_order(const Tensor& reference, const Tensor& t, bool written) {
+  check_same_sizes(reference, "the parameter", t, "its gradient or state", kOp);
+  Tensor ordered = in_order_of(reference, t);
+  if (ordered.data_ptr() != t.data_ptr()) {
+    copied_ = true;
+    if (written) copies_.push_back({t, ordered});
+  }
+  return ordered;
+}
+
+void OptimizerPlan::add_rows(int group, const RowLayout& layout, const Tensors& tensors, double steps) {
+  size_t each = size_t(layout.tensors());
+  check(group >= 0 && size_t(group) < groups_.size(), kOp, ": there is no group ", group);
+  check(tensors.size() % each == 0, kOp, ": ", tensors.size(), " tensors are no multiple of the ", each, " of a row");
+  check(layout.states == state_count(groups_[size_t(group)].rule), kOp, ": the rule has ",
+        state_count(groups_[size_t(group)].rule), " tensors of state, but ", layout.states, " are given");
+  check(layout.scalars == scalar_count(groups_[size_t(group)].rule), kOp, ": the rule has ",
+        scalar_count(groups_[size_t(group)].rule), " scalars of state, but ", layout.scalars, " are given");
+  for (size_t at = 0; at < tensors.size(); at += each) {
+    const Tensor* next = &tensors[at];
+    OptimizerRow row{};
+    row.group = group;
+    row.steps = steps;
+    auto place = [&](const Tensor& t) {
+      places_.push_back({t, t.data_ptr()});
+      return t.data_ptr();
+    };
+
+    const Tensor& given = *next++;
+    row.param_dtype = dtype_of(given, kOp, "a parameter");
+    Tensor param = dense(given);
+    if (param.data_ptr() != given.data_ptr()) {
+      copied_ = true;
+      copies_.push_back({given, param});
+    }
+    row.param = place(param);
+    row.n = param.numel();
+    const Tensor& grad = *next++;
+    row.grad_dtype = dtype_of(grad, kOp, "a gradient");
+    alive_.push_back(in_order(param, grad, groups_[size_t(group)].zero_grad));
+    row.grad = alive_.back().data_ptr();
+
+    const Tensor* scales = next + layout.states;
+    for (int k = 0; k < layout.states; ++k) {
+      const Tensor& state = *next++;
+      if (std::count(layout.quantized.begin(), layout.quantized.end(), k)) {
+        check(state.scalar_type() == ScalarType::Byte && state.numel() == row.n, kOp,
+              ": 8-bit state must have dtype uint8 and the ", row.n, " elements of its parameter");
+        check(scales->scalar_type() == ScalarType::Float && scales->numel() == ceil_div(row.n, kQuantizedBlock), kOp,
+              ": the scales of 8-bit state must have dtype float32 and an element for each ", kQuantizedBlock);
+        row.state[k] = place(state);
+        row.scale[k] = static_cast<float*>(place(*scales++));
+        row.positive[k] = std::count(layout.positive.begin(), layout.positive.end(), k);
+      } else {
+        row.state_dtype[k] = dtype_of(state, kOp, "a state");
+        Tensor ordered = in_order(param, state, true);
+        row.state[k] = place(ordered);
+      }
+    }
+    next = scales;
+    DType compute = row.param_dtype == DType::Float64 ? DType::Float64 : DType::Float32;
+    auto like_param = [&](const char* name, DType dtype) {
+      const Tensor& t = *next++;
+      check(dtype_of(t, kOp, name) == dtype, kOp, ": ", name, " has another dtype than the step computes in");
+      return place(in_order(param, t, true));
+    };
+    bool low = row.param_dtype == DType::BFloat16 || row.param_dtype == DType::Float16;
+    check(low || !(layout.master || layout.compensation), kOp,
+          ": master weights and compensation are for bfloat16 and float16 parameters");
+    if (layout.master) row.master = like_param("master", DType::Float32);
+    if (layout.compensation) row.compensation = like_param("compensation", row.param_dtype);
+    if (layout.ema) row.ema = like_param("ema", compute);
+    auto scalar = [&](const char* name) {
+      const Tensor& t = *next++;
+      row.scalar_dtype = dtype_of(t, kOp, name);
+      check(t.numel() == 1 && (row.scalar_dtype == DType::Float32 || row.scalar_dtype == DType::Float64), kOp, ": ",
+            name, " must have one element of float32 or float64");
+      return place(t);
+    };
+    if (layout.step) row.step = scalar("step");
+    for (int k = 0; k < layout.scalars; ++k) row.scalar[k] = scalar("a scalar of the state");
+
+    row.first_tile = tiles_;
+    tiles_ += ceil_div(row.n, kOptimizerTile);
+    rows_.push_back(row);
+    params_.push_back(given);
+    Sizes sizes = given.sizes(), strides = given.strides();
+    geometry_.insert(geometry_.end(), sizes.begin(), sizes.end());
+    geometry_.insert(geometry_.end(), strides.begin(), strides.end());
+  }
+  overlap_is_known_ = false;
+}
+
+bool OptimizerPlan::is_current() const {
+  for (const Place& place : places_)
+    if (place.tensor.data_ptr() != place.data) return false;
+  const int64_t* expected = geometry_.data();
+  for (const Tensor& param : params_) {
+    Sizes sizes = param.sizes(), strides = param.strides();
+    if (!std::equal(sizes.begin(), sizes.end(), expected)) return false;
+    expected += sizes.size();
+    if (!std::equal(strides.begin(), strides.end(), expected)) return false;
+    expected += strides.size();
+  }
+  return true;
+}
+
+// Parameters that share memory are updated one after the other, as torch's loops do.
+void OptimizerPlan::check_overlaps() {
+  struct Range {
+    const char *begin, *end;
+  };
+  std::vector<Range> ranges;
+  for (size_t r = 0; r < rows_.size(); ++r) {
+    auto* begin = static_cast<const char*>(rows_[r].param);
+    if (rows_[r].n > 0) ranges.push_back({begin, begin + rows_[r].n * int64_t(params_[r].element_size())});
+  }
+  std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  overlap_ = false;
+  for (size_t i = 1; i < ranges.size(); ++i) overlap_ |= ranges[i].begin < ranges[i - 1].end;
+  overlap_is_known_ = true;
+}
+
+OptimizerResult OptimizerPlan::run(OptimizerArgs args) {
+  if (!overlap_is_known_) check_overlaps();
+  OptimizerResult result{};
+  args.rows = rows_.data();
+  args.groups = groups_.data();
+  args.row_count = int64_t(rows_.size());
+  args.tiles = tiles_;
+  args.rows_overlap = overlap_;
+  args.result = &result;
+  if (rows_.empty()) {
+    result = {args.norm >= 0 ? args.norm : 0, true};
+    return result;
+  }
+  launch(args, params_[0]);
+  for (auto& [target, copy] : copies_) torch::stable::copy_(target, copy);
+  return result;
+}
+
+}  // namespace nnart
