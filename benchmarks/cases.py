@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,32 +15,12 @@ from torch import Tensor
 
 import nnart_ops
 import nnart_ops.functional as ours
+from benchmarks.case import DTYPES, Case
 from benchmarks.layers import CONVOLUTIONS, TRANSPOSED, Layer
 from benchmarks.models import MODELS
+from benchmarks.optimizers import optimizers
 
 COPIES = 3  # of each input; a call in between has pushed the others out of the second-level cache
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison. ``ours(i)`` and ``peer(i)`` run on input ``i % COPIES`` and return tensors to compare.
-
-    ``bytes`` is the least that must cross memory, ``flops`` the arithmetic, where it bounds the call; ``inner`` is how
-    many calls are timed at once, for calls too short to time alone.
-    """
-
-    family: str
-    name: str
-    dtype: str
-    ours: Callable[[int], Any]
-    peer: Callable[[int], Any]
-    bytes: int = 0
-    flops: int = 0
-    inner: int = 1
-    tolerance: float = 1e-4
-
-
 ACTIVATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     *((name, {}) for name in ("relu", "leaky_relu", "hardtanh", "hardsigmoid", "hardswish", "hardshrink")),
     *((name, {}) for name in ("softshrink", "elu", "selu", "celu", "gelu")),
@@ -422,49 +401,6 @@ def cross_entropies(dtype: str) -> Iterator[Case]:
                 inputs = [(x, target) for x in xs]
                 for case in _forward_and_training(kind, label, pair, inputs, (size, 3 * size)):
                     yield dataclasses.replace(case, inner=100 if size < 1e5 else 1)
-
-
-PARAMETERS = {  # name: sizes of the parameters
-    "demo CNN": [(32, 1, 3, 3), (32,), (64, 32, 3, 3), (64,), (120, 1600), (120,), (84, 120), (84,), (10, 84), (10,)],
-    "25M in 50": [(500_000,)] * 50,
-}
-
-
-def optimizers(dtype: str) -> Iterator[Case]:
-    """One step against torch's fused=True, which is the fastest that torch has."""
-    configurations: dict[str, tuple[str, dict[str, Any]]] = {
-        "SGD momentum": ("SGD", {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}),
-        "AdamW": ("AdamW", {"lr": 1e-3}),
-    }
-    for list_name, sizes in PARAMETERS.items():
-        for name, (cls, arguments) in configurations.items():
-
-            def step(
-                library: Any, extra: dict[str, Any], sizes: Any = sizes, cls: Any = cls, a: Any = arguments
-            ) -> Any:
-                torch.manual_seed(0)
-                parameters = [torch.nn.Parameter(torch.randn(size).to(DTYPES[dtype])) for size in sizes]
-                for p in parameters:
-                    p.grad = torch.randn_like(p) * 0.01  # far from denormal, which would slow either side
-                optimizer = getattr(library, cls)(parameters, **a, **extra)
-
-                def run(i: int) -> Tensor:
-                    optimizer.step()
-                    return parameters[0].detach()
-
-                return run
-
-            count = sum(torch.Size(size).numel() for size in sizes)
-            moved = (5 if cls == "SGD" else 7) * count * torch.empty((), dtype=DTYPES[dtype]).element_size()
-            yield Case(
-                "optimizer",
-                f"{name}, {list_name}",
-                dtype,
-                step(nnart_ops.optim, {}),
-                step(torch.optim, {"fused": True}),
-                bytes=moved,
-                inner=50 if count < 1e6 else 1,
-            )
 
 
 FAMILIES = {

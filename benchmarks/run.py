@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import timing
-from benchmarks.cases import DTYPES, FAMILIES, Case
+from benchmarks.case import DTYPES, Case
+from benchmarks.cases import FAMILIES
 
 
 def check(case: Case) -> None:
@@ -25,7 +26,9 @@ def check(case: Case) -> None:
         torch.testing.assert_close(a, b, rtol=case.tolerance, atol=case.tolerance, msg=lambda m: f"{case.name}: {m}")
 
 
-def measure(case: Case, rounds: int, bandwidth: dict[int, float], flops: dict[str, float]) -> dict[str, Any]:
+def measure(
+    case: Case, rounds: int, bandwidth: dict[tuple[int, bool], float], flops: dict[str, float]
+) -> dict[str, Any]:
     """One row of the table: times in ms, rates, the share of the roofline, the ratio."""
     check(case)
     comparison = timing.compare(case.ours, case.peer, rounds=rounds, inner=case.inner)
@@ -43,10 +46,12 @@ def measure(case: Case, rounds: int, bandwidth: dict[int, float], flops: dict[st
         row["gflops_per_s"] = case.flops / comparison.ours / 1e9
         row["roofline"] = case.flops / comparison.ours / flops[case.dtype]
     elif case.bytes:
-        if case.bytes not in bandwidth:
-            bandwidth.update(timing.copy_bandwidth([case.bytes]))
+        key = (case.bytes, case.in_place)
+        if key not in bandwidth:
+            measured = timing.in_place_bandwidth if case.in_place else timing.copy_bandwidth
+            bandwidth[key] = measured([case.bytes])[case.bytes]
         row["gb_per_s"] = case.bytes / comparison.ours / 1e9
-        row["roofline"] = case.bytes / comparison.ours / bandwidth[case.bytes]
+        row["roofline"] = case.bytes / comparison.ours / bandwidth[key]
     return row
 
 
@@ -78,7 +83,7 @@ def main() -> None:
     print(f"{environment['machine']['processor']}, {arguments.threads} thread(s), torch {versions['torch']}, ", end="")
     print(f"{versions['cpu_isa']} kernels; allocator thresholds set for both sides; ratio = native time / our time")
     print(f"{'case':52s} {'dtype':9s} {'ours ms':>9s} {'native ms':>9s}  {'our rate':>16s} roof    ratio")
-    rows, bandwidth, flops = [], dict[int, float](), dict[str, float]()
+    rows, bandwidth, flops = [], dict[tuple[int, bool], float](), dict[str, float]()
     for family in arguments.family:
         for dtype in arguments.dtype:
             for case in FAMILIES[family](dtype):

@@ -80,6 +80,20 @@ def copy_bandwidth(sizes: Sequence[int]) -> dict[int, float]:
     return bandwidth
 
 
+def in_place_bandwidth(sizes: Sequence[int]) -> dict[int, float]:
+    """Bytes per second, read and written, of an operation in place on ``size / 2`` bytes, for each size in bytes."""
+    bandwidth = {}
+    for size in sizes:
+        x = torch.rand(max(1, size // 8))
+        samples = []
+        for _ in range(12):
+            start = time.perf_counter()
+            x.mul_(1.0000001)
+            samples.append(time.perf_counter() - start)
+        bandwidth[size] = x.numel() * 8 / statistics.median(samples[2:])
+    return bandwidth
+
+
 def peak_flops(dtype: torch.dtype) -> float:
     """Floating-point operations per second of a large matrix product, what dense arithmetic can reach here."""
     n = 1024 if dtype != torch.float64 else 512

@@ -327,8 +327,9 @@ struct Lion {
   }
 };
 
-// The layer-wise rules take two passes over a tensor: measure gives what the norms are of, the parameter and its
-// update; between the passes scale turns the norms into the tensor's own learning rate; the call then moves it.
+// The layer-wise rules take two passes over a tensor: measure gives what, beside the parameter, the norm is taken of,
+// and what it does to the state is forgotten; then scale turns the norms into the tensor's own learning rate, and the
+// call does all there is to do.
 
 // u = m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay p;  p = p - lr |p| / |u| u, and the ratio is 1
 // where a norm is 0  (You et al. 2020, arXiv:1904.00962)
@@ -352,20 +353,14 @@ struct Lamb {
   template <class T>
   NNART_HD T measure(T param, T g, T* state) const {
     moments(g, state[0], state[1]);
-    return direction(param, state);
+    return T(correction) * state[0] / (sqrt(state[1]) * T(root_correction) + T(eps)) + T(weight_decay) * param;
   }
   NNART_HD void scale(double param_norm, double update_norm) {
     if (param_norm > 0 && update_norm > 0) lr = C(lr * (param_norm / update_norm));
   }
   template <class T>
-  NNART_HD void operator()(T& param, T, T* state) const {
-    param = param - T(lr) * direction(param, state);
-  }
-
- private:
-  template <class T>
-  NNART_HD T direction(T param, const T* state) const {
-    return T(correction) * state[0] / (sqrt(state[1]) * T(root_correction) + T(eps)) + T(weight_decay) * param;
+  NNART_HD void operator()(T& param, T g, T* state) const {
+    param = param - T(lr) * measure(param, g, state);
   }
 };
 

@@ -157,22 +157,24 @@ void OptimizerPlan::add_rows(int group, const RowLayout& layout, const Tensors& 
     Sizes sizes = given.sizes(), strides = given.strides();
     geometry_.insert(geometry_.end(), sizes.begin(), sizes.end());
     geometry_.insert(geometry_.end(), strides.begin(), strides.end());
+    first_place_.push_back(places_.size());
+    first_geometry_.push_back(geometry_.size());
   }
   overlap_is_known_ = false;
 }
 
-bool OptimizerPlan::is_current() const {
-  for (const Place& place : places_)
-    if (place.tensor.data_ptr() != place.data) return false;
-  const int64_t* expected = geometry_.data();
-  for (const Tensor& param : params_) {
-    Sizes sizes = param.sizes(), strides = param.strides();
-    if (!std::equal(sizes.begin(), sizes.end(), expected)) return false;
-    expected += sizes.size();
-    if (!std::equal(strides.begin(), strides.end(), expected)) return false;
-    expected += strides.size();
-  }
-  return true;
+bool OptimizerPlan::is_current(size_t row) const {
+  for (size_t i = first_place_[row]; i < first_place_[row + 1]; ++i)
+    if (places_[i].tensor.data_ptr() != places_[i].data) return false;
+  // The shim itself: each accessor of Tensor asks for the number of dimensions again.
+  int64_t dims = 0, *sizes = nullptr, *strides = nullptr;
+  AtenTensorHandle param = params_[row].get();
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(param, &dims));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(param, &sizes));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(param, &strides));
+  const int64_t* known = geometry_.data() + first_geometry_[row];
+  if (size_t(2 * dims) != first_geometry_[row + 1] - first_geometry_[row]) return false;
+  return std::equal(sizes, sizes + dims, known) && std::equal(strides, strides + dims, known + dims);
 }
 
 // Parameters that share memory are updated one after the other, as torch's loops do.

@@ -42,12 +42,14 @@ class OptimizerPlan {
   // then good for one step only.
   void add_rows(int group, const RowLayout& layout, const Tensors& tensors, double steps);
 
-  // Whether every tensor but the gradients still lies where it lay, in the same order.
-  bool is_current() const;
+  // Whether every tensor of the row but the gradient still lies where it lay, in the same order.
+  bool is_current(size_t row) const;
   bool serves_one_step() const { return copied_; }
 
   size_t row_count() const { return rows_.size(); }
-  const Tensor& param(size_t row) const { return params_[row]; }
+  // The sizes of a row's parameter, then its strides.
+  const int64_t* geometry(size_t row) const { return geometry_.data() + first_geometry_[row]; }
+  size_t dims(size_t row) const { return (first_geometry_[row + 1] - first_geometry_[row]) / 2; }
   DType grad_dtype(size_t row) const { return rows_[row].grad_dtype; }
   void set_grad(size_t row, void* data) { rows_[row].grad = data; }
 
@@ -69,8 +71,11 @@ class OptimizerPlan {
   std::vector<OptimizerGroup> groups_;
   std::vector<OptimizerRow> rows_;
   Tensors params_, alive_;
+  // Of all rows one after the other, and where each row's begin: what its tensors' places are, and the sizes and
+  // strides of its parameter.
   std::vector<Place> places_;
-  std::vector<int64_t> geometry_;  // sizes and strides of each parameter, one after the other
+  std::vector<int64_t> geometry_;
+  std::vector<size_t> first_place_ = {0}, first_geometry_ = {0};
   std::vector<Copy> copies_;
   int64_t tiles_ = 0;
   bool copied_ = false, overlap_ = false, overlap_is_known_ = false;

@@ -174,6 +174,8 @@ class FusedOptimizer(Optimizer):
             RuntimeError: for parameters or gradients that the kernels do not take (sparse, complex, on another device)
                 where an option of this package is on, and where torch's own optimizer raises.
         """
+        if torch.compiler.is_compiling():
+            return _uncompiled_step(self, closure)
         if (
             _global_optimizer_pre_hooks
             or _global_optimizer_post_hooks
@@ -258,8 +260,6 @@ class FusedOptimizer(Optimizer):
 
     def _native_reason(self) -> str | None:
         """Why torch's own step has to do it; ``None`` if the kernels can."""
-        if torch.compiler.is_compiling():
-            return "the step is being compiled"
         if torch.is_inference_mode_enabled():
             return "inference mode is on"
         for group in self.param_groups:
@@ -520,6 +520,8 @@ class FusedOptimizer(Optimizer):
 
 
 _hooked_step: Any = Optimizer.profile_hook_step(FusedOptimizer._step)
+# A compiled function breaks here and takes the kernels: there is nothing left to fuse.
+_uncompiled_step: Any = torch.compiler.disable(FusedOptimizer.step)
 
 
 def _values(grad: Tensor) -> Tensor:

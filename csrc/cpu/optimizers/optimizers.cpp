@@ -132,7 +132,6 @@ std::pair<double, double> measure(const Rule& rule, const Before& before, const 
     for (int k = 0; k < Rule::states; ++k) state[k] = load_some(x.state[k] + i, count);
     Vec<C> grad = load_some(x.grad + i, count) * factor;
     store(measured + i, rule.measure(load_some(x.param + i, count), grad, state));
-    for (int k = 0; k < Rule::states; ++k) store_some(x.state[k] + i, state[k], count);
   });
   return {sum_of_squares(x.param, x.n), sum_of_squares(measured, x.n)};
 }
@@ -282,7 +281,6 @@ std::pair<double, double> measure_tile(const OptimizerArgs& args, const Optimize
       Operands<C> x = memory.load(shared);
       Buffer<C> measured;
       sums = measure(*static_cast<const Rule*>(row.rule), shared, x, measured.data);
-      memory.store_states();
     }
   });
   return sums;

@@ -2,9 +2,9 @@
 //
 // The map has seven decades below 1, each with twice the values of the one below, evenly spread. Its values in order
 // are numbered t = 0, 1, ...: 0 itself, then a decade for each power of two of t. So the decade is t's binary exponent
-// and a value is a line in t: value = base[decade] + slope[decade] t, without a table of 256. A signed code is 127 + t
-// or 127 - t; there decade i has 2^i values, t is from 1 to 127, and 128 stands for 1. An unsigned code is t, decade i
-// has 2^(i + 1) values, and 255 stands for 1; its t is taken one higher, so that decades begin at powers of two.
+// and a value is a line in t, without a table of 256. A signed code is 127 + t or 127 - t; there decade i has 2^i
+// values, t is from 1 to 127, and 128 stands for 1. An unsigned code is t - 1; there decade i has 2^(i + 1) values,
+// t = 1 stands for 0 and 256 for 1.
 #pragma once
 
 #include "core/optimizer_args.h"
@@ -15,42 +15,91 @@ namespace {
 
 constexpr int kDecades = 7;
 
-// The lines of one of the maps, and where one decade ends and the next begins: halfway between the values beside.
+// A map's lines, with what 0 and 1 are as two more; each is looked up by four bits. first: the exponent of the lowest
+// decade's t, 0 in the signed map and 1 in the other.
 struct DynamicMap {
-  float base[kDecades + 1], slope[kDecades + 1], steepness[kDecades + 1], border[kDecades + 1], last_t[kDecades + 1];
+  // From t + 1/4, whose exponent's low bits are the index: t = 0 has an exponent of its own then.
+  float slope[16], base[16];
+  // To t, by the number of the decade: -1 is below all of them, and 7 is 1. Where a decade ends the nearest value may
+  // be its last though t is nearer to the next.
+  float steepness[16], offset[16], last_t[16];
+  // From which value on a decade's are the nearest; the last entry is 1's.
+  float border[kDecades + 1];
+  // The same by the exponent of a value from 2^-23 to 1: no binade has two borders.
+  float border_in_binade[32];
+  int32_t decade_below[32];
 };
 
-// first: the exponent of the lowest decade's t.
 constexpr DynamicMap dynamic_map(int first) {
   DynamicMap map{};
   double last = 0, power = 1e-6;
   for (int i = 0; i < kDecades; ++i, power *= 10) {
     double count = double(1 << (i + first)), width = 0.9 * power / count;
-    map.slope[i] = float(width);
+    double base = power * 0.1 + width * (0.5 - count);
+    int index = (127 + i + first) & 15;
+    map.slope[index] = float(width);
+    map.base[index] = float(base - 0.25 * width);
     map.steepness[i] = float(1 / width);
+    map.offset[i] = float(-base / width);
     map.last_t[i] = float(2 * count - 1);
-    map.base[i] = float(power * 0.1 + width * (0.5 - count));
     map.border[i] = float((last + power * 0.1 + width * 0.5) / 2);
     last = power * 0.1 + width * (count - 0.5);
   }
-  map.base[kDecades] = 1;
+  int one = kDecades + first, zero = 15;
+  map.base[(127 + one) & 15] = 1;
   map.border[kDecades] = float((last + 1) / 2);
+  map.offset[kDecades] = map.last_t[kDecades] = float(1 << one);
+  map.offset[zero] = map.last_t[zero] = float(first);
+  for (int exponent = 104; exponent <= 127; ++exponent) {
+    double low = 1;
+    for (int e = exponent; e < 127; ++e) low /= 2;
+    int& below = map.decade_below[exponent & 31];
+    float& border = map.border_in_binade[exponent & 31];
+    below = -1;
+    border = 2;
+    for (int i = 0; i <= kDecades; ++i) {
+      if (double(map.border[i]) <= low)
+        below = i;
+      else if (double(map.border[i]) < 2 * low)
+        border = map.border[i];
+    }
+  }
   return map;
 }
 
 constexpr DynamicMap kSignedMap = dynamic_map(0), kPositiveMap = dynamic_map(1);
 
-// Lane by lane table[index], index < 8.
-NNART_HD Vec<float> look_up(const float (&table)[kDecades + 1], RawVec<int32_t> index) {
+// Lane by lane table[index % 16].
+NNART_HD Vec<float> look_up(const float (&table)[16], RawVec<int32_t> index) {
 #if defined(__AVX512F__)
-  return Vec<float>(
-      _mm512_permutexvar_ps(reinterpret_cast<__m512i>(index), _mm512_broadcast_f32x8(_mm256_loadu_ps(table))));
+  return Vec<float>(_mm512_permutexvar_ps(reinterpret_cast<__m512i>(index), _mm512_loadu_ps(table)));
 #elif defined(__AVX2__)
-  return Vec<float>(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table), reinterpret_cast<__m256i>(index)));
+  auto i = reinterpret_cast<__m256i>(index);
+  __m256 lower = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), i);
+  __m256 upper = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), i);
+  return Vec<float>(_mm256_blendv_ps(lower, upper, _mm256_castsi256_ps(_mm256_slli_epi32(i, 28))));
 #else
   Vec<float> y;
-  for (int k = 0; k < Vec<float>::size; ++k) y.v[k] = table[index[k] & kDecades];
+  for (int k = 0; k < Vec<float>::size; ++k) y.v[k] = table[index[k] & 15];
   return y;
+#endif
+}
+
+// The decade whose values are the nearest to each x, 0 <= x <= 1: -1 below all, kDecades for 1. NaN has any.
+NNART_HD RawVec<int32_t> decade_of(const DynamicMap& map, Vec<float> x) {
+#if defined(__AVX512F__)
+  auto exponent = reinterpret_cast<__m512i>(at_least(x, Vec<float>(0x1p-23)).bits() >> 23);
+  __m512 border = _mm512_permutex2var_ps(_mm512_loadu_ps(map.border_in_binade), exponent,
+                                         _mm512_loadu_ps(map.border_in_binade + 16));
+  __m512i below = _mm512_permutex2var_epi32(_mm512_loadu_si512(map.decade_below), exponent,
+                                            _mm512_loadu_si512(map.decade_below + 16));
+  __mmask16 reached = _mm512_cmp_ps_mask(x.v, border, _CMP_GE_OQ);
+  return reinterpret_cast<RawVec<int32_t>>(_mm512_mask_add_epi32(below, reached, below, _mm512_set1_epi32(1)));
+#else
+  RawVec<int32_t> decade = RawVec<int32_t>{} - 1;
+#pragma GCC unroll 8
+  for (float border : map.border) decade -= x.v >= border - RawVec<float>{};  // a comparison that holds is -1
+  return decade;
 #endif
 }
 
@@ -85,36 +134,30 @@ template <bool positive>
 NNART_HD Vec<float> decode(const uint8_t* codes) {
   constexpr const DynamicMap& map = positive ? kPositiveMap : kSignedMap;
   RawVec<int32_t> code = load_codes(codes);
-  RawVec<int32_t> signed_t = positive ? code + 1 : code - 127;
-  Vec<float> t(__builtin_convertvector(signed_t, RawVec<float>));
-  RawVec<int32_t> exponent = ((t.bits() >> 23) & 0xff) - (positive ? 128 : 127);
-  Vec<float> value = look_up(map.base, exponent) + look_up(map.slope, exponent) * abs(t);
-  // The line of t = 0 would be one of the decades'; in the unsigned map that is the code 0.
-  value = select(Mask<float>{code == (positive ? 0 : 127)}, Vec<float>(0.0), value);
-  return positive ? value : copy_sign(value, t);
+  RawVec<int32_t> t = positive ? code : code - 127;
+  RawVec<int32_t> size = positive || t >= 0 ? t : -t;
+  Vec<float> moved = Vec<float>(__builtin_convertvector(size, RawVec<float>)) + Vec<float>(positive ? 1.25 : 0.25);
+  RawVec<int32_t> index = moved.bits() >> 23;
+  Vec<float> value = look_up(map.slope, index) * moved + look_up(map.base, index);
+  return positive ? value : copy_sign(value, Vec<float>::from_bits(t));
 }
 
-// The code of the value nearest to each x, which is between -1 and 1; NaN becomes 0.
+// The code of the value nearest to each x, which is between -1 and 1; of NaN, any.
 template <bool positive>
 NNART_HD void encode(uint8_t* codes, Vec<float> x) {
   constexpr const DynamicMap& map = positive ? kPositiveMap : kSignedMap;
   Vec<float> size = positive ? x : abs(x);
-  // Comparisons are 0 or -1: after them -1 is below the first decade.
-  RawVec<int32_t> decade = RawVec<int32_t>{} - 1;
-#pragma GCC unroll 8
-  for (float border : map.border) decade -= size.v >= border - RawVec<float>{};
-  RawVec<int32_t> index = decade & kDecades;
-  Vec<float> t = (size - look_up(map.base, index)) * look_up(map.steepness, index);
-  t = at_most(t, look_up(map.last_t, index));  // the border may be nearer than the next t of this line
+  RawVec<int32_t> decade = decade_of(map, size);
+  Vec<float> t = size * look_up(map.steepness, decade) + look_up(map.offset, decade);
+  t = at_most(t, look_up(map.last_t, decade));
   // Adding 1.5 2^23 rounds to a whole number, which then stands in the low bits.
-  RawVec<int32_t> rounded = (t + Vec<float>(0x1.8p23)).bits() & 0xffff;
-  rounded = decade == kDecades ? (RawVec<int32_t>{} + (positive ? 256 : 128)) : rounded;
-  rounded = decade < 0 ? RawVec<int32_t>{} + positive : rounded;
+  RawVec<int32_t> whole = (t + Vec<float>(0x1.8p23)).bits() - 0x4b400000;
   if constexpr (positive) {
-    store_codes(codes, rounded - 1);
+    store_codes(codes, whole - 1);
   } else {
-    RawVec<int32_t> below = 127 - rounded;  // there is no -1: the nearest is the one before
-    store_codes(codes, x.v < RawVec<float>{} ? (below < 0 ? RawVec<int32_t>{} : below) : 127 + rounded);
+    RawVec<int32_t> sign = x.bits() >> 31;  // 0 or -1
+    RawVec<int32_t> code = 127 + ((whole ^ sign) - sign);
+    store_codes(codes, code < 0 ? RawVec<int32_t>{} : code);  // there is no -1: the nearest is the one before
   }
 }
 
