@@ -45,5 +45,5 @@ def full_norm(tensors: list[Tensor]) -> float:
 def total_norm_over(norm: float, group: Any) -> float:
     """The norm of all ranks' parts, from the norm of this rank's."""
     square = torch.tensor(norm, dtype=torch.float64) ** 2
-    torch.distributed.all_reduce(square, group=group)
+    torch.distributed.all_reduce(square, group=None if group is True else group)
     return math.sqrt(square.item())

@@ -119,7 +119,8 @@ class FusedOptimizer(Optimizer):
             the first step reproduces it).
         state_dtype: the moments' dtype, by default the parameter's. ``torch.uint8`` is the 8-bit block-wise dynamic
             quantisation of Dettmers et al. 2022 (arXiv:2110.02861) for tensors of 4096 elements and more.
-        norm_group: a process group over which the squared norm is summed, where each rank holds other parameters.
+        norm_group: where each rank's optimizer has other parameters (``ZeroRedundancyOptimizer``), the process group
+            over which their norm is taken, or ``True`` for the default group.
     """
 
     _step_supports_amp_scaling = True
@@ -131,6 +132,7 @@ class FusedOptimizer(Optimizer):
     _skips_non_finite: bool
     _watched: ClassVar[tuple[str, ...]] = ()
     _native: ClassVar[type[Optimizer] | None] = None
+    _layer_wise: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -215,7 +217,8 @@ class FusedOptimizer(Optimizer):
         plan = self._plan
         result = None
         if plan is not None:
-            result = plan.step(self.param_groups, self.state, *arguments, -1.0, self._key(), False)
+            norm = -1.0 if options.norm_group is None else self._distributed_norm(factor, skips_non_finite)
+            result = plan.step(self.param_groups, self.state, *arguments, norm, self._key(), False)
         if result is None:
             with torch.no_grad():
                 reason = self._native_reason()
@@ -275,6 +278,8 @@ class FusedOptimizer(Optimizer):
                 if grad is None:
                     continue
                 if is_distributed(p):
+                    if self._layer_wise:
+                        return "a parameter is a DTensor, of whose norm a rank has a part"
                     p, grad = local(p), local(grad, p)
                 if not _takes(p) or not _takes(grad):
                     return _why_not(p, grad)

@@ -38,6 +38,8 @@ class LAMB(FusedOptimizer):
     tensor([2.2929, 4.7071])
     """
 
+    _layer_wise = True
+
     def __init__(
         self,
         params: Any,

@@ -43,6 +43,7 @@ class LARS(FusedOptimizer):
     """
 
     _watched = ("nesterov",)
+    _layer_wise = True
 
     def __init__(
         self,
