@@ -105,8 +105,9 @@ class PlanOfPython {
   PlanOfPython(py::dict options, py::list groups, py::dict state)
       : options_(std::move(options)), groups_(std::move(groups)), state_(std::move(state)) {}
 
-  void add_group(py::dict group, const std::string& rule, const std::vector<std::tuple<py::object, int, double>>& hyper,
-                 const std::string& decay, const std::vector<py::str>& watched) {
+  // Gives the group's number.
+  int add_group(py::dict group, const std::string& rule, const std::vector<std::tuple<py::object, int, double>>& hyper,
+                const std::string& decay, const std::vector<py::str>& watched) {
     Group added;
     added.dict = group;
     added.params = py::reinterpret_borrow<py::list>(group["params"]);
@@ -120,6 +121,7 @@ class PlanOfPython {
     plan_.add_group(numbers);
     groups_of_plan_.push_back(std::move(added));
     read_group(groups_of_plan_.size() - 1);
+    return int(groups_of_plan_.size()) - 1;
   }
 
   // The rows' tensors are those that hold_tensors_ was given. params are the Python objects whose .grad the rows have;

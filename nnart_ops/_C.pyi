@@ -44,7 +44,7 @@ class OptimizerPlan:
         hyper: Sequence[tuple[str | None, int, float]],
         decay: str,
         watched: Sequence[str],
-    ) -> None: ...
+    ) -> int: ...
     def add_rows(
         self,
         group: int,

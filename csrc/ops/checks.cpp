@@ -126,12 +126,14 @@ bool is_one_value(const Tensor& t) {
   return true;
 }
 
-Tensor empty_as(const Tensor& t) {
+Tensor empty_as(const Tensor& t) { return empty_in_order_of(t, t); }
+
+Tensor empty_in_order_of(const Tensor& reference, const Tensor& t) {
   // The C shim itself: torch::stable::empty_like looks its op up by name, a microsecond a call.
   int32_t device_type = 0, dtype = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &device_type));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
-  Sizes sizes = t.sizes(), strides = t.strides();
+  Sizes sizes = reference.sizes(), strides = reference.strides();
   AtenTensorHandle handle = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
                                                   device_type, t.get_device_index(), &handle));
@@ -153,7 +155,7 @@ Tensor dense(const Tensor& t) {
 
 Tensor in_order_of(const Tensor& reference, const Tensor& t) {
   if (same_order(reference, t)) return t;
-  Tensor copy = empty_as(reference);
+  Tensor copy = empty_in_order_of(reference, t);
   torch::stable::copy_(copy, t);
   return copy;
 }

@@ -48,6 +48,9 @@ bool is_one_value(const Tensor& t);
 // A new tensor with the sizes, strides, dtype and device of t, which is dense.
 Tensor empty_as(const Tensor& t);
 
+// A new tensor with the sizes and strides of reference, which is dense, and the dtype and device of t.
+Tensor empty_in_order_of(const Tensor& reference, const Tensor& t);
+
 // Every fresh output passes through here: with NNART_POISON_OUTPUTS in the environment it is filled with NaN, so that
 // the tests see an element that no kernel wrote.
 Tensor poisoned(Tensor t);

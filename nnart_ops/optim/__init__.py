@@ -14,6 +14,7 @@ from nnart_ops.optim.grad_scaler import GradScaler
 from nnart_ops.optim.lamb import LAMB
 from nnart_ops.optim.lars import LARS
 from nnart_ops.optim.lion import Lion
+from nnart_ops.optim.muon import Muon
 from nnart_ops.optim.nadam import NAdam
 from nnart_ops.optim.radam import RAdam
 from nnart_ops.optim.rmsprop import RMSprop
@@ -33,6 +34,7 @@ __all__ = [
     "FusedOptimizer",
     "GradScaler",
     "Lion",
+    "Muon",
     "NAdam",
     "RAdam",
     "RMSprop",

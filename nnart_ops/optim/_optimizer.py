@@ -312,24 +312,37 @@ class FusedOptimizer(Optimizer):
     def _build_plan(self) -> Any:
         plan = _C.OptimizerPlan(self._plan_options(), self.param_groups, self.state)
         self._updated = []
-        for index, group in enumerate(self.param_groups):
+        for group in self.param_groups:
             rule = self._rule_of(group)
-            plan.add_group(group, rule.name, rule.sources(), rule.decay, list(self._watched))
-            batches: dict[tuple[Any, ...], tuple[list[Tensor], list[Tensor]]] = {}
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                fresh = self._prepare_state(p, group, rule)
-                layout, tensors = self._row(p, p.grad, group, rule, fresh)
-                params, held = batches.setdefault(layout, ([], []))
-                params.append(p)
-                held.extend(tensors)
-                self._updated.append(p)
-            for layout, (params, held) in batches.items():
-                _hold(held)
-                plan.add_rows(index, [] if any(map(is_distributed, params)) else params, *layout)
+            params = [p for p in group["params"] if p.grad is not None]
+            fresh = [self._prepare_state(p, group, rule) for p in params]
+            own = not any(map(is_distributed, params))
+            self._add_group(plan, group, rule, params, [p.grad for p in params], fresh, own)
         plan.seal()
         return plan
+
+    def _add_group(
+        self,
+        plan: Any,
+        group: dict[str, Any],
+        rule: Rule,
+        params: list[Tensor],
+        grads: list[Any],
+        fresh: list[bool],
+        own: bool,
+    ) -> None:
+        """Adds a group and its rows; ``own`` says that ``grads`` are what the parameters' ``.grad`` will be."""
+        index = plan.add_group(group, rule.name, rule.sources(), rule.decay, list(self._watched))
+        batches: dict[tuple[Any, ...], tuple[list[Tensor], list[Tensor]]] = {}
+        for p, grad, first in zip(params, grads, fresh, strict=True):
+            layout, tensors = self._row(p, grad, group, rule, first)
+            members, held = batches.setdefault(layout, ([], []))
+            members.append(p)
+            held.extend(tensors)
+        self._updated += params
+        for layout, (members, held) in batches.items():
+            _hold(held)
+            plan.add_rows(index, members if own else [], *layout)
 
     def _plan_options(self) -> dict[str, Any]:
         options = self.options

@@ -1,0 +1,106 @@
+"""Muon: momentum, orthogonalised."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnart_ops.optim._direction import DirectionOptimizer
+
+
+class Muon(DirectionOptimizer, torch.optim.Muon):
+    """:class:`torch.optim.Muon`: the momentum of each matrix, brought near the orthogonal matrix next to it.
+
+    ``b = b + (1 - momentum) * (g - b)``; ``u = g + momentum * (b - g) if nesterov else b``; ``o`` is ``u`` after
+    ``ns_steps`` of the Newton-Schulz iteration ``x = a * x + (b * x x^T + c * (x x^T)^2) x`` in bfloat16;
+    ``p = p * (1 - lr * weight_decay) - lr * r * o`` with ``r`` by the matrix's shape (Jordan et al. 2024, "Muon: An
+    optimizer for hidden layers in neural networks"; ``adjust_lr_fn="match_rms_adamw"``: Liu et al. 2025,
+    arXiv:2502.16982). The products are torch's; small matrices of one shape go
+    through them together.
+
+    Args:
+        params, lr, weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn: as
+            :class:`torch.optim.Muon`'s.
+        max_grad_norm, max_grad_value, ema_decay, zero_grad_in_step, low_precision, state_dtype, norm_group: see
+            :class:`nnart_ops.optim.FusedOptimizer`; ``state_dtype`` may not be ``torch.uint8``.
+
+    Shape: matrices; each gradient has its parameter's.
+
+    Parameters may be float32, float64, bfloat16 or float16 on the CPU. State dicts are torch's.
+
+    Raises:
+        ValueError: as :class:`torch.optim.Muon`, for a negative argument and for a parameter that is no matrix; for
+            8-bit state.
+
+    >>> p = torch.nn.Parameter(torch.zeros(2, 2))
+    >>> p.grad = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
+    >>> nnart_ops.optim.Muon([p], lr=1.0).step()
+    >>> p.data.sign()
+    tensor([[-1.,  0.],
+            [ 0.,  1.]])
+    """
+
+    _native = torch.optim.Muon
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("state_dtype") is torch.uint8:
+            raise ValueError(
+                "nnart_ops.optim.Muon: state_dtype is torch.uint8; allowed are None, torch.float32, torch.bfloat16 and "
+                "torch.float16, because the momentum is an operand of matrix products"
+            )
+        super().__init__(*args, **kwargs)
+
+    def _directions(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
+        updates = []
+        for p, grad in zip(params, grads, strict=True):
+            state = self.state[p]
+            if "momentum_buffer" not in state:
+                dtype = self._state_dtype(p)
+                state["momentum_buffer"] = torch.zeros_like(p, dtype=dtype, requires_grad=False)
+                self._created.append((p, ["momentum_buffer"]))
+            buffer = state["momentum_buffer"]
+            average = buffer.to(grad.dtype).lerp_(grad, 1 - group["momentum"])
+            buffer.copy_(average)
+            updates.append(grad.lerp_(average, group["momentum"]) if group["nesterov"] else average)
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for i, update in enumerate(updates):
+            by_shape.setdefault(tuple(update.shape), []).append(i)
+        for shape, members in by_shape.items():
+            together = math.prod(shape) <= _BATCHED
+            batches = [members] if together else [[i] for i in members]
+            ratio = shape_ratio(group["adjust_lr_fn"], shape)
+            for batch in batches:
+                x = torch.stack([updates[i] for i in batch]) if together else updates[batch[0]]
+                x = newton_schulz(x, group["ns_coefficients"], group["ns_steps"], group["eps"]).float().mul_(ratio)
+                for i, matrix in zip(batch, x if together else (x,), strict=True):
+                    updates[i] = matrix
+        return updates
+
+
+# Elements up to which matrices of one shape are multiplied as a batch: above it one after the other is faster.
+_BATCHED = 128 * 128
+
+
+def newton_schulz(x: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """A matrix, or each of a batch, times the iteration's polynomial of itself; in bfloat16."""
+    a, b, c = coefficients
+    add_product: Any = torch.addmm if x.dim() == 2 else torch.baddbmm
+    tall = x.size(-2) > x.size(-1)
+    x = x.bfloat16()
+    x = x.mT if tall else x
+    x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = add_product(x, add_product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+def shape_ratio(adjustment: str | None, shape: tuple[int, ...]) -> float:
+    """By what the rate of a matrix is multiplied."""
+    rows, columns = shape
+    if adjustment == "match_rms_adamw":
+        return 0.2 * math.sqrt(max(rows, columns))
+    return math.sqrt(max(1.0, rows / columns))
