@@ -1,0 +1,15 @@
+"""The device that the tests run on, pytest's ``--device``: what they create without naming one is there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+DEVICE = torch.get_default_device().type
+
+cpu_only = pytest.mark.skipif(DEVICE != "cpu", reason="of threads, instruction sets or checks that only the CPU has")
+
+
+def generator(seed: int) -> torch.Generator:
+    """A generator of the device's own."""
+    return torch.Generator(DEVICE).manual_seed(seed)
