@@ -427,4 +427,4 @@ FAMILIES = {
     "pooling": pooling,
     "softmax": softmaxes,
 }
-ON_CUDA = ("activation", "overhead")  # the families that have CUDA kernels
+ON_CUDA = ("activation", "cross_entropy", "dropout", "gated", "overhead", "pooling", "softmax")  # have CUDA kernels

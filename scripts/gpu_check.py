@@ -30,6 +30,15 @@ BUILD = ROOT / "build" / "gpu-check"
 ON_DEVICE = (
     "test_ops.py",
     "test_activation.py",
+    "test_bias_activation.py",
+    "test_cross_entropy.py",
+    "test_dropout.py",
+    "test_gated.py",
+    "test_pooling.py",
+    "test_prelu.py",
+    "test_rrelu.py",
+    "test_save.py",
+    "test_softmax.py",
     "test_torch_samples.py",
 )
 MOST_WORKERS = 8  # of tests on one GPU
