@@ -1,5 +1,5 @@
-"""What only a GPU shows: streams, graphs, devices, bits from run to run, sizes past 2^31, and every kernel at least once
-at the edges of its paths. What the kernels compute is held to the tables of the other files, run with --device cuda."""
+"""What only a GPU shows: streams, graphs, devices, bits from run to run, sizes past 2^31, and every kernel at the edges
+of its paths. What the kernels compute is held to the tables of the other files, run with --device cuda."""
 
 from __future__ import annotations
 
@@ -113,41 +113,39 @@ def test_addresses_that_are_not_aligned(dtype: torch.dtype) -> None:
 
 def test_large_reductions_give_the_same_bits_again() -> None:
     """Of several blocks, and of several pieces a block."""
-    for shape, dim in (((4096, 1000), 1), ((64, 33000), 1), ((16, 64, 56, 56), 1), ((100_000, 24), 1)):
+    for shape in ((4096, 1000), (64, 33000), (16, 64, 56, 56), (100_000, 24)):
         x, grad = _randn(*shape, dtype=torch.bfloat16), _randn(*shape, dtype=torch.bfloat16)
         for function in (
             lambda t, b: F.bias_activation(t, b, "gelu", dim=1, dropout_p=0.1),
             lambda t, b: F.prelu(t, b),
-            lambda t, b: F.softmax(t, dim) * b.view(-1, *(1,) * (t.dim() - 2)),
+            lambda t, b: F.softmax(t, 1) * b.view(-1, *(1,) * (t.dim() - 2)),
         ):
             results = []
             for _ in range(2):
-                leaves = [x.clone().requires_grad_(), torch.ones(shape[dim], device="cuda").bfloat16().requires_grad_()]
+                leaves = [x.clone().requires_grad_(), torch.ones(shape[1], device="cuda").bfloat16().requires_grad_()]
                 torch.manual_seed(1)
                 results.append(torch.autograd.grad(function(*leaves), leaves, grad))
             assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
-def test_the_masks_of_a_seed_are_the_cpus() -> None:
-    op = torch.ops.nnart_ops.dropout
-    for shape, by_channel, order in (
-        ((1003,), False, []),
-        ((6, 7, 8, 9), True, []),
-        ((6, 7, 8, 9), True, [0, 2, 3, 1]),
-    ):
-        for seed in (torch.tensor(5), torch.arange(3)):
-            if shape[0] % seed.numel():
-                continue
-            x = torch.ones(shape)
-            args = (0.3, 2.0, 0.0, 0.0, by_channel, order)
-            assert torch.equal(op(x.cuda(), seed.cuda(), *args).cpu(), op(x, seed, *args))
-    x = -torch.ones(1003)
-    rrelu = torch.ops.nnart_ops.rrelu
-    ours, cpus = (
-        rrelu(x.cuda(), x.cuda(), torch.tensor(5).cuda(), 0.1, 0.9, []),
-        rrelu(x, x, torch.tensor(5), 0.1, 0.9, []),
-    )
-    torch.testing.assert_close(ours.cpu(), cpus)
+def test_the_numbers_of_a_seed_are_the_cpus() -> None:
+    cases: list[tuple[Any, bool, list[int], Any]] = [
+        ((1003,), False, [], 5),
+        ((6, 7, 8, 9), False, [], [1, 2, 3]),
+        ((6, 7, 8, 9), True, [], [1, 2, 3]),
+        ((6, 16, 8, 9), True, [0, 2, 3, 1], 5),
+        ((6, 7, 8, 9), True, [0, 2, 3, 1], [1, 2, 3]),
+    ]
+    for shape, by_channel, order, seed in cases:
+        for dtype in DTYPES:
+            results = []
+            for device in ("cpu", "cuda"):
+                x, seeds = torch.ones(shape, dtype=dtype, device=device), torch.tensor(seed, device=device)
+                dropped = torch.ops.nnart_ops.dropout(x, seeds, 0.3, 2.0, 0.0, 0.0, by_channel, order)
+                slopes = torch.ops.nnart_ops.rrelu(-x, -x, seeds, 0.1, 0.9, order)
+                results.append((dropped.cpu(), slopes.cpu()))
+            assert torch.equal(results[0][0], results[1][0])
+            torch.testing.assert_close(results[0][1], results[1][1])
 
 
 def test_the_current_stream() -> None:

@@ -44,7 +44,7 @@ __device__ __forceinline__ T shuffled(T value, int offset) {
 // Shared memory for n of T, whose constructor does not run.
 template <class T, int n>
 __device__ __forceinline__ T* shared_array() {
-  __shared__ alignas(T) unsigned char bytes[n * sizeof(T)];
+  alignas(T) __shared__ unsigned char bytes[n * sizeof(T)];
   return reinterpret_cast<T*>(bytes);
 }
 
