@@ -1,4 +1,6 @@
-// Gated activations, value f(gate): the forward reads both once, the backward reads three tensors and writes two.
+// Gated activations, value f(gate): the forward reads both once, the backward reads three tensors and writes two. Which
+// f it is is asked for each pack: the branch always goes the same way, and the kernels would otherwise be compiled some
+// hundreds of times.
 #include "cuda/divisor.cuh"
 #include "cuda/kernels.h"
 #include "cuda/map.cuh"
@@ -17,12 +19,13 @@ struct Rows {
   }
 };
 
-template <class S, class F>
+template <class S>
 struct Forward {
   Rows rows;
   const S *value, *gate;
   S* y;
-  F activation;
+  Activation activation;
+  ActivationParameters parameters;
 
   template <int width>
   struct Loaded {
@@ -36,22 +39,25 @@ struct Forward {
   template <int width>
   __device__ __forceinline__ void store(int64_t i, const Loaded<width>& in) const {
     Pack<S, width> out;
+    with_activation<ComputeType<S>>(activation, parameters, [&](auto f) {
 #pragma unroll
-    for (int k = 0; k < width; ++k)
-      out.lanes[k] = narrow(Type<S>{}, widen(in.value.lanes[k]) * activation.forward(widen(in.gate.lanes[k])));
+      for (int k = 0; k < width; ++k)
+        out.lanes[k] = narrow(Type<S>{}, widen(in.value.lanes[k]) * f.forward(widen(in.gate.lanes[k])));
+    });
     cuda::store(y + i, out);
   }
 };
 
 // Where f's derivative is read from its output, that is computed here in any case.
-template <class S, class F>
+template <class S>
 struct Backward {
   Rows rows;
   Source<S> grad_y;
   const S *value, *gate;
   S *grad_value, *grad_gate;
+  Activation activation;
+  ActivationParameters parameters;
   bool from_output;
-  F activation;
 
   template <int width>
   struct Loaded {
@@ -65,13 +71,15 @@ struct Backward {
   template <int width>
   __device__ __forceinline__ void store(int64_t i, const Loaded<width>& in) const {
     Pack<S, width> of_value, of_gate;
+    with_activation<ComputeType<S>>(activation, parameters, [&](auto f) {
 #pragma unroll
-    for (int k = 0; k < width; ++k) {
-      auto grad = widen(in.grad.lanes[k]), v = widen(in.value.lanes[k]), g = widen(in.gate.lanes[k]);
-      auto opened = activation.forward(g);
-      of_value.lanes[k] = narrow(Type<S>{}, grad * opened);
-      of_gate.lanes[k] = narrow(Type<S>{}, activation.backward(grad * v, from_output ? opened : g));
-    }
+      for (int k = 0; k < width; ++k) {
+        auto grad = widen(in.grad.lanes[k]), v = widen(in.value.lanes[k]), g = widen(in.gate.lanes[k]);
+        auto opened = f.forward(g);
+        of_value.lanes[k] = narrow(Type<S>{}, grad * opened);
+        of_gate.lanes[k] = narrow(Type<S>{}, f.backward(grad * v, from_output ? opened : g));
+      }
+    });
     int64_t at = rows.place(i);
     cuda::store(grad_value + at, of_value);
     cuda::store(grad_gate + at, of_gate);
@@ -92,15 +100,13 @@ const char* launch(const GatedArgs& args, cudaStream_t stream) {
     Source<S> grad_y{static_cast<const S*>(args.grad_y), args.grad_y_is_one_value};
     bool whole = args.step == args.run || args.run % kPackWidth<S> == 0;  // no pack reaches into the next row
     bool aligned = whole && are_aligned(value, gate);
-    with_activation<ComputeType<S>>(args.activation, args.parameters, [&](auto activation) {
-      using F = decltype(activation);
-      if (args.grad_y)
-        error = map<S>(
-            Backward<S, F>{rows, grad_y, value, gate, grad_value, grad_gate, saves_output(args.activation), activation},
-            n, aligned && are_aligned(grad_y, grad_value, grad_gate), stream);
-      else
-        error = map<S>(Forward<S, F>{rows, value, gate, y, activation}, n, aligned && are_aligned(y), stream);
-    });
+    if (args.grad_y)
+      error = map<S>(Backward<S>{rows, grad_y, value, gate, grad_value, grad_gate, args.activation, args.parameters,
+                                 saves_output(args.activation)},
+                     n, aligned && are_aligned(grad_y, grad_value, grad_gate), stream);
+    else
+      error = map<S>(Forward<S>{rows, value, gate, y, args.activation, args.parameters}, n, aligned && are_aligned(y),
+                     stream);
   });
   return error;
 }
