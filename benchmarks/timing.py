@@ -117,14 +117,10 @@ def copy_bandwidth(sizes: Sequence[int]) -> dict[int, float]:
 
 def in_place_bandwidth(sizes: Sequence[int]) -> dict[int, float]:
     """Bytes per second, read and written, of an operation in place on ``size / 2`` bytes, for each size in bytes."""
-    bandwidth = {}
+    seconds, bandwidth = _seconds(), {}
     for size in sizes:
         x = torch.rand(max(1, size // 8))
-        samples = []
-        for _ in range(12):
-            start = time.perf_counter()
-            x.mul_(1.0000001)
-            samples.append(time.perf_counter() - start)
+        samples = [seconds(lambda i, x=x: x.mul_(1.0000001), i, 1) for i in range(12)]
         bandwidth[size] = x.numel() * 8 / statistics.median(samples[2:])
     return bandwidth
 
@@ -133,11 +129,8 @@ def peak_flops(dtype: torch.dtype) -> float:
     """Floating-point operations per second of a large matrix product, what dense arithmetic can reach here."""
     n = 1024 if dtype != torch.float64 else 512
     a, b = torch.rand(n, n).to(dtype), torch.rand(n, n).to(dtype)
-    samples = []
-    for _ in range(8):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        samples.append(time.perf_counter() - start)
+    seconds = _seconds()
+    samples = [seconds(lambda i: torch.mm(a, b), i, 1) for i in range(8)]
     return 2 * n**3 / min(samples)
 
 
