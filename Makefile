@@ -7,7 +7,7 @@ VENV_PYTHON := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-all bench lint format wheel abi-check clean
+.PHONY: help build demo test test-all bench lint format wheel abi-check gpu-check clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -38,6 +38,9 @@ wheel: build  ## dist/*.whl for this Python
 
 abi-check: wheel  ## the one wheel under the oldest, the pinned and the newest torch (gigabytes of downloads)
 	@$(VENV_PYTHON) scripts/abi_check.py
+
+gpu-check:  ## the CUDA kernels on this machine's GPU: built for it, tested, sanitized and timed in one call
+	@"$(PYTHON)" scripts/gpu_check.py $(ARGS)
 
 clean:  ## remove what was built; the virtual environment stays
 	rm -rf build dist nnart_ops/*.so nnart_ops.egg-info

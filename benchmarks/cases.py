@@ -21,6 +21,13 @@ from benchmarks.models import MODELS
 from benchmarks.optimizers import optimizers
 
 COPIES = 3  # of each input; a call in between has pushed the others out of the second-level cache
+
+
+def many(n: int) -> int:
+    """``n`` images or rows, and more where it takes more to keep the device busy."""
+    return n * (8 if torch.get_default_device().type == "cuda" else 1)
+
+
 ACTIVATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     *((name, {}) for name in ("relu", "leaky_relu", "hardtanh", "hardsigmoid", "hardswish", "hardshrink")),
     *((name, {}) for name in ("softshrink", "elu", "selu", "celu", "gelu")),
@@ -36,10 +43,10 @@ def _torch_function(name: str) -> Callable[..., Tensor]:
 
 
 def activations(dtype: str) -> Iterator[Case]:
-    """16x64x56x56, forward and backward."""
+    """64x56x56, 16 images on a CPU and 128 on a GPU, forward and backward."""
     yield from prelu(dtype)
-    xs = [torch.randn(16, 64, 56, 56).to(DTYPES[dtype]) for _ in range(COPIES)]
-    grad_y = torch.randn(16, 64, 56, 56).to(DTYPES[dtype])
+    xs = [torch.randn(many(16), 64, 56, 56).to(DTYPES[dtype]) for _ in range(COPIES)]
+    grad_y = torch.randn(many(16), 64, 56, 56).to(DTYPES[dtype])
     size = xs[0].numel() * xs[0].element_size()
     tolerance = 1e-5 if dtype == "float32" else 4e-2
 
@@ -64,10 +71,13 @@ def activations(dtype: str) -> Iterator[Case]:
 
 
 def prelu(dtype: str) -> Iterator[Case]:
-    """16x64x56x56 with one weight and with one a channel, in both layouts; the backward gives both gradients."""
+    """The same with one weight and with one a channel, in both layouts; the backward gives both gradients."""
     for weights, (layout, formats) in itertools.product((1, 64), LAYOUTS.items()):
         memory_format = formats.get(4, torch.contiguous_format)
-        xs = [torch.randn(16, 64, 56, 56).to(DTYPES[dtype]).contiguous(memory_format=memory_format) for _ in range(3)]
+        xs = [
+            torch.randn(many(16), 64, 56, 56).to(DTYPES[dtype]).contiguous(memory_format=memory_format)
+            for _ in range(3)
+        ]
         weight = torch.full((weights,), 0.25, dtype=DTYPES[dtype])
         grad_y = torch.randn_like(xs[0])
         size = xs[0].numel() * xs[0].element_size()
@@ -216,10 +226,12 @@ VOLUMES: tuple[tuple[str, tuple[Any, ...]], ...] = (
 def pooling(dtype: str) -> Iterator[Case]:
     """Images of the demo network and larger ones, volumes and lines, in both layouts: the forward without a gradient,
     the backward alone, and both."""
-    images = itertools.product(POOLED_SIZES, LAYOUTS.items(), POOLINGS)
+    sizes = POOLED_SIZES[::2] if torch.get_default_device().type == "cuda" else POOLED_SIZES
+    images = itertools.product(sizes, LAYOUTS.items(), POOLINGS)
     volumes = itertools.product([(4, 32, 16, 28, 28)], LAYOUTS.items(), VOLUMES)
     lines = itertools.product([(32, 64, 1024)], [("NCL", {})], [("max_pool1d", (2,)), ("avg_pool1d", (3, 2))])
     for size, (layout, formats), (name, window) in itertools.chain(images, volumes, lines):
+        size = (many(size[0]), *size[1:])
         memory_format = formats.get(len(size), torch.contiguous_format)
         xs = [torch.randn(size).to(DTYPES[dtype]).contiguous(memory_format=memory_format) for _ in range(COPIES)]
         pair = [functools.partial(_pool, getattr(library, name), window) for library in (ours, native)]
@@ -276,7 +288,7 @@ def dropouts(dtype: str) -> Iterator[Case]:
 
     for layout, memory_format in (("NCHW", torch.contiguous_format), ("NHWC", torch.channels_last)):
         xs = [
-            (torch.randn(16, 64, 56, 56).to(DTYPES[dtype]).contiguous(memory_format=memory_format),)
+            (torch.randn(many(16), 64, 56, 56).to(DTYPES[dtype]).contiguous(memory_format=memory_format),)
             for _ in range(COPIES)
         ]
         size = xs[0][0].numel() * element
@@ -294,9 +306,9 @@ def dropouts(dtype: str) -> Iterator[Case]:
     def separate(x: Tensor, bias: Tensor, residual: Tensor, p: float) -> Tensor:
         return residual + native.dropout(native.gelu(x + bias), p)
 
-    sizes = ((1024, 3072), (3072,), (1024, 3072))
+    sizes = ((many(1024), 3072), (3072,), (many(1024), 3072))
     tensors = [tuple(torch.randn(size).to(DTYPES[dtype]) for size in sizes) for _ in range(COPIES)]
-    size = 1024 * 3072 * element
+    size = many(1024) * 3072 * element
     for p in (0.0, 0.1):
         pair = [functools.partial(f, p=p) for f in (fused, separate)]
         label = f"bias+gelu+dropout+residual p={p}"
@@ -339,7 +351,7 @@ def gated(dtype: str) -> Iterator[Case]:
     element = torch.empty((), dtype=DTYPES[dtype]).element_size()
     kind = functools.partial(Case, "gated", dtype=dtype, tolerance=1e-4 if dtype in ("float32", "float64") else 6e-2)
     by_hand = {"swiglu": native.silu, "geglu": native.gelu, "reglu": native.relu, "bilinear_glu": lambda gate: gate}
-    for rows, width in ((512, 2048), (4096, 1024)):
+    for rows, width in ((many(512), 2048), (many(4096), 1024)):
         packed = [(torch.randn(rows, 2 * width).to(DTYPES[dtype]),) for _ in range(COPIES)]
         halves = [(torch.randn(rows, width).to(DTYPES[dtype]), torch.randn(rows, width).to(DTYPES[dtype]))] * COPIES
         size = rows * width * element
@@ -362,7 +374,7 @@ def softmaxes(dtype: str) -> Iterator[Case]:
     element = torch.empty((), dtype=DTYPES[dtype]).element_size()
     kind = functools.partial(Case, "softmax", dtype=dtype, tolerance=1e-4 if dtype in ("float32", "float64") else 4e-2)
     shapes = ((64, 10), (256, 1000), (8, 8, 256, 256), (64, 32000), (8, 21, 128, 128))
-    for shape in shapes:
+    for shape in ((many(shape[0]), *shape[1:]) for shape in shapes):
         xs = [(torch.randn(shape).to(DTYPES[dtype]),) for _ in range(COPIES)]
         size = xs[0][0].numel() * element
         dim = 1 if shape[1] == 21 else len(shape) - 1
@@ -381,7 +393,8 @@ def cross_entropies(dtype: str) -> Iterator[Case]:
     kind = functools.partial(
         Case, "cross_entropy", dtype=dtype, tolerance=1e-4 if dtype in ("float32", "float64") else 4e-2
     )
-    for shape in ((64, 10), (256, 1000), (64, 32000), (8, 21, 128, 128)):
+    for rows, *rest in ((64, 10), (256, 1000), (64, 32000), (8, 21, 128, 128)):
+        shape = (many(rows), *rest)
         for layout, formats in LAYOUTS.items():
             if formats and len(shape) != 4:
                 continue
@@ -415,3 +428,4 @@ FAMILIES = {
     "pooling": pooling,
     "softmax": softmaxes,
 }
+ON_CUDA = ("activation", "cross_entropy", "dropout", "gated", "overhead", "pooling", "softmax")  # have CUDA kernels

@@ -1,13 +1,17 @@
 """Checks, times and prints every case, losses like wins.
 
 python -m benchmarks.run --family activation --dtype float32 bfloat16 --json benchmarks/results/NAME.json
+python -m benchmarks.run --device cuda --json benchmarks/results/NAME.json
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from torch import Tensor
 
 from benchmarks import timing
 from benchmarks.case import DTYPES, Case
-from benchmarks.cases import FAMILIES
+from benchmarks.cases import FAMILIES, ON_CUDA
 
 
 def check(case: Case) -> None:
@@ -68,32 +72,54 @@ def line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", nargs="+", choices=sorted(FAMILIES), default=sorted(FAMILIES))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--family", nargs="+", choices=sorted(FAMILIES), help="default: all with kernels for the device"
+    )
     parser.add_argument("--dtype", nargs="+", choices=sorted(DTYPES), default=["float32", "bfloat16"])
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
     parser.add_argument("--rounds", type=int, default=21, help="samples of each side (median is reported)")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no case after so many seconds")
+    parser.add_argument("--commit", default="", help="what was checked out, where there is no .git to ask")
     parser.add_argument("--json", type=Path, help="also write the rows and the environment to this file")
     arguments = parser.parse_args()
     timing.set_allocator_thresholds()
     torch.set_num_threads(arguments.threads)
 
-    environment = timing.environment()
-    versions = environment["versions"]
-    print(f"{environment['machine']['processor']}, {arguments.threads} thread(s), torch {versions['torch']}, ", end="")
-    print(f"{versions['cpu_isa']} kernels; allocator thresholds set for both sides; ratio = native time / our time")
+    torch.set_default_device(arguments.device)
+
+    environment = timing.environment(arguments.commit)
+    machine, versions = environment["machine"], environment["versions"]
+    if arguments.device == "cuda":
+        print(f"{machine['cuda']}, driver {machine['driver']}, torch {versions['torch']}, kernels {versions['cuda']}")
+    else:
+        print(f"{machine['processor']}, {arguments.threads} thread(s), torch {versions['torch']}, ", end="")
+        print(f"{versions['cpu_isa']} kernels; allocator thresholds set for both sides; ratio = native time / our time")
     print(f"{'case':52s} {'dtype':9s} {'ours ms':>9s} {'native ms':>9s}  {'our rate':>16s} roof    ratio")
-    rows, bandwidth, flops = [], dict[tuple[int, bool], float](), dict[str, float]()
-    for family in arguments.family:
-        for dtype in arguments.dtype:
-            for case in FAMILIES[family](dtype):
-                if arguments.only in case.name:
-                    rows.append(measure(case, arguments.rounds, bandwidth, flops))
-                    print(line(rows[-1]), flush=True)
+    rows, wrong, bandwidth, flops = [], list[dict[str, str]](), dict[tuple[int, bool], float](), dict[str, float]()
+    start = time.monotonic()
+    families = arguments.family or sorted(FAMILIES.keys() if arguments.device == "cpu" else ON_CUDA)
+    for family, dtype in itertools.product(families, arguments.dtype):
+        for case in FAMILIES[family](dtype):
+            if time.monotonic() - start > arguments.seconds:
+                break
+            if arguments.only not in case.name:
+                continue
+            try:
+                rows.append(measure(case, arguments.rounds, bandwidth, flops))
+                print(line(rows[-1]), flush=True)
+            except (AssertionError, RuntimeError) as error:
+                wrong.append({"family": family, "case": case.name, "dtype": dtype, "error": str(error)})
+                print(f"{case.name:52s} {dtype:9s} WRONG: {error}", flush=True)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps({**environment, "rows": rows}, indent=1) + "\n")
+        arguments.json.write_text(
+            json.dumps({**environment, "rows": rows, **({"wrong": wrong} if wrong else {})}, indent=1) + "\n"
+        )
         print(f"written to {arguments.json}")
+    if wrong:
+        sys.exit(f"{len(wrong)} case(s) are wrong")
 
 
 if __name__ == "__main__":

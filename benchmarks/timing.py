@@ -3,12 +3,16 @@
 Ours and the peer run in turn in one process (A B B A ...), so that a change of clock or a busy neighbour hits both and
 neither always finds the caches as the other left them; the figure is the median. Inputs rotate through copies that
 together outgrow the second-level cache, unless a case is warm by nature. The roofline is measured in the same run.
+
+On CUDA the time is the GPU's, between two events in its stream, and its second-level cache is emptied before each call.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -46,16 +50,47 @@ class Comparison:
         return self.peer / self.ours
 
 
+Seconds = Callable[[Callable[[int], Any], int, int], float]
+
+
+def _cpu_seconds(function: Callable[[int], Any], i: int, inner: int) -> float:
+    start = time.perf_counter()
+    for _ in range(inner):
+        function(i)
+    return (time.perf_counter() - start) / inner
+
+
+FLUSHED_BYTES = 1 << 29  # ten times the largest second-level cache, and long enough for Python to queue the next call
+
+
+@functools.cache
+def _flushed() -> torch.Tensor:
+    return torch.zeros(FLUSHED_BYTES // 4, device="cuda")
+
+
+def _gpu_seconds(function: Callable[[int], Any], i: int, inner: int) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    _flushed().sum()  # read, not written: what is left in the cache need not be written back in the call's time
+    start.record()
+    for _ in range(inner):
+        function(i)
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3 / inner
+
+
+def _seconds() -> Seconds:
+    return _gpu_seconds if torch.get_default_device().type == "cuda" else _cpu_seconds
+
+
 def compare(ours: Callable[[int], Any], peer: Callable[[int], Any], *, rounds: int, inner: int = 1) -> Comparison:
     """Times ``ours(i)`` and ``peer(i)`` in turn, i the number of the round, ``inner`` calls at a time."""
+    seconds = _seconds()
     times: tuple[list[float], list[float]] = ([], [])
     for i in range(rounds + 2):  # two rounds to warm up
         turns = list(zip((peer, ours), times))
         for function, samples in turns if i % 2 else reversed(turns):
-            start = time.perf_counter()
-            for _ in range(inner):
-                function(i)
-            samples.append((time.perf_counter() - start) / inner)
+            samples.append(seconds(function, i, inner))
     peer_times, our_times = (samples[2:] for samples in times)
     return Comparison(ours=statistics.median(our_times), peer=statistics.median(peer_times))
 
@@ -63,33 +98,29 @@ def compare(ours: Callable[[int], Any], peer: Callable[[int], Any], *, rounds: i
 def copy_bandwidth(sizes: Sequence[int]) -> dict[int, float]:
     """Bytes per second, read and written, of a copy that moves ``size`` bytes altogether, for each size in bytes.
 
-    torch's copy reads the lines of its target before it overwrites them; a kernel that stores past the caches does not,
-    and may exceed 100 % of this.
+    torch's copy on the CPU reads the lines of its target before it overwrites them; a kernel that stores past the
+    caches does not, and may exceed 100 % of this.
     """
-    bandwidth = {}
+    seconds, bandwidth = _seconds(), {}
     for size in sizes:
         count = max(1, size // 8)
         sources = [torch.rand(count) for _ in range(3)]
         target = torch.empty(count)
-        samples = []
-        for i in range(12):
-            start = time.perf_counter()
+
+        def copy(i: int, target: torch.Tensor = target, sources: list[torch.Tensor] = sources) -> None:
             target.copy_(sources[i % 3])
-            samples.append(time.perf_counter() - start)
+
+        samples = [seconds(copy, i, 1) for i in range(12)]
         bandwidth[size] = count * 8 / statistics.median(samples[2:])
     return bandwidth
 
 
 def in_place_bandwidth(sizes: Sequence[int]) -> dict[int, float]:
     """Bytes per second, read and written, of an operation in place on ``size / 2`` bytes, for each size in bytes."""
-    bandwidth = {}
+    seconds, bandwidth = _seconds(), {}
     for size in sizes:
         x = torch.rand(max(1, size // 8))
-        samples = []
-        for _ in range(12):
-            start = time.perf_counter()
-            x.mul_(1.0000001)
-            samples.append(time.perf_counter() - start)
+        samples = [seconds(lambda i, x=x: x.mul_(1.0000001), i, 1) for i in range(12)]
         bandwidth[size] = x.numel() * 8 / statistics.median(samples[2:])
     return bandwidth
 
@@ -98,27 +129,28 @@ def peak_flops(dtype: torch.dtype) -> float:
     """Floating-point operations per second of a large matrix product, what dense arithmetic can reach here."""
     n = 1024 if dtype != torch.float64 else 512
     a, b = torch.rand(n, n).to(dtype), torch.rand(n, n).to(dtype)
-    samples = []
-    for _ in range(8):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        samples.append(time.perf_counter() - start)
+    seconds = _seconds()
+    samples = [seconds(lambda i: torch.mm(a, b), i, 1) for i in range(8)]
     return 2 * n**3 / min(samples)
 
 
-def environment() -> dict[str, Any]:
-    """Machine, versions, commit and date, without which a figure means nothing."""
+def environment(commit: str = "") -> dict[str, Any]:
+    """Machine, versions, commit and date, without which a figure means nothing. A copy of a checkout without its
+    history is told its ``commit``."""
     import nnart_ops
 
     root = Path(__file__).parent.parent
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True).stdout
+    changed = ""
+    if not commit:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True).stdout
     return {
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),
             "system": platform.platform(),
             "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "driver": _driver(),
         },
         "versions": {"python": platform.python_version(), "torch": torch.__version__, **nnart_ops.build_info()},
         "commit": (commit or "unknown") + (" with changes" if changed.strip() else ""),
@@ -126,6 +158,13 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "allocator": ALLOCATOR,
     }
+
+
+def _driver() -> str | None:
+    if not torch.cuda.is_available() or shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
 
 
 def _processor() -> str:

@@ -11,6 +11,18 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where the tests' tensors are: cpu or cuda")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before a test module is imported, since some of them make tensors for their parameters."""
+    device = config.getoption("--device")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: this torch finds no CUDA device")
+    torch.set_default_device(device)
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

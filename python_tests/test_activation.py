@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from devices import cpu_only
 from opcases import ACTIVATIONS, ActivationCase
 from tolerances import DTYPES, assert_close
 from torch import Tensor
@@ -201,6 +202,7 @@ def test_dtypes_without_a_kernel_run_native(case: ActivationCase) -> None:
             assert torch.equal(case.ours(x), expected)
 
 
+@cpu_only
 def test_same_result_for_any_thread_count() -> None:
     x, grad_y = torch.randn(200_003), torch.randn(200_003)
     results = []
@@ -229,6 +231,7 @@ def test_large_results_equal_their_parts(name: str, dtype: torch.dtype) -> None:
     assert torch.equal(shifted, y)
 
 
+@cpu_only
 @pytest.mark.parametrize("isa", nnart_ops.build_info()["cpu_isa_variants"].split())
 def test_every_instruction_set(isa: str) -> None:
     """The tests above on each path that this CPU can run, in a process of its own since the choice is made at load."""

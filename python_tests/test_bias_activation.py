@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as native
+from devices import cpu_only
 from tolerances import DTYPES, SAME_FLOAT64, assert_close
 from torch import Tensor
 
@@ -169,6 +170,7 @@ def test_large_results_equal_their_parts() -> None:
     assert torch.equal(whole[5000:5100], part)
 
 
+@cpu_only
 @pytest.mark.parametrize("isa", nnart_ops.build_info()["cpu_isa_variants"].split())
 def test_every_instruction_set(isa: str) -> None:
     """The tests of values on each path that this CPU can run, in a process of its own."""

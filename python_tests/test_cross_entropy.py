@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as native
+from devices import DEVICE, cpu_only, generator
 from instruction_sets import each_instruction_set, run_on
 from tolerances import DTYPES, SAME_FLOAT32, SAME_FLOAT64, assert_close
 from torch import Tensor
@@ -40,16 +41,16 @@ def class_dim(x: Tensor) -> int:
 
 def inputs(shape: tuple[int, ...], dtype: torch.dtype, kind: str, weighted: bool) -> tuple[Tensor, Tensor, Any]:
     """Logits, labels (some of them ignored) or probabilities, and weights."""
-    generator = torch.Generator().manual_seed(sum(shape))
-    x = (torch.randn(shape, generator=generator) * 3).to(dtype)
+    draws = generator(sum(shape))
+    x = (torch.randn(shape, generator=draws) * 3).to(dtype)
     dim, rows = class_dim(x), [size for d, size in enumerate(shape) if d != class_dim(x)]
     if kind == "labels":
-        target = torch.randint(shape[dim], rows, generator=generator)
+        target = torch.randint(shape[dim], rows, generator=draws)
         if target.dim():
             target.view(-1)[1::4] = -100
     else:
-        target = torch.randn(shape, generator=generator).softmax(dim).to(dtype)
-    weight = torch.rand(shape[dim], generator=generator).to(dtype) + 0.25 if weighted else None
+        target = torch.randn(shape, generator=draws).softmax(dim).to(dtype)
+    weight = torch.rand(shape[dim], generator=draws).to(dtype) + 0.25 if weighted else None
     return x, target, weight
 
 
@@ -87,6 +88,7 @@ def test_against_float64(dtype: torch.dtype) -> None:
     check_all(dtype)
 
 
+@cpu_only
 @each_instruction_set
 def test_every_instruction_set(isa: str) -> None:
     run_on(isa, "import test_cross_entropy as t\nfor dtype in t.DTYPES: t.check_all(dtype)")
@@ -278,7 +280,7 @@ def test_what_is_kept() -> None:
 def test_autocast_gives_float32() -> None:
     x, target, _ = inputs((4, 10), torch.bfloat16, "labels", False)
     for dtype in (torch.bfloat16, torch.float32):
-        with torch.autocast("cpu"):
+        with torch.autocast(DEVICE):
             ours, peer = F.cross_entropy(x.to(dtype), target), native.cross_entropy(x.to(dtype), target)
         assert ours.dtype == peer.dtype == torch.float32
         torch.testing.assert_close(ours, peer)
@@ -287,7 +289,7 @@ def test_autocast_gives_float32() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_torchs_samples(dtype: torch.dtype) -> None:
     compared = 0
-    for sample in INFO.sample_inputs("cpu", dtype, requires_grad=False):
+    for sample in INFO.sample_inputs(DEVICE, dtype, requires_grad=False):
         (target,) = sample.args
         kwargs = dict(sample.kwargs)
         weight = kwargs.pop("weight", None)
@@ -296,8 +298,9 @@ def test_torchs_samples(dtype: torch.dtype) -> None:
     assert compared
 
 
+@cpu_only
 def test_torchs_errors() -> None:
-    for error in INFO.error_inputs("cpu") if INFO.error_inputs_func else ():
+    for error in INFO.error_inputs(DEVICE) if INFO.error_inputs_func else ():
         sample = error.sample_input
         with pytest.raises(error.error_type):
             F.cross_entropy(sample.input, *sample.args, **sample.kwargs)

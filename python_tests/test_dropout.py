@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as native
+from devices import DEVICE, cpu_only
 from instruction_sets import run_on
 from tolerances import DTYPES, chi_square_limit, count_limit
 from torch import Tensor
@@ -57,7 +58,7 @@ def words(n: int, seed: int) -> Tensor:
     block = np.arange((n + 3) // 4, dtype=np.uint64)
     zero = np.zeros_like(block)
     stream = philox([block, zero, zero, zero], seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF)
-    return torch.from_numpy(np.stack(stream, 1).reshape(-1)[:n].astype(np.int64))
+    return torch.from_numpy(np.stack(stream, 1).reshape(-1)[:n].astype(np.int64)).to(DEVICE)
 
 
 def kept(n: int, seed: int, p: float) -> Tensor:
@@ -263,6 +264,7 @@ def test_channels_agree_between_layouts(channels: int) -> None:
     assert torch.equal(y, x * (mask.view(3, channels, 1, 1) * (1 / 0.6)))
 
 
+@cpu_only
 @pytest.mark.parametrize("name", ALL)
 def test_any_number_of_threads(name: str) -> None:
     shapes = {"dropout1d": (300, 7, 301), "dropout3d": (30, 7, 3, 10, 101)}
@@ -293,6 +295,7 @@ def digests() -> str:
     return "\n".join(hashlib.sha256(t.view(torch.uint8).numpy().tobytes()).hexdigest() for t in lines)
 
 
+@cpu_only
 @pytest.mark.parametrize("isa", nnart_ops.build_info()["cpu_isa_variants"].split())
 def test_every_instruction_set_gives_the_same_bits(isa: str) -> None:
     assert run_on(isa, "import test_dropout; print(test_dropout.digests())") == digests()
@@ -498,7 +501,7 @@ def test_torch_samples(info: Any) -> None:
     """OpInfo's samples: shapes, dtypes and strides are native's, and so are the values where nothing is random."""
     name = info.name.removeprefix("nn.functional.")
     for dtype in info.dtypes:
-        for case in info.sample_inputs("cpu", dtype, requires_grad=False):
+        for case in info.sample_inputs(DEVICE, dtype, requires_grad=False):
             ours, theirs = (getattr(m, name)(case.input, *case.args, **case.kwargs) for m in (F, native))
             assert (ours.shape, ours.dtype, ours.stride()) == (theirs.shape, theirs.dtype, theirs.stride())
             p, training = case.kwargs.get("p", 0.5), case.kwargs.get("training", "alpha" not in name)

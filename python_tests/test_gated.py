@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as native
+from devices import DEVICE, cpu_only
 from instruction_sets import each_instruction_set, run_on
 from tolerances import DTYPES, SAME_FLOAT32, assert_close
 from torch import Tensor
@@ -239,6 +240,7 @@ def test_compile() -> None:
             torch.testing.assert_close(a, b, **SAME_FLOAT32)
 
 
+@cpu_only
 def test_threads_do_not_change_the_result() -> None:
     x, grad_y = torch.randn(301, 2 * 997), torch.randn(301, 997)
     results = []
@@ -252,6 +254,7 @@ def test_threads_do_not_change_the_result() -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
+@cpu_only
 @each_instruction_set
 def test_every_instruction_set(isa: str) -> None:
     run_on(isa, "import test_gated as t\nfor dtype in t.DTYPES:\n  for gate in t.GATES: t.check_sizes(dtype, gate)")
@@ -259,7 +262,7 @@ def test_every_instruction_set(isa: str) -> None:
 
 def test_torchs_samples() -> None:
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        for sample in OP_INFO.sample_inputs("cpu", dtype, requires_grad=False):
+        for sample in OP_INFO.sample_inputs(DEVICE, dtype, requires_grad=False):
             ours, peer = (f(sample.input, *sample.args, **sample.kwargs) for f in (F.glu, native.glu))
             oracle = native.glu(sample.input.double(), *sample.args, **sample.kwargs)
             assert_close(ours, peer, oracle, "glu")

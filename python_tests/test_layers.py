@@ -19,7 +19,7 @@ ALLOWED = {
     "math": [r"cmath", r"cstdint", r"math/.*"],
     "core": [STANDARD, r"core/.*", r"math/.*"],
     "cpu": [STANDARD, r"immintrin\.h", r"core/.*", r"math/.*", r"cpu/.*"],
-    "cuda": [STANDARD, r"cuda_.*", r"core/.*", r"math/.*", r"cuda/.*"],
+    "cuda": [STANDARD, r"cassert", r"limits", r"cuda_.*", r"core/.*", r"math/.*", r"cuda/.*"],
     "ops": [r"[a-z_]+", TORCH, r"core/.*", r"math/.*", r"ops/.*", r"cpu/kernels\.h", r"cuda/kernels\.h"],
     ".": [
         r"[a-z_]+",

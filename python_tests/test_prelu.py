@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as native
+from devices import DEVICE, cpu_only, generator
 from instruction_sets import each_instruction_set, run_on
 from tolerances import SAME_FLOAT32, TWICE_NATIVE, storage_rounding, sum_limit
 from torch.testing._internal.common_methods_invocations import op_db
@@ -32,12 +33,12 @@ SHAPES = [
 
 
 def tensors(shape: tuple[int, ...], dtype: torch.dtype, per_channel: bool, layout: torch.memory_format) -> tuple:
-    generator = torch.Generator().manual_seed(0)
-    x, grad_y = (torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2))
+    draws = generator(0)
+    x, grad_y = (torch.randn(shape, generator=draws, dtype=torch.float64).to(dtype) for _ in range(2))
     if x.dim() == 4:
         x = x.to(memory_format=layout)
     weights = shape[1] if per_channel and len(shape) > 1 else 1
-    weight = torch.rand(weights, generator=generator, dtype=torch.float64).to(dtype)
+    weight = torch.rand(weights, generator=draws, dtype=torch.float64).to(dtype)
     return x, weight, grad_y
 
 
@@ -91,6 +92,7 @@ def test_against_float64(shape: tuple, dtype: torch.dtype, per_channel: bool, la
     check(shape, dtype, per_channel, layout)
 
 
+@cpu_only
 @each_instruction_set
 def test_every_instruction_set(isa: str) -> None:
     run_on(isa, "import test_prelu; test_prelu.check_all()")
@@ -110,7 +112,7 @@ def test_special_values() -> None:
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("shape", [(3, 2), (2, 3, 4), (2, 3, 2, 2)])
 def test_gradients_of_every_order(shape: tuple[int, ...], per_channel: bool) -> None:
-    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    x = torch.randn(shape, dtype=torch.float64, generator=generator(1)).requires_grad_()
     weight = torch.rand(shape[1] if per_channel else 1, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(prelu, (x, weight), check_forward_ad=True)
     assert torch.autograd.gradgradcheck(prelu, (x, weight))
@@ -169,6 +171,7 @@ def test_compile() -> None:
         assert torch.allclose(a, b, **SAME_FLOAT32)
 
 
+@cpu_only
 @pytest.mark.parametrize("weights", [1, 24])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_threads_do_not_change_the_result(weights: int, layout: torch.memory_format) -> None:
@@ -188,7 +191,7 @@ def test_threads_do_not_change_the_result(weights: int, layout: torch.memory_for
 def test_opinfo_samples() -> None:
     from nnart_ops import functional
 
-    for sample in OP_INFO.sample_inputs("cpu", torch.float32, requires_grad=True):
+    for sample in OP_INFO.sample_inputs(DEVICE, torch.float32, requires_grad=True):
         ours = functional.prelu(sample.input, *sample.args, **sample.kwargs)
         expected = native.prelu(sample.input, *sample.args, **sample.kwargs)
         assert torch.allclose(ours, expected)
@@ -198,7 +201,7 @@ def test_opinfo_samples() -> None:
 def test_error_inputs() -> None:
     from nnart_ops import functional
 
-    for error in OP_INFO.error_inputs("cpu"):
+    for error in OP_INFO.error_inputs(DEVICE):
         sample = error.sample_input
         with pytest.raises(error.error_type):
             functional.prelu(sample.input, *sample.args, **sample.kwargs)

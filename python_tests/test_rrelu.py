@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from devices import cpu_only
 from instruction_sets import each_instruction_set, run_on
 from tolerances import DTYPES, chi_square_limit, storage_rounding
 from torch import Tensor
@@ -47,6 +48,7 @@ def test_slopes(dtype: torch.dtype) -> None:
     check(dtype)
 
 
+@cpu_only
 @each_instruction_set
 def test_every_instruction_set(isa: str) -> None:
     """The same numbers on each, up to the rounding of a product and a sum."""
@@ -70,6 +72,7 @@ def test_uniform_and_independent() -> None:
         assert statistic <= chi_square_limit(bins - 1)
 
 
+@cpu_only
 def test_reproducible_for_any_number_of_threads() -> None:
     x = torch.randn(101, 1009)
     results = []

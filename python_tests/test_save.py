@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import cpu_only
 from instruction_sets import each_instruction_set, run_on
 from opcases import ACTIVATIONS, ActivationCase
 from tolerances import DTYPES, SAME_FLOAT64, assert_close, storage_rounding
@@ -56,6 +57,7 @@ def test_the_same_derivative(case: ActivationCase, save: str, dtype: torch.dtype
     check(case, save, dtype)
 
 
+@cpu_only
 @each_instruction_set
 def test_every_instruction_set(isa: str) -> None:
     run_on(
@@ -189,6 +191,7 @@ def test_a_zero_slope_stays_zero() -> None:
     torch.testing.assert_close(grad, torch.tensor([0.0, inf, 0.0, nan]), equal_nan=True)
 
 
+@cpu_only
 def test_threads_do_not_change_the_mask() -> None:
     x = torch.randn(200_003)
     results = []

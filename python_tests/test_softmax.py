@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as native
+from devices import DEVICE, cpu_only
 from instruction_sets import each_instruction_set, run_on
 from tolerances import DTYPES, SAME_FLOAT32, assert_close
 from torch import Tensor
@@ -51,6 +52,7 @@ def test_sizes(name: str, dtype: torch.dtype) -> None:
     check_sizes(name, dtype)
 
 
+@cpu_only
 @each_instruction_set
 def test_every_instruction_set(isa: str) -> None:
     run_on(isa, "import test_softmax as t\nfor dtype in t.DTYPES:\n  for name in t.NAMES: t.check_sizes(name, dtype)")
@@ -154,6 +156,7 @@ def test_without_a_dimension_and_with_a_dtype(name: str) -> None:
         ours(torch.arange(4), 0)
 
 
+@cpu_only
 @pytest.mark.parametrize("inner", [1, 50])
 def test_threads_do_not_change_the_result(inner: int) -> None:
     x, grad_y = torch.randn(301, 997, inner), torch.randn(301, 997, inner)
@@ -177,7 +180,7 @@ def test_torchs_samples(name: str, variant: str) -> None:
     info = next(op for op in op_db if op.name == INFOS[name] and op.variant_test_name == variant)
     ours, compared = getattr(F, name), 0
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        for sample in info.sample_inputs("cpu", dtype, requires_grad=False):
+        for sample in info.sample_inputs(DEVICE, dtype, requires_grad=False):
             kwargs = {key: value for key, value in sample.kwargs.items() if key in ("dim", "dtype")}
             peer = getattr(native, name)(sample.input, *sample.args, **kwargs)
             result = ours(sample.input, *sample.args, **kwargs)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import DEVICE
 from tolerances import assert_close
 from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
@@ -58,7 +59,7 @@ def test_samples(name: str, dtype: torch.dtype) -> None:
         pytest.skip(f"torch has no {name} in {dtype}")
     ours, native = getattr(F, name), getattr(torch if name in NAMES else torch.nn.functional, name)
     compared = 0
-    for sample in info.sample_inputs("cpu", dtype, requires_grad=False):
+    for sample in info.sample_inputs(DEVICE, dtype, requires_grad=False):
         x, args, kwargs = sample.input, sample.args, dict(sample.kwargs)
         result = outcome(ours, x, args, kwargs)
         reference = outcome(native, x, args, kwargs)
@@ -80,7 +81,7 @@ def test_error_inputs(name: str) -> None:
     info = op_info(name)
     if info.error_inputs_func is None:
         return
-    for error in info.error_inputs("cpu"):
+    for error in info.error_inputs(DEVICE):
         sample = error.sample_input
         with pytest.raises(error.error_type, match=error.error_regex):
             getattr(F, name)(sample.input, *sample.args, **sample.kwargs)
@@ -96,7 +97,7 @@ def test_modules(info: Any, training: bool) -> None:
     ours_cls = getattr(nnart_ops.nn, info.module_cls.__name__)
     compared = 0
     for sample in info.module_inputs_func(
-        info, device="cpu", dtype=torch.float64, requires_grad=True, training=training
+        info, device=DEVICE, dtype=torch.float64, requires_grad=True, training=training
     ):
         construct, call = sample.constructor_input, sample.forward_input
         if call is None:

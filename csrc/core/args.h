@@ -87,7 +87,7 @@ struct MaxUnpoolArgs {
   const void* x;
   const int64_t* indices;
   void* y;
-  int64_t* wrong_index;  // set to the first index outside [0, out), if there is one
+  int64_t* wrong_index;  // on the host: set to an index outside [0, out), if there is one and the device can say so
 };
 
 // Window averages, or their gradient: then x is grad_y and y is grad_x.
@@ -145,11 +145,11 @@ struct PReluArgs {
   const void* grad_y;    // null in the forward
   void* y;               // forward: the output; backward: grad_x
   void* grad_weight;     // backward only, as the next
-  double* partial_sums;  // prelu_tasks() x channels numbers, scratch
+  double* partial_sums;  // backward only: scratch
 };
 
-// The backward sums grad_weight over fixed pieces of x, then over the pieces in order, so that no result depends on the
-// threads. A piece is short enough for a sum in float.
+// The backward on the CPU sums grad_weight over fixed pieces of x, then over the pieces in order, so that no result
+// depends on the threads. A piece is short enough for a sum in float.
 constexpr int64_t kPReluRows = 256;
 constexpr int64_t kPReluRun = 1024;
 inline __attribute__((always_inline)) int64_t prelu_tasks(int64_t outer, int64_t inner) {
@@ -202,10 +202,11 @@ struct BiasActivationArgs {
   bool grad_y_is_one_value, saved_is_output;
   void* y;               // or grad_x
   void* grad_bias;       // may be null
-  double* partial_sums;  // bias_tasks() x channels numbers, scratch, if grad_bias is wanted
+  double* partial_sums;  // scratch, if grad_bias is wanted
 };
 
-// The backward sums grad_bias as PReLU does its weight's gradient: over fixed pieces, then over the pieces in order.
+// The backward on the CPU sums grad_bias as PReLU does its weight's gradient: over fixed pieces, then over the pieces
+// in order.
 constexpr int64_t kBiasRun = 4096;
 inline __attribute__((always_inline)) int64_t bias_rows(int64_t channels) {
   return channels < 256 ? 256 : (channels < 2048 ? 65536 / channels : 32);
@@ -262,12 +263,12 @@ struct CrossEntropyArgs {
   void* loss;            // forward: one C, or one a row
   const void* grad;      // backward: the gradient of loss, in C; null in the forward, as the next
   void* y;               // grad_x; may be x
-  int64_t* wrong_label;  // set to a label that is no class, if there is one
-  double* partial_sums;  // forward: two for each of loss_tasks(), scratch
+  int64_t* wrong_label;  // on the host: set to a label that is no class, if there is one and the device can say so
+  double* partial_sums;  // scratch
 };
 
-// Losses are added in fixed pieces, then piece by piece, so that no result depends on the threads. A piece is a run of
-// neighbouring rows: of 2^16 elements, or of a plane where the rows' classes are apart.
+// On the CPU, losses are added in fixed pieces, then piece by piece, so that no result depends on the threads. A piece
+// is a run of neighbouring rows: of 2^16 elements, or of a plane where the rows' classes are apart.
 constexpr int64_t kLossRun = 1024;
 inline __attribute__((always_inline)) int64_t loss_rows(int64_t classes) {
   return classes >= 65536 ? 1 : 65536 / (classes > 64 ? classes : 64);

@@ -8,14 +8,18 @@
 namespace nnart::cpu {
 namespace {
 
+// The largest set that was compiled; CMake names it.
+constexpr Isa kCompiled = Isa::NNART_ISA;
+
 Isa best() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd"))
-    return Isa::avx512;
+  bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                    __builtin_cpu_supports("avx512cd");
+  if (kCompiled >= Isa::avx512 && has_avx512) return Isa::avx512;
   // Every CPU with AVX2 has F16C, which GCC 12 cannot ask for by name.
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::avx2;
+  if (kCompiled >= Isa::avx2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::avx2;
 #endif
   return Isa::baseline;
 }
@@ -34,16 +38,12 @@ void launch_on_chosen(const Args& args) {
   switch (isa()) {
     case Isa::baseline:
       return Kernels<Isa::baseline>::launch(args);
-#if defined(__x86_64__)
     case Isa::avx2:
-      return Kernels<Isa::avx2>::launch(args);
-    case Isa::avx512:
-      return Kernels<Isa::avx512>::launch(args);
-#else
-    case Isa::avx2:
-    case Isa::avx512:
+      if constexpr (kCompiled >= Isa::avx2) return Kernels<Isa::avx2>::launch(args);
       break;
-#endif
+    case Isa::avx512:
+      if constexpr (kCompiled >= Isa::avx512) return Kernels<Isa::avx512>::launch(args);
+      break;
   }
 }
 

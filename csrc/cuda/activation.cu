@@ -5,49 +5,71 @@
 namespace nnart::cuda {
 namespace {
 
-// Named functors, because a kernel's template argument cannot be a lambda of a host function in every nvcc.
-template <class Activation>
+template <class S, class F>
 struct Forward {
-  Activation activation;
-  template <class T>
-  __device__ __forceinline__ T operator()(T x) const {
-    return activation.forward(x);
+  const S* x;
+  S* y;
+  F activation;
+
+  template <int width>
+  __device__ __forceinline__ auto load(int64_t i) const {
+    return cuda::load<width>(x + i);
+  }
+  template <int width>
+  __device__ __forceinline__ void store(int64_t i, const Pack<S, width>& in) const {
+    Pack<S, width> out;
+#pragma unroll
+    for (int k = 0; k < width; ++k) out.lanes[k] = narrow(Type<S>{}, activation.forward(widen(in.lanes[k])));
+    cuda::store(y + i, out);
   }
 };
 
-template <class Activation>
+template <class S, class F>
 struct Backward {
-  Activation activation;
-  template <class T>
-  __device__ __forceinline__ T operator()(T grad_y, T saved) const {
-    return activation.backward(grad_y, saved);
+  Source<S> grad_y;
+  const S* saved;
+  S* grad_x;
+  F activation;
+
+  template <int width>
+  struct Loaded {
+    Pack<S, width> grad, saved;
+  };
+  template <int width>
+  __device__ __forceinline__ Loaded<width> load(int64_t i) const {
+    return {grad_y.template at<width>(i), cuda::load<width>(saved + i)};
+  }
+  template <int width>
+  __device__ __forceinline__ void store(int64_t i, const Loaded<width>& in) const {
+    Pack<S, width> out;
+#pragma unroll
+    for (int k = 0; k < width; ++k)
+      out.lanes[k] = narrow(Type<S>{}, activation.backward(widen(in.grad.lanes[k]), widen(in.saved.lanes[k])));
+    cuda::store(grad_x + i, out);
   }
 };
 
 }  // namespace
 
 const char* launch(const ActivationArgs& args, cudaStream_t stream) {
-  if (args.residual) return "no CUDA kernel adds a residual";
+  if (args.residual || args.bias) return "no CUDA kernel adds a residual or a bias here";
   const char* error = nullptr;
   with_dtype(args.dtype, [&](auto type) {
     using S = typename decltype(type)::type;
     using C = ComputeType<S>;
+    auto* x = static_cast<const S*>(args.x);
     auto* y = static_cast<S*>(args.y);
-    auto* grad_y = static_cast<const S*>(args.grad_y);
-    Elements<S> x{static_cast<const S*>(args.x)};
+    Source<S> grad_y{static_cast<const S*>(args.grad_y), args.grad_y_is_one_value};
     auto backward = [&](auto activation) {
-      using F = decltype(activation);
-      if (args.grad_y_is_one_value)
-        error = map(y, args.n, Backward<F>{activation}, stream, OneValue<S>{grad_y}, x);
-      else
-        error = map(y, args.n, Backward<F>{activation}, stream, Elements<S>{grad_y}, x);
+      error = map<S>(Backward<S, decltype(activation)>{grad_y, x, y, activation}, args.n, are_aligned(grad_y, x, y),
+                     stream);
     };
     if (args.from_output && with_derivative_from_output<C>(args.activation, args.parameters, backward)) return;
     with_activation<C>(args.activation, args.parameters, [&](auto activation) {
-      if (grad_y)
+      if (args.grad_y)
         backward(activation);
       else
-        error = map(y, args.n, Forward<decltype(activation)>{activation}, stream, x);
+        error = map<S>(Forward<S, decltype(activation)>{x, y, activation}, args.n, are_aligned(x, y), stream);
     });
   });
   return error;

@@ -9,5 +9,23 @@
 namespace nnart::cuda {
 
 const char* launch(const ActivationArgs&, cudaStream_t stream);
+const char* launch(const MaskedActivationArgs&, cudaStream_t stream);
+const char* launch(const MaxPoolArgs&, cudaStream_t stream);
+const char* launch(const MaxPoolBackwardArgs&, cudaStream_t stream);
+const char* launch(const MaxPoolIndicesArgs&, cudaStream_t stream);
+const char* launch(const MaxUnpoolArgs&, cudaStream_t stream);
+const char* launch(const AvgPoolArgs&, cudaStream_t stream);
+const char* launch(const PReluArgs&, cudaStream_t stream);
+const char* launch(const RReluArgs&, cudaStream_t stream);
+const char* launch(const BiasActivationArgs&, cudaStream_t stream);
+const char* launch(const DropoutArgs&, cudaStream_t stream);
+const char* launch(const GatedArgs&, cudaStream_t stream);
+const char* launch(const SoftmaxArgs&, cudaStream_t stream);
+const char* launch(const CrossEntropyArgs&, cudaStream_t stream);
+
+// The numbers that partial_sums must have room for.
+int64_t scratch(const PReluArgs&);
+int64_t scratch(const BiasActivationArgs&);
+int64_t scratch(const CrossEntropyArgs&);
 
 }  // namespace nnart::cuda

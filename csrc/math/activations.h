@@ -465,9 +465,13 @@ inline __attribute__((always_inline)) void with_two_slopes(Activation activation
   if (activation == Softshrink) visit(math::Softshrink<C>(p));
 }
 
-// Calls visit with the functor that a names, its parameters converted to the compute type C.
+// Calls visit with the functor that a names, its parameters converted to the compute type C. On the device too: visit
+// is of the side that calls.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
 template <class C, class Visit>
-inline __attribute__((always_inline)) void with_activation(Activation activation, ActivationParameters p, Visit visit) {
+NNART_HD void with_activation(Activation activation, ActivationParameters p, Visit visit) {
   switch (activation) {
     case Activation::Relu:
       return visit(math::Relu<C>(p));

@@ -25,6 +25,8 @@ NNART_HD double expm1(double x) { return ::expm1(x); }
 // log(1 + x) for x in [0, 1]: all that the formulas need, and all that the vector version can do.
 NNART_HD float log1p_unit(float x) { return ::log1pf(x); }
 NNART_HD double log1p_unit(double x) { return ::log1p(x); }
+NNART_HD float log(float x) { return ::logf(x); }
+NNART_HD double log(double x) { return ::log(x); }
 NNART_HD float tanh(float x) { return ::tanhf(x); }
 NNART_HD double tanh(double x) { return ::tanh(x); }
 NNART_HD float sqrt(float x) { return ::sqrtf(x); }

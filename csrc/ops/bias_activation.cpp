@@ -108,11 +108,10 @@ std::tuple<Tensor, Tensor> bias_activation_backward(const Tensor& grad_y, Option
     torch::stable::zero_(grad_bias);
     return {grad_x, grad_bias};
   }
-  std::vector<double> partial_sums;
+  Tensor partial_sums = scratch_on(grad_y, wants_bias ? scratch(args) : 0);
   if (wants_bias) {
     args.grad_bias = grad_bias.data_ptr();
-    partial_sums.resize(size_t(bias_tasks(args.outer, args.channels, args.inner) * args.channels));
-    args.partial_sums = partial_sums.data();
+    args.partial_sums = static_cast<double*>(partial_sums.data_ptr());
   }
   launch(args, grad_y);
   return {grad_x, grad_bias};

@@ -97,6 +97,8 @@ struct Rows {
   void run(const char* op) {
     int64_t wrong_label = kNoLabel;
     args.wrong_label = &wrong_label;
+    Tensor partial_sums = scratch_on(x, scratch(args));
+    args.partial_sums = static_cast<double*>(partial_sums.data_ptr());
     launch(args, x);
     check(wrong_label == kNoLabel, op, ": Target ", wrong_label, " is out of bounds: there are ", args.classes,
           " classes, 0 to ", args.classes - 1, ", and ignore_index is ", args.ignore_index);
@@ -121,8 +123,6 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(const Tensor& x, const Tensor& 
   for (const Tensor& t : {loss, statistics, total_weight}) poisoned(t);
   rows.use_statistics(statistics, total_weight);
   args.loss = loss.data_ptr();
-  std::vector<double> partial_sums(size_t(2 * loss_tasks(args.outer, args.classes, args.inner)));
-  args.partial_sums = partial_sums.data();
   rows.run(op);
   return {loss, statistics, total_weight};
 }

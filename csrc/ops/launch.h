@@ -17,6 +17,11 @@ bool native_conv_is_fast(DType dtype);
 // The bytes of a vector register in the kernels in use, 0 where they have none.
 int64_t vector_bytes();
 
+// The numbers that the args' partial_sums must have room for, on the device.
+int64_t scratch(const PReluArgs&);
+int64_t scratch(const BiasActivationArgs&);
+int64_t scratch(const CrossEntropyArgs&);
+
 void launch(const ActivationArgs&, const Tensor& on);
 void launch(const MaskedActivationArgs&, const Tensor& on);
 void launch(const ConvArgs&, const Tensor& on);

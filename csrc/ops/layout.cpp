@@ -49,6 +49,10 @@ Tensor empty_in(const Order& order, Sizes sizes, int32_t dtype, const Tensor& li
   return Tensor(handle);
 }
 
+Tensor scratch_on(const Tensor& like, int64_t doubles) {
+  return empty_in({}, Sizes(&doubles, 1), aoti_torch_dtype_float64(), like);
+}
+
 Tensor empty_in(const Order& order, const Tensor& t) { return poisoned(empty_in(order, t.sizes(), dtype_code(t), t)); }
 
 Tensor laid_in(const Order& order, const Tensor& t) {

@@ -16,6 +16,9 @@ void check_order(const Order& order, const Tensor& x, const char* op);
 Tensor empty_in(const Order& order, Sizes sizes, int32_t dtype, const Tensor& like);
 int32_t dtype_code(const Tensor& t);
 
+// Uninitialized memory for so many doubles on the device of `like`.
+Tensor scratch_on(const Tensor& like, int64_t doubles);
+
 // A new tensor like t whose elements lie densely in that order; t itself if its elements lie so, else a copy.
 Tensor empty_in(const Order& order, const Tensor& t);
 Tensor laid_in(const Order& order, const Tensor& t);

@@ -1,8 +1,8 @@
 // PReLU (He et al. 2015, arXiv:1502.01852): `prelu` and `prelu_backward`.
 #include <tuple>
-#include <vector>
 
 #include "ops/launch.h"
+#include "ops/layout.h"
 #include "ops/register.h"
 
 namespace nnart {
@@ -70,10 +70,10 @@ std::tuple<Tensor, Tensor> prelu_backward(const Tensor& grad_y, const Tensor& x,
     torch::stable::zero_(grad_weight);
     return {grad_x, grad_weight};
   }
-  std::vector<double> partial_sums(size_t(prelu_tasks(args.outer, args.inner) * args.channels));
+  Tensor partial_sums = scratch_on(x, scratch(args));
   args.grad_y = grad.data_ptr();
   args.grad_weight = grad_weight.data_ptr();
-  args.partial_sums = partial_sums.data();
+  args.partial_sums = static_cast<double*>(partial_sums.data_ptr());
   launch(args, x);
   return {grad_x, grad_weight};
 }

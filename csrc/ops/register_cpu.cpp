@@ -22,6 +22,12 @@ int64_t vector_bytes() {
   return 0;
 }
 
+int64_t scratch(const PReluArgs& args) { return prelu_tasks(args.outer, args.inner) * args.channels; }
+int64_t scratch(const BiasActivationArgs& args) {
+  return bias_tasks(args.outer, args.channels, args.inner) * args.channels;
+}
+int64_t scratch(const CrossEntropyArgs& args) { return 2 * loss_tasks(args.outer, args.classes, args.inner); }
+
 void launch(const ActivationArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const MaskedActivationArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const ConvArgs& args, const Tensor&) { cpu::launch(args); }

@@ -27,27 +27,40 @@ void launch_on(const Args& args, const Tensor& on) {
 bool native_conv_is_fast(DType) { return true; }
 int64_t vector_bytes() { return 0; }
 
-void launch(const ActivationArgs& args, const Tensor& on) { launch_on(args, on); }
+int64_t scratch(const PReluArgs& args) { return cuda::scratch(args); }
+int64_t scratch(const BiasActivationArgs& args) { return cuda::scratch(args); }
+int64_t scratch(const CrossEntropyArgs& args) { return cuda::scratch(args); }
 
-void launch(const MaskedActivationArgs&, const Tensor&) { no_kernel("masked_activation"); }
+void launch(const ActivationArgs& args, const Tensor& on) { launch_on(args, on); }
+void launch(const MaskedActivationArgs& args, const Tensor& on) { launch_on(args, on); }
+void launch(const MaxPoolArgs& args, const Tensor& on) { launch_on(args, on); }
+void launch(const MaxPoolBackwardArgs& args, const Tensor& on) { launch_on(args, on); }
+void launch(const MaxPoolIndicesArgs& args, const Tensor& on) { launch_on(args, on); }
+void launch(const MaxUnpoolArgs& args, const Tensor& on) { launch_on(args, on); }
+void launch(const AvgPoolArgs& args, const Tensor& on) { launch_on(args, on); }
+void launch(const PReluArgs& args, const Tensor& on) { launch_on(args, on); }
+void launch(const RReluArgs& args, const Tensor& on) { launch_on(args, on); }
+void launch(const BiasActivationArgs& args, const Tensor& on) { launch_on(args, on); }
+void launch(const DropoutArgs& args, const Tensor& on) { launch_on(args, on); }
+void launch(const GatedArgs& args, const Tensor& on) { launch_on(args, on); }
+void launch(const SoftmaxArgs& args, const Tensor& on) { launch_on(args, on); }
+void launch(const CrossEntropyArgs& args, const Tensor& on) { launch_on(args, on); }
+
 void launch(const ConvArgs&, const Tensor&) { no_kernel("conv"); }
-void launch(const MaxPoolArgs&, const Tensor&) { no_kernel("max_pool"); }
-void launch(const MaxPoolBackwardArgs&, const Tensor&) { no_kernel("max_pool_backward"); }
-void launch(const MaxPoolIndicesArgs&, const Tensor&) { no_kernel("max_pool_indices"); }
-void launch(const MaxUnpoolArgs&, const Tensor&) { no_kernel("max_unpool"); }
-void launch(const AvgPoolArgs&, const Tensor&) { no_kernel("avg_pool"); }
-void launch(const PReluArgs&, const Tensor&) { no_kernel("prelu"); }
-void launch(const RReluArgs&, const Tensor&) { no_kernel("rrelu"); }
-void launch(const BiasActivationArgs&, const Tensor&) { no_kernel("bias_activation"); }
-void launch(const DropoutArgs&, const Tensor&) { no_kernel("dropout"); }
-void launch(const GatedArgs&, const Tensor&) { no_kernel("gated"); }
-void launch(const SoftmaxArgs&, const Tensor&) { no_kernel("softmax"); }
-void launch(const CrossEntropyArgs&, const Tensor&) { no_kernel("cross_entropy"); }
 void launch(const OptimizerArgs&, const Tensor&) { no_kernel("optimizer_step_"); }
 
 STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CUDA, library) {
   Library m(library);
   register_activation(m);
+  register_masked_activation(m);
+  register_pooling(m);
+  register_prelu(m);
+  register_rrelu(m);
+  register_bias_activation(m);
+  register_dropout(m);
+  register_gated(m);
+  register_softmax(m);
+  register_cross_entropy(m);
 }
 
 }  // namespace nnart

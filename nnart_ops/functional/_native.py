@@ -18,8 +18,18 @@ def kernel_takes(*tensors: Tensor) -> bool:
     return dtype in _DTYPES
 
 
-def elementwise_kernel_takes(tensor: Tensor) -> bool:
-    """:func:`kernel_takes` for the families that have CUDA kernels too."""
+def device_kernel_takes(*tensors: Tensor) -> bool:
+    """:func:`kernel_takes` for the families that have CUDA kernels too: all ``tensors`` are on one device."""
+    first = tensors[0]
+    for tensor in tensors[1:]:
+        same = tensor.dtype is first.dtype and tensor.device == first.device
+        if not (same and one_device_kernel_takes(tensor)):
+            return False
+    return one_device_kernel_takes(first)
+
+
+def one_device_kernel_takes(tensor: Tensor) -> bool:
+    """:func:`device_kernel_takes` of one tensor, where every test is felt."""
     return (
         type(tensor) in _TYPES
         and tensor.dtype in _DTYPES
@@ -27,6 +37,13 @@ def elementwise_kernel_takes(tensor: Tensor) -> bool:
         and tensor.layout is torch.strided
         and not tensor.is_nested
     )
+
+
+def float32_under_autocast(tensor: Tensor) -> Tensor:
+    """``tensor`` in float32 where it is of 16 bits and torch's autocast is on for its device."""
+    if tensor.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled(tensor.device.type):
+        return tensor.float()
+    return tensor
 
 
 def _is_plain(tensor: Tensor) -> bool:

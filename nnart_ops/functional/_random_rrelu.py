@@ -17,7 +17,7 @@ def random_rrelu(x: Tensor, lower: float, upper: float, inplace: bool, save: str
     """Leaky ReLU of ``x`` with a random slope an element; the backward draws the slopes again."""
     if save is not None:
         _saving.check("rrelu", "rrelu", save, inplace, (lower,))
-    how = (new_seed(), float(lower), float(upper), memory_order(x))
+    how = (new_seed(x.device), float(lower), float(upper), memory_order(x))
     eager = not (torch.compiler.is_compiling() or transforms_active())
     if inplace or (save == "output" and eager):
         if not (eager and torch.is_grad_enabled() and x.requires_grad):

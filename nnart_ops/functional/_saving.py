@@ -65,7 +65,7 @@ def run(activation: _activation.Activation, op: str, x: Tensor, inplace: bool, s
     """The activation of ``x``, keeping what ``save`` says."""
     if save == "mask":
         eager = not (torch.compiler.is_compiling() or transforms_active())
-        if eager and x.is_cpu and x.requires_grad and torch.is_grad_enabled():
+        if eager and x.requires_grad and torch.is_grad_enabled():
             y: Tensor = masked_activation(x, op, list(parameters), memory_order(x))[0]
             return y
         return activation.apply(x, *parameters)

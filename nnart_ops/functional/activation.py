@@ -7,7 +7,7 @@ bfloat16 and float16 run on our kernels (half precision computes in float32), ev
 ``save`` says what is kept for the backward, in eager mode: ``None``, what torch keeps, which is the output for relu,
 sigmoid and tanh and the input for the others; ``'input'``; ``'output'`` for those whose derivative follows from it
 (the ReLUs, ELUs and shrinkages, sigmoid, logsigmoid, tanh and softplus), which costs nothing where the next operation
-keeps it anyway; ``'mask'``, one bit an element, where the derivative takes two values (on the CPU); ``'recompute'``,
+keeps it anyway; ``'mask'``, one bit an element, where the derivative takes two values; ``'recompute'``,
 the input, and within :class:`nnart_ops.recompute_activations` nothing of the output for the operations that follow.
 docs/memory.md has the bytes. Any other value is a ``ValueError``.
 """
@@ -19,10 +19,12 @@ import torch.nn.functional as native
 from torch import Tensor
 
 from nnart_ops.autograd import activation as _activation
+from nnart_ops.autograd.conv import autocast_operands as _autocast_operands
 from nnart_ops.autograd.prelu import prelu as _prelu
 from nnart_ops.functional import _saving
-from nnart_ops.functional._native import elementwise_kernel_takes as _takes
-from nnart_ops.functional._native import kernel_takes as _all_taken
+from nnart_ops.functional._native import device_kernel_takes as _all_taken
+from nnart_ops.functional._native import float32_under_autocast as _float32_under_autocast
+from nnart_ops.functional._native import one_device_kernel_takes as _takes
 from nnart_ops.functional._random_rrelu import random_rrelu as _random_rrelu
 
 _SELU_ALPHA = 1.6732632423543772848170429916717
@@ -105,6 +107,8 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
             f"but it has shape {list(weight.shape)} (input: {list(input.shape)}). "
             f"Mismatch of parameter numbers and input channel size."
         )
+    if input.is_cuda and torch.is_autocast_enabled("cuda"):  # torch's autocast lowers it there alone
+        input, weight = _autocast_operands("cuda", input, weight)
     return _prelu(input, weight)
 
 
@@ -128,7 +132,7 @@ def rrelu(
     >>> nnart_ops.functional.rrelu(torch.tensor([-1.0, 2.0]), 0.1, 0.3)
     tensor([-0.2000,  2.0000])
     """
-    if lower > upper or not _takes(input) or (training and not _all_taken(input)):
+    if lower > upper or not _takes(input):
         return native.rrelu(input, lower, upper, training, inplace)
     if training:
         return _random_rrelu(input, lower, upper, inplace, save)
@@ -334,6 +338,8 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0, *, save:
     """
     if not _takes(input) or beta == 0:
         return native.softplus(input, beta, threshold)
+    if input.is_cuda:  # torch's autocast raises it there alone
+        input = _float32_under_autocast(input)
     return _run("softplus", "softplus", input, False, save, beta, threshold)
 
 

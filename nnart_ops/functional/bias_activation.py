@@ -9,7 +9,7 @@ from torch import Tensor
 from nnart_ops.autograd.bias_activation import bias_activation as _bias_activation
 from nnart_ops.autograd.dropout import memory_order
 from nnart_ops.functional._epilogue import Epilogue, epilogue_of
-from nnart_ops.functional._native import kernel_takes
+from nnart_ops.functional._native import device_kernel_takes
 from nnart_ops.functional.dropout import dropout, is_random, new_seed
 
 
@@ -28,7 +28,7 @@ def bias_activation(
     The backward yields the bias's gradient in the same pass, added in an order that does not depend on the number of
     threads. It keeps the input and the bias; without dropout and residual a ReLU, ReLU6, Hardtanh, LeakyReLU, sigmoid
     or tanh keeps the output instead, and no activation keeps nothing. The random stream of the dropout differs from
-    torch's; it is :func:`dropout`'s. float32, float64, bfloat16 and float16 on the CPU run on our kernels, half
+    torch's; it is :func:`dropout`'s. float32, float64, bfloat16 and float16 on CPU and CUDA run on our kernels, half
     precision in float32 throughout; the rest, mixed dtypes among them, runs the separate operations. Every order of
     derivative exists.
 
@@ -71,9 +71,9 @@ def bias_activation(
             f"bias_activation: residual must have the input's shape {list(input.shape)}, but has {list(residual.shape)}"
         )
     p = float(dropout_p) if training else 0.0
-    if p == 1 or not kernel_takes(*(t for t in (input, bias, residual) if t is not None)):
+    if p == 1 or not device_kernel_takes(*(t for t in (input, bias, residual) if t is not None)):
         return _separately(input, bias, epilogue, dim, p, residual)
-    seed = new_seed() if is_random(p) else None
+    seed = new_seed(input.device) if is_random(p) else None
     result: Tensor = _bias_activation(
         input, bias, residual, seed, p, epilogue.op, list(epilogue.numbers), dim, memory_order(input)
     )

@@ -4,8 +4,8 @@ The random numbers differ from torch's by design: the seed alone is drawn from t
 ``torch.manual_seed`` reproduces a run, and the decision of each element follows from it and the element's number by
 Philox4x32-10 (Salmon et al. 2011). It is the same for any number of threads, instruction set and dtype, and the
 backward draws it again instead of keeping a mask. ``p`` is rounded to a multiple of 2^-32, the scale is not. float32,
-float64, bfloat16 and float16 on the CPU run on our kernels, the rest on the native operation, as do ``p=0``, ``p=1``
-and ``training=False``, in which nothing is random.
+float64, bfloat16 and float16 on CPU and CUDA run on our kernels, the rest on the native operation, as do ``p=0``,
+``p=1`` and ``training=False``, in which nothing is random.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from nnart_ops.autograd.dropout import dropout as _dropout
 from nnart_ops.autograd.dropout import dropout_ as _dropout_
 from nnart_ops.autograd.dropout import memory_order
-from nnart_ops.functional._native import kernel_takes
+from nnart_ops.functional._native import device_kernel_takes
 
 _SELU_LOWEST = -1.7580993408473766  # - alpha scale of SELU, what it tends to; alpha dropout sets elements to it
 
@@ -172,18 +172,18 @@ def is_random(p: Any) -> bool:
     return isinstance(p, (float, int)) and 0 < p < 1
 
 
-def new_seed() -> Tensor:
-    """A seed from torch's generator: by a random operation, so that transforms and compilers see one."""
-    return torch.randint(2**63 - 1, ())
+def new_seed(device: torch.device) -> Tensor:
+    """A seed from torch's generator of the device: by a random operation, so that transforms and compilers see one."""
+    return torch.randint(2**63 - 1, (), device=device)
 
 
 def _takes(input: Any) -> bool:
-    return isinstance(input, Tensor) and kernel_takes(input)
+    return isinstance(input, Tensor) and device_kernel_takes(input)
 
 
 def _run(input: Tensor, inplace: bool, *how: Any) -> Tensor:
     function = _dropout_ if inplace else _dropout
-    result: Tensor = function(input, new_seed(), *how, memory_order(input))
+    result: Tensor = function(input, new_seed(input.device), *how, memory_order(input))
     return result
 
 
@@ -193,7 +193,7 @@ def _channels(input: Tensor, batched: bool, inplace: bool, *how: Any) -> Tensor:
     order = memory_order(input)
     if order and order != [0, *range(2, input.dim()), 1]:
         order = []  # channels-last is the one other layout
-    result: Tensor = (_dropout_ if inplace else _dropout)(input, new_seed(), *how, True, order)
+    result: Tensor = (_dropout_ if inplace else _dropout)(input, new_seed(input.device), *how, True, order)
     if not batched:
         result = result.squeeze_(0) if inplace else result.squeeze(0)
     return result

@@ -4,8 +4,8 @@
 results. They have the names of Shazeer 2020, arXiv:2002.05202. value and gate are the halves of one input along ``dim``
 (what one linear layer gives), or two inputs of the same shape. Where one input has both, the gate is the second half,
 as :func:`torch.nn.functional.glu` has it, unless ``gate_first``. The backward keeps the inputs and nothing else.
-float32, float64, bfloat16 and float16 on the CPU run on our kernels, half precision in float32 throughout; the rest
-runs the separate operations.
+float32, float64, bfloat16 and float16 on CPU and CUDA run on our kernels, half precision in float32 throughout; the
+rest runs the separate operations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nnart_ops.autograd.dropout import memory_order
 from nnart_ops.autograd.gated import gated as _gated
 from nnart_ops.autograd.recompute import recomputed
 from nnart_ops.functional._epilogue import Epilogue, epilogue_of
-from nnart_ops.functional._native import kernel_takes
+from nnart_ops.functional._native import device_kernel_takes
 from nnart_ops.functional._saving import GATED, check_choice
 
 
@@ -70,7 +70,7 @@ def glu(input: Tensor, dim: int = -1, *, save: str | None = None) -> Tensor:
     tensor([0.5000, 2.0000])
     """
     dims = input.dim()
-    if not (kernel_takes(input) and -dims <= dim < dims and input.size(dim) % 2 == 0):
+    if not (device_kernel_takes(input) and -dims <= dim < dims and input.size(dim) % 2 == 0):
         return native.glu(input, dim)
     return _run("glu", input, None, epilogue_of("sigmoid"), dim, False, save)
 
@@ -166,7 +166,7 @@ def _run(
             raise RuntimeError(
                 f"{name}: gate must have the input's shape {list(input.shape)}, but has {list(gate.shape)}"
             )
-    if not (kernel_takes(input) if gate is None else kernel_takes(input, gate)):
+    if not (device_kernel_takes(input) if gate is None else device_kernel_takes(input, gate)):
         value, opened = (input, gate) if gate is not None else input.chunk(2, dim)
         if gate is None and gate_first:
             value, opened = opened, value

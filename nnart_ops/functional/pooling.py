@@ -1,8 +1,8 @@
 """Pooling, with the names, arguments and results of ``torch.nn.functional``.
 
-float32, float64, bfloat16 and float16 on the CPU run on our kernels, in either memory format; every other dtype and
-device, and arguments of a wrong type, go to the native operation. Gradients are added in a fixed order, whatever the
-number of threads, so all of it runs under ``torch.use_deterministic_algorithms``. Under ``torch.autocast`` the
+float32, float64, bfloat16 and float16 on CPU and CUDA run on our kernels, in either memory format; every other dtype
+and device, and arguments of a wrong type, go to the native operation. Gradients are added in a fixed order, whatever
+the number of threads, so all of it runs under ``torch.use_deterministic_algorithms``. Under ``torch.autocast`` the
 three-dimensional forms compute in float32, as torch's do.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nnart_ops.autograd import pooling as _ops
 from nnart_ops.autograd.function import transforms_active
-from nnart_ops.functional._native import kernel_takes
+from nnart_ops.functional._native import device_kernel_takes, float32_under_autocast
 
 Size = int | Sequence[int]
 
@@ -40,10 +40,8 @@ def _window(space: int, kernel_size: Any, stride: Any, *others: Any) -> Any:
 
 
 def _under_autocast(input: Tensor, is_affected: bool) -> Tensor:
-    """``input`` in float32 where torch's autocast would make it so."""
-    if is_affected and torch.is_autocast_enabled("cpu") and input.dtype in (torch.bfloat16, torch.float16):
-        return input.float()
-    return input
+    """``input`` in float32 where torch's autocast would make it so: on the CPU alone."""
+    return float32_under_autocast(input) if is_affected and input.is_cpu else input
 
 
 def _like_native(y: Tensor, space: int) -> Tensor:
@@ -75,7 +73,7 @@ def _max_pool(
     return_indices: bool,
 ) -> Any:
     given = (input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
-    window = _window(space, kernel_size, stride, padding, dilation) if kernel_takes(input) else None
+    window = _window(space, kernel_size, stride, padding, dilation) if device_kernel_takes(input) else None
     if window is None:
         return getattr(native, f"max_pool{space}d")(*given)
     input = _under_autocast(input, space == 3)
@@ -102,7 +100,7 @@ def _avg_pool(
     *divisor_override: int | None,
 ) -> Tensor:
     given = (input, kernel_size, stride, padding, ceil_mode, count_include_pad, *divisor_override)
-    window = _window(space, kernel_size, stride, padding) if kernel_takes(input) else None
+    window = _window(space, kernel_size, stride, padding) if device_kernel_takes(input) else None
     divisor = divisor_override[0] if divisor_override else None
     if window is None or divisor == 0:
         return getattr(native, f"avg_pool{space}d")(*given)
@@ -124,7 +122,7 @@ def _output_size(space: int, input: Tensor, output_size: Any) -> Any:
 
 
 def _adaptive_max_pool(space: int, input: Tensor, output_size: Any, return_indices: bool) -> Any:
-    sizes = _output_size(space, input, output_size) if kernel_takes(input) else None
+    sizes = _output_size(space, input, output_size) if device_kernel_takes(input) else None
     if sizes is None:
         return getattr(native, f"adaptive_max_pool{space}d")(input, output_size, return_indices)
     input = _under_autocast(input, space == 3)
@@ -141,7 +139,7 @@ def _adaptive_max_pool(space: int, input: Tensor, output_size: Any, return_indic
 
 
 def _adaptive_avg_pool(space: int, input: Tensor, output_size: Any) -> Tensor:
-    sizes = _output_size(space, input, output_size) if kernel_takes(input) else None
+    sizes = _output_size(space, input, output_size) if device_kernel_takes(input) else None
     if sizes is None:
         return getattr(native, f"adaptive_avg_pool{space}d")(input, output_size)
     input = _under_autocast(input, space == 3)
@@ -152,7 +150,7 @@ def _adaptive_avg_pool(space: int, input: Tensor, output_size: Any) -> Tensor:
 
 
 def _lp_pool(space: int, input: Tensor, norm_type: float, kernel_size: Any, stride: Any, ceil_mode: bool) -> Tensor:
-    sizes = _window(space, kernel_size, stride) if kernel_takes(input) else None
+    sizes = _window(space, kernel_size, stride) if device_kernel_takes(input) else None
     if sizes is None:
         return getattr(native, f"lp_pool{space}d")(input, norm_type, kernel_size, stride, ceil_mode)
     if norm_type in (math.inf, -math.inf):
@@ -166,8 +164,9 @@ def _lp_pool(space: int, input: Tensor, norm_type: float, kernel_size: Any, stri
 def _max_unpool(
     space: int, input: Tensor, indices: Tensor, kernel_size: Any, stride: Any, padding: Any, output_size: Any
 ) -> Tensor:
-    sizes = _window(space, kernel_size, stride, padding) if kernel_takes(input) else None
+    sizes = _window(space, kernel_size, stride, padding) if device_kernel_takes(input) else None
     takes = sizes is not None and input.dim() in (space + 1, space + 2) and input.shape == indices.shape
+    takes = takes and input.device == indices.device
     if not takes or indices.dtype != torch.int64 or any(size == 0 for size in input.shape[-space - 1 :]):
         return getattr(native, f"max_unpool{space}d")(input, indices, kernel_size, stride, padding, output_size)
     resolved = native._unpool_output_size(input, *map(list, sizes), output_size)  # type: ignore[attr-defined,arg-type]

@@ -1,7 +1,7 @@
 """Softmax, its logarithm and the cross-entropy, with the names, arguments and errors of ``torch.nn.functional``.
 
-float32, float64, bfloat16 and float16 on the CPU run on our kernels (half precision computes in float32), the rest on
-the native operations.
+float32, float64, bfloat16 and float16 on CPU and CUDA run on our kernels (half precision computes in float32), the rest
+on the native operations.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from nnart_ops.autograd.cross_entropy import cross_entropy as _cross_entropy
 from nnart_ops.autograd.dropout import memory_order
 from nnart_ops.autograd.softmax import softmax as _softmax
-from nnart_ops.functional._native import kernel_takes
+from nnart_ops.functional._native import device_kernel_takes, float32_under_autocast
 
 
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
@@ -35,7 +35,7 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     tensor([[0.5000, 0.5000],
             [0.0000, 1.0000]])
     """
-    x = input if dtype is None else input.to(dtype)
+    x = _converted(input, dtype)
     place = _dimension(x, dim)
     if place is None:
         return native.softmax(input, dim, _stacklevel + 1, dtype)
@@ -58,7 +58,7 @@ def log_softmax(
     >>> nnart_ops.functional.log_softmax(torch.tensor([0.0, 1000.0]), dim=0)
     tensor([-1000.,     0.])
     """
-    x = input if dtype is None else input.to(dtype)
+    x = _converted(input, dtype)
     place = _dimension(x, dim)
     if place is None:
         return native.log_softmax(input, dim, _stacklevel + 1, dtype)
@@ -145,7 +145,7 @@ def cross_entropy(
     if overwrite and input.is_leaf and torch.is_grad_enabled():
         raise RuntimeError("cross_entropy: overwrite_logits would destroy the logits, which are a leaf")
     dtype = input.dtype
-    if dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled("cpu"):
+    if dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled(input.device.type):
         dtype = torch.float32  # as torch's autocast has it
     args = (input, labels, weight, reduction, ignore_index, float(label_smoothing), memory_order(input))
     if compiling:
@@ -158,10 +158,17 @@ def cross_entropy(
         raise
 
 
+def _converted(input: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """``input`` in ``dtype``, or in float32 where torch's autocast would make it so: on CUDA alone."""
+    if dtype is not None:
+        return input.to(dtype)
+    return float32_under_autocast(input) if input.is_cuda else input
+
+
 def _dimension(x: Tensor, dim: int | None) -> int | None:
     """``dim`` from the front, or None if the native operation shall run or refuse."""
     dims = max(x.dim(), 1)
-    if dim is None or not kernel_takes(x) or not -dims <= dim < dims:
+    if dim is None or not device_kernel_takes(x) or not -dims <= dim < dims:
         return None
     return dim % dims
 
@@ -175,10 +182,10 @@ def _cross_entropy_fits(
         return False
     class_dim = 0 if len(shape) == 1 else 1
     if weight is not None and (
-        weight.shape != (shape[class_dim],) or weight.requires_grad or not kernel_takes(input, weight)
+        weight.shape != (shape[class_dim],) or weight.requires_grad or not device_kernel_takes(input, weight)
     ):
         return False
     if target.dtype in (torch.int64, torch.uint8):
-        plain = target.is_cpu and type(target) is Tensor and kernel_takes(input)
+        plain = target.device == input.device and type(target) is Tensor and device_kernel_takes(input)
         return plain and target.shape == shape[:class_dim] + shape[class_dim + 1 :]
-    return target.shape == shape and not target.requires_grad and kernel_takes(input, target)
+    return target.shape == shape and not target.requires_grad and device_kernel_takes(input, target)

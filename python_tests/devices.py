@@ -1,0 +1,20 @@
+"""The device that the tests run on, pytest's ``--device``: what they create without naming one is there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+DEVICE = torch.get_default_device().type
+
+cpu_only = pytest.mark.skipif(DEVICE != "cpu", reason="of threads, instruction sets or checks that only the CPU has")
+
+
+def has_kernel(op: str) -> bool:
+    """Whether an op of the library has a kernel for the device."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"nnart_ops::{op}", DEVICE.upper())
+
+
+def generator(seed: int) -> torch.Generator:
+    """A generator of the device's own."""
+    return torch.Generator(DEVICE).manual_seed(seed)

@@ -1,0 +1,247 @@
+"""What only a GPU shows: streams, graphs, devices, bits from run to run, sizes past 2^31, and every kernel at the edges
+of its paths. What the kernels compute is held to the tables of the other files, run with --device cuda."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as native
+from tolerances import DTYPES
+from torch import Tensor
+
+import nnart_ops
+import nnart_ops.functional as F
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available() or nnart_ops.build_info()["cuda"] != "loaded", reason="no GPU or no CUDA kernels"
+)
+
+Call = Callable[..., Tensor]
+
+
+def _randn(*sizes: int, dtype: torch.dtype = torch.float32, layout: Any = torch.contiguous_format) -> Tensor:
+    return torch.randn(sizes, device="cuda").to(dtype).contiguous(memory_format=layout)
+
+
+def _pools(x: Tensor) -> list[Tensor]:
+    """Every way to pool, whole planes, overlapping and cut windows and those of two lines included."""
+    calls: list[Call] = [
+        lambda t: F.max_pool2d(t, 2),
+        lambda t: F.max_pool2d(t, 3, 2, 1),
+        lambda t: F.max_pool2d(t, (2, 5), 1, 1, 2, ceil_mode=True),
+        lambda t: F.max_pool2d(t, 17, 3, 8),  # offsets of two bytes
+        lambda t: F.avg_pool2d(t, 2),
+        lambda t: F.avg_pool2d(t, 3, 2, 1, count_include_pad=False),
+        lambda t: F.adaptive_max_pool2d(t, 1),
+        lambda t: F.adaptive_avg_pool2d(t, 1),
+        lambda t: F.adaptive_max_pool2d(t, (3, 5)),
+        lambda t: F.adaptive_avg_pool2d(t, (3, 5)),
+    ]
+    return [call(x) for call in calls]
+
+
+def _rows(x: Tensor) -> list[Tensor]:
+    """Softmax and cross-entropy of rows side by side and one after the other."""
+    flat = x.flatten(1)
+    labels = torch.arange(flat.size(0), device="cuda") % flat.size(1)
+    pixels = torch.zeros_like(x[:, 0], dtype=torch.int64)
+    weight = torch.rand(x.size(1), device="cuda").to(x.dtype)
+    return [
+        F.softmax(flat, 1),
+        F.log_softmax(x, 1),
+        F.cross_entropy(flat, labels),
+        F.cross_entropy(x, pixels, weight, label_smoothing=0.1),
+        F.cross_entropy(flat, flat.detach().softmax(1)),
+    ]
+
+
+def _elementwise(x: Tensor) -> list[Tensor]:
+    channels = x.size(1)
+    bias, slopes = (torch.rand(channels, device="cuda").to(x.dtype).requires_grad_() for _ in "ab")
+    return [
+        F.silu(x),
+        F.relu(x, save="mask"),
+        F.glu(x[:, : channels // 2 * 2], 1),
+        F.swiglu(x, x.detach() * 2),
+        F.dropout(x, 0.3),
+        F.dropout2d(x, 0.3),
+        F.rrelu(x, training=True),
+        F.prelu(x, slopes),
+        F.prelu(x, slopes[:1]),
+        F.bias_activation(x, bias, "gelu", dim=1, dropout_p=0.2, residual=x.detach()),
+        F.bias_activation(x, None, "tanh"),
+    ]
+
+
+def _results(x: Tensor) -> list[Tensor]:
+    """Outputs of every kernel and the gradients of their sum, weighted so that no gradient is one value."""
+    leaf = x.detach().requires_grad_()
+    torch.manual_seed(3)
+    outputs = [*_elementwise(leaf), *_pools(leaf), *_rows(leaf)]
+    total = sum((y.float() * torch.linspace(0.5, 1, y.numel(), device="cuda").view(y.shape)).sum() for y in outputs)
+    (grad,) = torch.autograd.grad(total, leaf)
+    y, indices = F.max_pool2d(x, 2, return_indices=True)
+    return [*(t.detach() for t in outputs), grad, indices, F.max_unpool2d(y, indices, 2, output_size=x.shape[2:])]
+
+
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+SHAPES = ((3, 16, 18, 24), (2, 5, 9, 11))  # of whole packs and of none
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "layout"), list(itertools.product(SHAPES, LAYOUTS)), ids=str)
+def test_every_kernel_runs_and_gives_the_same_bits_again(shape: Any, layout: Any, dtype: torch.dtype) -> None:
+    x = _randn(*shape, dtype=dtype, layout=layout)
+    first, second = _results(x), _results(x)
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+    assert not any(t.isnan().any() for t in first if t.is_floating_point())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_addresses_that_are_not_aligned(dtype: torch.dtype) -> None:
+    """The same numbers from memory that begins between two packs."""
+    x = _randn(2, 8, 6, 8, dtype=dtype)
+    shifted = torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+    assert shifted.data_ptr() % 16
+    for a, b in zip(_results(x), _results(shifted)):
+        torch.testing.assert_close(a, b)
+
+
+def test_large_reductions_give_the_same_bits_again() -> None:
+    """Of several blocks, and of several pieces a block."""
+    for shape in ((4096, 1000), (64, 33000), (16, 64, 56, 56), (100_000, 24)):
+        x, grad = _randn(*shape, dtype=torch.bfloat16), _randn(*shape, dtype=torch.bfloat16)
+        for function in (
+            lambda t, b: F.bias_activation(t, b, "gelu", dim=1, dropout_p=0.1),
+            lambda t, b: F.prelu(t, b),
+            lambda t, b: F.softmax(t, 1) * b.view(-1, *(1,) * (t.dim() - 2)),
+        ):
+            results = []
+            for _ in range(2):
+                leaves = [x.clone().requires_grad_(), torch.ones(shape[1], device="cuda").bfloat16().requires_grad_()]
+                torch.manual_seed(1)
+                results.append(torch.autograd.grad(function(*leaves), leaves, grad))
+            assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+def test_the_numbers_of_a_seed_are_the_cpus() -> None:
+    cases: list[tuple[Any, bool, list[int], Any]] = [
+        ((1003,), False, [], 5),
+        ((6, 7, 8, 9), False, [], [1, 2, 3]),
+        ((6, 7, 8, 9), True, [], [1, 2, 3]),
+        ((6, 16, 8, 9), True, [0, 2, 3, 1], 5),
+        ((6, 7, 8, 9), True, [0, 2, 3, 1], [1, 2, 3]),
+    ]
+    for shape, by_channel, order, seed in cases:
+        for dtype in DTYPES:
+            results = []
+            for device in ("cpu", "cuda"):
+                x, seeds = torch.ones(shape, dtype=dtype, device=device), torch.tensor(seed, device=device)
+                dropped = torch.ops.nnart_ops.dropout(x, seeds, 0.3, 2.0, 0.0, 0.0, by_channel, order)
+                slopes = torch.ops.nnart_ops.rrelu(-x, -x, seeds, 0.1, 0.9, order)
+                results.append((dropped.cpu(), slopes.cpu()))
+            assert torch.equal(results[0][0], results[1][0])
+            torch.testing.assert_close(results[0][1], results[1][1])
+
+
+def test_the_current_stream() -> None:
+    """Work is queued behind what is already in the caller's stream, and on no other."""
+    x, stream = torch.zeros(1 << 20, device="cuda"), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        x.fill_(-1.0)
+        y = F.leaky_relu(x, 0.5)
+    torch.cuda.current_stream().wait_stream(stream)
+    assert torch.equal(y, torch.full_like(y, -0.5))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_the_device_of_the_tensor() -> None:
+    x = torch.randn(1000, device="cuda:1")
+    assert torch.cuda.current_device() == 0
+    torch.testing.assert_close(F.silu(x), native.silu(x))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_graph_capture(layout: Any) -> None:
+    """A training step is captured once and replayed with other numbers: nothing waits for the GPU, and dropout draws
+    new masks."""
+    static = _randn(4, 8, 12, 16, layout=layout)
+    bias = torch.zeros(8, device="cuda", requires_grad=True)
+
+    def step() -> list[Tensor]:
+        leaf = static.detach().requires_grad_()
+        h = F.bias_activation(leaf, bias, "gelu", dim=1)
+        h = F.max_pool2d(F.swiglu(F.prelu(h, bias[:1] + 0.25), h), 2)
+        h = F.avg_pool2d(F.relu(h, save="mask"), 3, 2, 1)
+        kept = F.dropout(torch.ones(1000, device="cuda"), 0.5)
+        loss = F.cross_entropy(F.log_softmax(h, 1), torch.zeros_like(h[:, 0], dtype=torch.int64))
+        return [loss.detach(), *torch.autograd.grad(loss, [leaf, bias]), kept]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    masks = []
+    for _ in range(2):
+        static.copy_(torch.randn_like(static))
+        graph.replay()
+        for result, expected in zip(captured[:3], step()[:3]):
+            assert torch.equal(result, expected)
+        masks.append(captured[3].clone())
+    assert not torch.equal(*masks)
+
+
+def test_autocast() -> None:
+    """Where torch's autocast changes a dtype on CUDA, ours does."""
+    x = torch.randn(4, 6, 8, device="cuda")
+    weight = torch.rand(6, device="cuda")
+    labels = torch.zeros(4, 8, dtype=torch.int64, device="cuda")
+    calls: list[Callable[[Any, Tensor], Tensor]] = [
+        lambda library, t: library.softmax(t, 1),
+        lambda library, t: library.log_softmax(t, 1),
+        lambda library, t: library.softplus(t),
+        lambda library, t: library.prelu(t, weight.to(t.dtype)),
+        lambda library, t: library.cross_entropy(t, labels),
+        lambda library, t: library.gelu(t),
+        lambda library, t: library.max_pool1d(t, 2),
+        lambda library, t: library.glu(t, 1),
+    ]
+    for call, dtype in itertools.product(calls, (torch.float32, torch.bfloat16)):
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            ours, expected = call(F, x.to(dtype)), call(native, x.to(dtype))
+        assert ours.dtype == expected.dtype
+        torch.testing.assert_close(ours, expected, rtol=2e-2, atol=2e-2)
+
+
+def test_more_than_two_to_the_31_elements() -> None:
+    n = 2**31 + 16 * 1024 + 5
+    if torch.cuda.mem_get_info()[0] < 6 * n:
+        pytest.skip("not enough memory")
+    x = torch.zeros(n, dtype=torch.bfloat16, device="cuda")
+    x[-5:] = -2
+    x[0] = 3
+    y = F.leaky_relu(x, 0.5)
+    assert y[-5:].tolist() == [-1.0] * 5
+    assert y[0].item() == 3
+    del y
+    pooled = F.max_pool1d(x[: 2**31 + 16 * 1024].view(1, 1, -1), 4)
+    assert pooled[0, 0, 0].item() == 3
+    assert pooled[0, 0, 1:].abs().max().item() == 0
+    del pooled
+    y, mask = torch.ops.nnart_ops.masked_activation(x, "relu", [], [])
+    assert mask[0].item() == 1
+    assert y[-1].item() == 0
+    del y, mask
+    rows = F.softmax(x[: 2**31].view(-1, 2**10), 1)
+    assert rows[-1].float().sum().item() == pytest.approx(1, rel=1e-2)
