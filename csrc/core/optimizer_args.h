@@ -96,6 +96,19 @@ struct OptimizerArgs {
   OptimizerResult* result;
 };
 
+// Adafactor's direction of one tensor: a batch of matrices of rows by columns. A vector is one row, whose own variance
+// would cancel: row_variance is null (Shazeer and Stern 2018, arXiv:1804.04235).
+// V_r = V_r + rest (mean_c g^2 - V_r), V_c likewise;  u = g / sqrt(max(V_r V_c / max(mean V_r, eps1), eps1^2));
+// direction = max(eps2, RMS(p)) rho / max(1, RMS(u) / clip) u
+struct AdafactorArgs {
+  DType dtype;  // of grad, param and the variances
+  const void *grad, *param;
+  void *row_variance, *column_variance;
+  void* direction;  // in the compute type
+  int64_t matrices, rows, columns;
+  double grad_factor, rest, eps1, eps2, rho, clip;
+};
+
 // Calls visit with the rule's class for compute type C.
 template <class C, class Visit>
 NNART_HD void with_rule(OptimizerRule rule, const Visit& visit) {

@@ -44,6 +44,7 @@ void launch(const GatedArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const SoftmaxArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const CrossEntropyArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const OptimizerArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const AdafactorArgs& args, const Tensor&) { cpu::launch(args); }
 
 STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, library) {
   Library m(library);

@@ -48,6 +48,7 @@ void launch(const CrossEntropyArgs& args, const Tensor& on) { launch_on(args, on
 
 void launch(const ConvArgs&, const Tensor&) { no_kernel("conv"); }
 void launch(const OptimizerArgs&, const Tensor&) { no_kernel("optimizer_step_"); }
+void launch(const AdafactorArgs&, const Tensor&) { no_kernel("adafactor_direction"); }
 
 STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CUDA, library) {
   Library m(library);

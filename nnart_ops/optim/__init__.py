@@ -6,6 +6,7 @@ zeroing the gradients, keeping low-precision weights exact) is done in the same 
 
 from nnart_ops.optim._optimizer import FusedOptimizer
 from nnart_ops.optim.adadelta import Adadelta
+from nnart_ops.optim.adafactor import Adafactor
 from nnart_ops.optim.adagrad import Adagrad
 from nnart_ops.optim.adam import Adam, AdamW
 from nnart_ops.optim.adamax import Adamax
@@ -27,6 +28,7 @@ __all__ = [
     "LARS",
     "SGD",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",

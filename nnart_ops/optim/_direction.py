@@ -23,11 +23,15 @@ class DirectionOptimizer(FusedOptimizer):
     """
 
     def _directions(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
-        """What ``lr`` is multiplied with, for gradients that are unscaled and clipped and may be overwritten."""
+        """The directions for gradients that are unscaled and clipped and may be overwritten."""
         raise NotImplementedError
 
+    def _move(self, group: dict[str, Any]) -> str | float:
+        """By what the direction is multiplied: a key of the group or a number."""
+        return "lr"
+
     def _rule_of(self, group: dict[str, Any]) -> Rule:
-        return Rule("sgd", ("lr", 0.0, 0.0), decay="decoupled", counts_steps=False)
+        return Rule("sgd", (self._move(group), 0.0, 0.0), decay="decoupled", counts_steps=False)
 
     @torch.no_grad()
     def _update(self, factor: float, skips_non_finite: bool) -> bool:
