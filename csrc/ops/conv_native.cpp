@@ -16,7 +16,7 @@ Tensor convolution(const Tensor& x, const Tensor& weight, const std::optional<Te
   std::array<StableIValue, 9> stack{from(x),          from(weight),         from(bias),
                                     from(g.stride),   from(g.padding),      from(g.dilation),
                                     from(transposed), from(output_padding), from(g.groups)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
   return to<Tensor>(stack[0]);
 }
 
@@ -91,7 +91,7 @@ Tensor native_conv_wgrad(const Tensor& grad_y, const Tensor& x, const Tensor& we
       from(g.groups),
       from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask, 3)),
   };
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
   // All three results are owned here, the two that were not wanted are undefined tensors.
   Tensor grad_x = to<Tensor>(stack[0]), grad_weight = to<Tensor>(stack[1]), grad_bias = to<Tensor>(stack[2]);
