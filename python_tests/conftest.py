@@ -4,8 +4,18 @@ import os
 
 os.environ["NNART_POISON_OUTPUTS"] = "1"
 
+import importlib.util
+import sys
+import types
+import unittest
+
 import pytest
 import torch
+
+# torch.testing._internal, which has PyTorch's own samples, imports a helper that only PyTorch's own tests call.
+if importlib.util.find_spec("expecttest") is None:
+    sys.modules["expecttest"] = types.ModuleType("expecttest")
+    sys.modules["expecttest"].TestCase = unittest.TestCase  # type: ignore[attr-defined]
 
 # Two workers share two cores; the tests of threads set their own number.
 torch.set_num_threads(1)

@@ -49,7 +49,7 @@ void ignore_channels(BiasActivationArgs& args) {
 Tensor checked_bias(const Tensor& bias, const Tensor& x, int64_t channels, const char* op) {
   check_same_dtype(x, "x", bias, "bias", op);
   check(bias.dim() == 1 && bias.numel() == channels, op, ": bias must have one dimension of ", channels,
-        " elements, but has sizes ", to_string(bias.sizes()));
+        " elements, but has sizes ", bias.sizes());
   return torch::stable::contiguous(bias);
 }
 

@@ -1,6 +1,7 @@
 #include "ops/checks.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <limits>
 
@@ -43,12 +44,20 @@ constexpr int64_t kMaxSortedDims = 16;
 
 }  // namespace
 
-std::string to_string(Sizes sizes) {
-  std::ostringstream text;
-  text << '[';
-  for (size_t i = 0; i < sizes.size(); ++i) text << (i ? ", " : "") << sizes[i];
-  text << ']';
-  return text.str();
+void append(std::string& message, const char* part) { message += part; }
+void append(std::string& message, const std::string& part) { message += part; }
+void append(std::string& message, double part) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", part);
+  message += text;
+}
+void append(std::string& message, Sizes part) {
+  message += '[';
+  for (size_t i = 0; i < part.size(); ++i) {
+    if (i) message += ", ";
+    message += std::to_string(part[i]);
+  }
+  message += ']';
 }
 
 DType dtype_of(const Tensor& t, const char* op, const char* argument) {
@@ -78,8 +87,8 @@ void check_same_sizes(const Tensor& a, const char* a_name, const Tensor& b, cons
   Sizes x = a.sizes(), y = b.sizes();
   bool same = x.size() == y.size() && std::equal(x.begin(), x.end(), y.begin());
   if (!same)
-    check(false, op, ": ", a_name, " and ", b_name, " must have the same sizes, but ", a_name, " has ", to_string(x),
-          " and ", b_name, " has ", to_string(y));
+    check(false, op, ": ", a_name, " and ", b_name, " must have the same sizes, but ", a_name, " has ", x, " and ",
+          b_name, " has ", y);
 }
 
 bool is_dense(const Tensor& t) {

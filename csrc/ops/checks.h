@@ -6,9 +6,9 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <sstream>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "core/dtype.h"
 
@@ -18,16 +18,25 @@ using torch::stable::Tensor;
 using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::headeronly::ScalarType;
 
+// Parts of a message, each appended as Python would print it. Without a stream: its tables of locales must be the
+// process's own, and a compiler that links its C++ library into this object brings others.
+void append(std::string& message, const char* part);
+void append(std::string& message, const std::string& part);
+void append(std::string& message, double part);
+void append(std::string& message, Sizes part);
+template <class Integer, class = std::enable_if_t<std::is_integral_v<Integer>>>
+void append(std::string& message, Integer part) {
+  message += std::to_string(part);
+}
+
 // Throws what Python sees as RuntimeError, with the parts as its message and nothing else.
 template <class... Parts>
 void check(bool condition, const Parts&... parts) {
   if (condition) return;
-  std::ostringstream message;
-  (message << ... << parts);
-  throw std::runtime_error(message.str());
+  std::string message;
+  (append(message, parts), ...);
+  throw std::runtime_error(message);
 }
-
-std::string to_string(Sizes sizes);
 
 // The DType of a tensor; an error that names op and argument where kernels have none.
 DType dtype_of(const Tensor& t, const char* op, const char* argument);

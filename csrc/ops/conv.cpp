@@ -105,7 +105,7 @@ void check_numbers(const Geometry& g) {
     check(values.size() == count, g.op, ": ", name, " must have ", count, " elements, but has ", values.size());
     for (int64_t value : values)
       check(value >= least, g.op, ": ", phrase, "; every element of ", name, " must be at least ", least, ", but got ",
-            to_string({values.data(), values.size()}));
+            Sizes(values.data(), values.size()));
   };
   size_t dims = size_t(g.dims);
   check_each(g.stride, "stride", dims, 1, "non-positive stride is not supported");
@@ -135,18 +135,18 @@ std::string channel_advice(Sizes x, int64_t dims, int64_t expected) {
 // What both directions ask of a weight and of the input beside it.
 void check_operands(const Geometry& g, Sizes x, Sizes weight) {
   check(g.dims >= 1 && g.dims <= 3, g.op, ": stride must have 1 to 3 elements, but has ", g.dims);
-  check(weight.size() >= 3, g.op, ": weight should have at least three dimensions, but has shape ", to_string(weight));
+  check(weight.size() >= 3, g.op, ": weight should have at least three dimensions, but has shape ", Sizes(weight));
   check_numbers(g);
   int64_t dims = g.dims;
   const char* unbatched[] = {"(C, L)", "(C, H, W)", "(C, D, H, W)"};
   if (int64_t(x.size()) != dims + 1 && int64_t(x.size()) != dims + 2)
     check(false, g.op, ": Expected ", dims + 1, "D (unbatched) or ", dims + 2, "D (batched) input to ", g.op,
-          ", but got input of size: ", to_string(x),
+          ", but got input of size: ", Sizes(x),
           int64_t(x.size()) == dims ? "; add the channel dimension with input.unsqueeze(0)" : "",
           ". Unbatched input is ", unbatched[dims - 1]);
   check(int64_t(weight.size()) == dims + 2, g.op, ": Expected ", weight.size(), "-dimensional input for ",
-        weight.size(), "-dimensional weight ", to_string(weight), ", but got ", dims + 2,
-        "-dimensional input (with its batch dimension) of size ", to_string(x), "; ", g.op, " needs a weight with ",
+        weight.size(), "-dimensional weight ", Sizes(weight), ", but got ", dims + 2,
+        "-dimensional input (with its batch dimension) of size ", Sizes(x), "; ", g.op, " needs a weight with ",
         dims + 2, " dimensions");
 }
 
@@ -154,9 +154,9 @@ void check_operands(const Geometry& g, Sizes x, Sizes weight) {
 std::optional<Tensor> bias_of(std::optional<Tensor> bias, int64_t channels, const Tensor& x, const Tensor& weight,
                               const std::string& op) {
   if (!bias) return bias;
-  check(bias->dim() == 1 && bias->size(0) == channels, op, ": Given weight of size ", to_string(weight.sizes()),
+  check(bias->dim() == 1 && bias->size(0) == channels, op, ": Given weight of size ", weight.sizes(),
         ", expected bias to be 1-dimensional with ", plural(channels, "element"), ", but got bias of size ",
-        to_string(bias->sizes()), " instead");
+        bias->sizes(), " instead");
   check_same_dtype(x, "input", *bias, "bias", op.c_str());
   return bias->size(0) > 1 && bias->stride(0) != 1 ? torch::stable::contiguous(*bias) : bias;
 }
@@ -165,14 +165,14 @@ void check_sizes(const Geometry& g) {
   const Ints& weight = g.weight_size;
   Sizes shown(weight.data(), weight.size()), x_shown(g.x_size.data(), g.x_size.size());
   check(weight[0] >= g.groups, g.op, ": Given groups=", g.groups, ", expected weight to be at least ", g.groups,
-        " at dimension 0, but got weight of size ", to_string(shown));
+        " at dimension 0, but got weight of size ", Sizes(shown));
   check(weight[0] % g.groups == 0, g.op, ": Given groups=", g.groups, ", expected weight to be divisible by ", g.groups,
-        " at dimension 0, but got weight of size ", to_string(shown), "; out_channels must be a multiple of groups");
+        " at dimension 0, but got weight of size ", Sizes(shown), "; out_channels must be a multiple of groups");
   int64_t expected = weight[1] * g.groups;
   if (g.in_channels() != expected)
-    check(false, g.op, ": input has ", plural(g.in_channels(), "channel"), ", but weight of shape ", to_string(shown),
+    check(false, g.op, ": input has ", plural(g.in_channels(), "channel"), ", but weight of shape ", Sizes(shown),
           " expects ", expected, " (weight.shape[1] * groups = ", weight[1], " * ", g.groups, "), and input has shape ",
-          to_string(x_shown), channel_advice(x_shown, g.dims, expected));
+          Sizes(x_shown), channel_advice(x_shown, g.dims, expected));
   Ints padded, kernel, reach;
   bool fits = true, positive = true;
   for (int64_t a = 0; a < g.dims; ++a) {
@@ -182,15 +182,14 @@ void check_sizes(const Geometry& g) {
     fits = fits && g.padded(a) >= g.reach(a);
     positive = positive && g.kernel(a) > 0;
   }
-  if (!positive)
-    check(false, g.op, ": kernel size should be greater than zero, but weight has shape ", to_string(shown));
+  if (!positive) check(false, g.op, ": kernel size should be greater than zero, but weight has shape ", Sizes(shown));
   if (!fits)
     check(false, g.op, ": Calculated padded input size per channel: (", product(padded), "). Kernel size: (",
           product(kernel), "), which spans ", product(reach), " with its dilation. Kernel size can't be greater than ",
           "actual input size; pad more, or take a smaller kernel");
   for (int64_t a = 0; a < g.dims; ++a)
     check(g.in(a) > 0 || g.x_size[0] == 0 || g.in_channels() == 0, g.op,
-          ": Only zero batch or zero channel inputs are supported, but got input shape: ", to_string(x_shown));
+          ": Only zero batch or zero channel inputs are supported, but got input shape: ", Sizes(x_shown));
 }
 
 ConvOperand operand(const Tensor& t, bool batched, int64_t dims) {
@@ -319,8 +318,8 @@ void check_output_sizes(const Geometry& g, Sizes sizes, const char* name) {
   Ints expected = g.y_size();
   bool same = sizes.size() == expected.size() && std::equal(sizes.begin(), sizes.end(), expected.begin());
   if (!same)
-    check(false, g.op, ": ", name, " must have shape ", to_string({expected.data(), expected.size()}), ", but has ",
-          to_string(sizes));
+    check(false, g.op, ": ", name, " must have shape ", Sizes(expected.data(), expected.size()), ", but has ",
+          Sizes(sizes));
 }
 
 // How much longer each axis of g's input is than its output needs.
@@ -349,18 +348,18 @@ Tensor convolve_transposed(const Tensor& x, const Tensor& weight, std::optional<
   Sizes shown = weight.sizes();
   int64_t in_channels = weight.size(0), out_channels = weight.size(1) * groups;
   check(in_channels >= groups && in_channels % groups == 0, g.op, ": Given groups=", groups,
-        ", expected weight to be divisible by ", groups, " at dimension 0, but got weight of size ", to_string(shown),
+        ", expected weight to be divisible by ", groups, " at dimension 0, but got weight of size ", Sizes(shown),
         "; in_channels must be a multiple of groups");
   if (x.size(batched) != in_channels)
-    check(false, g.op, ": input has ", plural(x.size(batched), "channel"), ", but weight of shape ", to_string(shown),
-          " expects ", in_channels, " (weight.shape[0]), and input has shape ", to_string(x.sizes()),
+    check(false, g.op, ": input has ", plural(x.size(batched), "channel"), ", but weight of shape ", Sizes(shown),
+          " expects ", in_channels, " (weight.shape[0]), and input has shape ", x.sizes(),
           channel_advice(x.sizes(), dims, in_channels));
   check(int64_t(y_size.size()) == x.dim() && y_size[batched] == out_channels, g.op, ": y_size must have ", x.dim(),
         " elements, of which the channels are ", out_channels, " (weight.shape[1] * groups), but is ",
-        to_string({y_size.data(), y_size.size()}));
+        Sizes(y_size.data(), y_size.size()));
   for (int64_t a = 0; a < dims; ++a)
     check(x.size(a + 1 + batched) > 0, g.op,
-          ": Only zero batch inputs are supported, but got input shape: ", to_string(x.sizes()));
+          ": Only zero batch inputs are supported, but got input shape: ", x.sizes());
   check_sizes(g);
   check_output_sizes(g, x.sizes(), "input");
   check_same_dtype(x, "input", weight, "weight", g.op.c_str());
@@ -413,7 +412,7 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
         dims);
   bool batched = x.dim() == dims + 2;
   check((batched || x.dim() == dims + 1) && grad_y.dim() == x.dim(), "conv_wgrad: x and grad_y must have ", dims + 1,
-        " or ", dims + 2, " dimensions, but have shapes ", to_string(x.sizes()), " and ", to_string(grad_y.sizes()));
+        " or ", dims + 2, " dimensions, but have shapes ", x.sizes(), " and ", grad_y.sizes());
   check(groups > 0, "conv_wgrad: groups must be at least 1, but is ", groups);
   Ints weight_size{grad_y.size(batched), x.size(batched) / groups};
   weight_size.insert(weight_size.end(), kernel_size.begin(), kernel_size.end());

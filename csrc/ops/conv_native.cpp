@@ -91,8 +91,7 @@ Tensor native_conv_wgrad(const Tensor& grad_y, const Tensor& x, const Tensor& we
       from(g.groups),
       from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask, 3)),
   };
-  TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
   // All three results are owned here, the two that were not wanted are undefined tensors.
   Tensor grad_x = to<Tensor>(stack[0]), grad_weight = to<Tensor>(stack[1]), grad_bias = to<Tensor>(stack[2]);
   return grad_weight;

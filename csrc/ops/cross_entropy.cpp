@@ -66,7 +66,7 @@ struct Rows {
     if (target.scalar_type() == ScalarType::Long) {
       Sizes given = target.sizes();
       check(Ints(given.begin(), given.end()) == sizes, op, ": labels must have the sizes ",
-            to_string(Sizes(sizes.data(), sizes.size())), " of x without its classes, but have ", to_string(given));
+            Sizes(sizes.data(), sizes.size()), " of x without its classes, but have ", Sizes(given));
       target = laid_in(order, target);
       args.labels = static_cast<const int64_t*>(target.data_ptr());
       // An empty tensor has no address, and that there are labels is what the kernel needs to know.
@@ -81,7 +81,7 @@ struct Rows {
     if (weight) {
       check_same_dtype(x, "x", *weight, "weight", op);
       check(weight->dim() == 1 && weight->size(0) == args.classes, op, ": weight must have the sizes [", args.classes,
-            "], one for each class, but has ", to_string(weight->sizes()));
+            "], one for each class, but has ", weight->sizes());
       weight = dense(*weight);
       args.weight = weight->data_ptr();
     }
@@ -135,14 +135,14 @@ void backward_into(Tensor* grad_x, const Tensor& grad_loss, const Tensor& x, con
   Rows rows(x, target, weight, reduction, ignore_index, label_smoothing, order, op);
   Sizes size = statistics.sizes();
   check(size.size() == 2 && size[0] == 2 && size[1] == rows.args.outer * rows.args.inner, op,
-        ": statistics must have the sizes [2, ", rows.args.outer * rows.args.inner, "], but has ", to_string(size));
+        ": statistics must have the sizes [2, ", rows.args.outer * rows.args.inner, "], but has ", Sizes(size));
   for (const Tensor* t : {&grad_loss, &statistics, &total_weight})
     check(dtype_code(*t) == rows.compute_dtype, op,
           ": grad_loss, statistics and total_weight must be float32, or float64 if x is");
   bool each = rows.args.reduction == Reduction::None;
   Sizes given = grad_loss.sizes();
   check(Ints(given.begin(), given.end()) == (each ? rows.sizes : Ints{}), op,
-        ": grad_loss must have the sizes of the loss, but has ", to_string(given));
+        ": grad_loss must have the sizes of the loss, but has ", Sizes(given));
   Tensor grad = laid_in(each ? rows.order : Order{}, grad_loss), kept = dense(statistics);
   rows.use_statistics(kept, total_weight);
   rows.args.grad = grad.data_ptr();

@@ -25,7 +25,7 @@ void run(const Tensor& x, const Tensor& y, const Tensor& seed, Rule rule, bool b
   args.batch = args.pixels = args.inner = 1;
   args.channels = y.numel() / args.parts;
   if (by_channel) {
-    check(y.dim() >= 2, "dropout: x must have 2 dimensions or more to drop channels, but has sizes ", to_string(sizes));
+    check(y.dim() >= 2, "dropout: x must have 2 dimensions or more to drop channels, but has sizes ", Sizes(sizes));
     bool last = !order.empty();
     for (size_t k = 0; k < order.size(); ++k)
       check(order[k] == (k + 1 == order.size() ? 1 : int64_t(k + (k > 0))),
@@ -74,7 +74,7 @@ Tensor checked_seed(const Tensor& seed, const Tensor& x, bool one_alone, const c
   bool divides = count == 1 || (!one_alone && count > 0 && x.dim() > 0 && x.size(0) % count == 0);
   check(seed.dim() <= 1 && divides, op, ": seed must be one number",
         one_alone ? "" : " or one for each of as many equal parts of dimension 0 of x", ", but seed has sizes ",
-        to_string(seed.sizes()), " and x has ", to_string(x.sizes()));
+        seed.sizes(), " and x has ", x.sizes());
   return torch::stable::contiguous(seed);
 }
 

@@ -31,8 +31,7 @@ struct Halves {
     bool packed = !gate_;
     if (packed) {
       check(dim >= 0 && dim < x.dim(), op, ": dim must be a dimension of x, which has ", x.dim(), ", but is ", dim);
-      check(x.size(dim) % 2 == 0, op, ": x must have an even size in dimension ", dim, ", but has sizes ",
-            to_string(x.sizes()));
+      check(x.size(dim) % 2 == 0, op, ": x must have an even size in dimension ", dim, ", but has sizes ", x.sizes());
       y_sizes[size_t(dim)] /= 2;
     } else {
       check_same_dtype(x, "x", gate, "gate", op);
@@ -79,7 +78,7 @@ std::tuple<Tensor, Tensor> gated_backward(const Tensor& grad_y, const Tensor& x,
   check_same_dtype(grad_y, "grad_y", x, "x", op);
   Sizes sizes = grad_y.sizes(), wanted(halves.y_sizes.data(), halves.y_sizes.size());
   bool fits = std::vector<int64_t>(sizes.begin(), sizes.end()) == halves.y_sizes;
-  check(fits, op, ": grad_y must have the sizes ", to_string(wanted), " of y, but has ", to_string(sizes));
+  check(fits, op, ": grad_y must have the sizes ", Sizes(wanted), " of y, but has ", Sizes(sizes));
   static constexpr int64_t kNone = 0;
   Tensor grad_x = empty_in(order, x);
   Tensor grad_gate = gate ? empty_in(order, x) : empty_in({}, Sizes(&kNone, 1), dtype_code(x), x);

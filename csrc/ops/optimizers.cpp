@@ -73,7 +73,7 @@ Tensor adafactor_direction(Tensor grad, Tensor param, std::optional<Tensor> row_
   Tensor g = torch::stable::contiguous(grad), p = torch::stable::contiguous(param);
   auto state = [&](const Tensor& t, int64_t count, const char* name) {
     check(t.numel() == count && t.is_contiguous(), op, ": ", name, " must be contiguous with ", count,
-          " elements, but has the sizes ", to_string(t.sizes()));
+          " elements, but has the sizes ", t.sizes());
     return t.data_ptr();
   };
   args.column_variance = state(column_variance, args.matrices * args.columns, "column_variance");

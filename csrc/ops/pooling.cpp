@@ -70,7 +70,7 @@ void check_numbers(const Ints& numbers, size_t space, const char* name, int64_t 
                    const char* op) {
   check(numbers.size() == space, op, ": ", name, " must either be a single int, or a tuple of ", space,
         " ints, but has ", numbers.size(), " elements");
-  for (int64_t value : numbers) check(value >= least, op, ": ", rule, ", but got ", name, "=", to_string(numbers));
+  for (int64_t value : numbers) check(value >= least, op, ": ", rule, ", but got ", name, "=", Sizes(numbers));
 }
 
 void check_window(const Window& window, size_t space, const char* op) {
@@ -82,8 +82,8 @@ void check_window(const Window& window, size_t space, const char* op) {
     int64_t kernel = window.kernel[i], pad = window.padding[i], effective = (kernel - 1) * window.dilation[i] + 1;
     const char* rule =
         pad > effective / 2 ? "at most half of effective kernel size" : "smaller than or equal to half of kernel size";
-    check(pad <= kernel / 2, op, ": pad should be ", rule, ", but got padding=", to_string(window.padding),
-          " and kernel_size=", to_string(window.kernel));
+    check(pad <= kernel / 2, op, ": pad should be ", rule, ", but got padding=", Sizes(window.padding),
+          " and kernel_size=", Sizes(window.kernel));
   }
 }
 
@@ -100,7 +100,7 @@ void check_dims(const Tensor& x, size_t space, const char* op) {
   bool right = x.dim() == int64_t(space) + 1 || x.dim() == int64_t(space) + 2;
   for (int64_t d = 1; right && d <= int64_t(space) + 1; ++d) right = x.size(-d) > 0;
   check(right, op, ": Expected ", kSpaces[space],
-        " (batch mode) tensor with optional 0 dim batch size for input, but got: ", to_string(x.sizes()));
+        " (batch mode) tensor with optional 0 dim batch size for input, but got: ", x.sizes());
 }
 
 // The shape of a pooling of `x` (or of what has its layout and, but for the pooled axes, its sizes).
@@ -140,9 +140,12 @@ Plan plan_windows(const Tensor& x, const Window& window, const char* op) {
       found.erase(found.begin());
     }
     auto joined = [](const Ints& sizes) {
-      std::ostringstream text;
-      for (size_t i = 0; i < sizes.size(); ++i) text << (i ? "x" : "") << sizes[i];
-      return text.str();
+      std::string text;
+      for (size_t i = 0; i < sizes.size(); ++i) {
+        if (i) text += 'x';
+        text += std::to_string(sizes[i]);
+      }
+      return text;
     };
     check(false, op, ": Given input size: (", joined(given), "). Calculated output size: (", joined(found),
           "). Output size is too small");
@@ -154,8 +157,7 @@ Plan plan_adaptive(const Tensor& x, const Ints& output_size, const char* op) {
   size_t space = output_size.size();
   check_dims(x, space, op);
   for (int64_t out : output_size)
-    check(out >= 0, op, ": elements of output_size must be greater than or equal to 0, but got ",
-          to_string(output_size));
+    check(out >= 0, op, ": elements of output_size must be greater than or equal to 0, but got ", Sizes(output_size));
   Plan plan = plan_of(x, space, dtype_of(x, op, "x"));
   set_axes(plan, space, [&](size_t i) { return adaptive_axis(x.size(int64_t(i) - int64_t(space)), output_size[i]); });
   return plan;
@@ -166,8 +168,8 @@ Plan plan_from_output(const Tensor& y, const Ints& x_size, Window window, DType 
   size_t space = x_size.size();
   check(space >= 1 && space <= 3, op, ": x_size must have 1 to 3 elements, but has ", space);
   check(y.dim() == int64_t(space) + 1 || y.dim() == int64_t(space) + 2, op, ": expected ", kSpaces[space],
-        " tensors, but got: ", to_string(y.sizes()));
-  for (int64_t size : x_size) check(size > 0, op, ": elements of x_size must be positive, but got ", to_string(x_size));
+        " tensors, but got: ", y.sizes());
+  for (int64_t size : x_size) check(size > 0, op, ": elements of x_size must be positive, but got ", Sizes(x_size));
   bool adaptive = window.kernel.empty();
   if (!adaptive) check_window(window, space, op);
   Plan plan = plan_of(y, space, dtype);
@@ -261,7 +263,7 @@ Tensor max_unpool(const Tensor& x, const Tensor& indices, Ints output_size) {
   check(indices.scalar_type() == ScalarType::Long, op, ": indices must have dtype int64");
   check_dims(x, space, op);
   for (int64_t size : output_size)
-    check(size >= 0, op, ": elements of output_size must not be negative, but got ", to_string(output_size));
+    check(size >= 0, op, ": elements of output_size must not be negative, but got ", Sizes(output_size));
   Plan plan = plan_of(x, space, dtype_of(x, op, "x"));
   set_axes(plan, space, [&](size_t i) { return adaptive_axis(1, output_size[i]); });
   Tensor ordered = laid_in(plan.order, x), places = laid_in(plan.order, indices);
@@ -283,8 +285,8 @@ Tensor max_unpool(const Tensor& x, const Tensor& indices, Ints output_size) {
                      y.data_ptr(),
                      &wrong};
   if (x.numel() > 0 && out > 0) launch(args, x);
-  check(wrong == 0, op, ": Found an invalid max index: ", wrong, " (output volumes are of size ",
-        to_string(output_size), ")");
+  check(wrong == 0, op, ": Found an invalid max index: ", wrong, " (output volumes are of size ", Sizes(output_size),
+        ")");
   return y;
 }
 

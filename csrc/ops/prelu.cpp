@@ -17,7 +17,7 @@ struct Arranged {
 Arranged arrange(const Tensor& x, const Tensor& weight, const char* op) {
   check_same_dtype(x, "x", weight, "weight", op);
   int64_t weights = weight.numel(), channels = x.dim() >= 2 ? x.size(1) : 1;
-  check(weight.dim() <= 1, op, ": weight must have 0 or 1 dimensions, but has sizes ", to_string(weight.sizes()));
+  check(weight.dim() <= 1, op, ": weight must have 0 or 1 dimensions, but has sizes ", weight.sizes());
   check(weights == 1 || weights == channels, op, ": weight must have 1 element or one for each of the ", channels,
         " channels of x, but has ", weights);
   if (weights == 1) {

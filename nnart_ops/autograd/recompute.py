@@ -104,5 +104,7 @@ _local = threading.local()
 
 
 def _active() -> list[recompute_activations]:
-    contexts: list[recompute_activations] = _local.__dict__.setdefault("contexts", [])
+    contexts: list[recompute_activations] | None = getattr(_local, "contexts", None)
+    if contexts is None:
+        contexts = _local.contexts = []
     return contexts

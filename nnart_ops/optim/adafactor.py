@@ -34,8 +34,8 @@ class Adafactor(DirectionOptimizer, torch.optim.Adafactor):
 
     Shape: parameters of any shape; each gradient has its parameter's. The last two dimensions are the matrices.
 
-    Parameters may be float32, float64, bfloat16 or float16 on the CPU; half precision computes in float32. Anything else
-    takes torch's own step. State dicts are torch's.
+    Parameters may be float32, float64, bfloat16 or float16 on the CPU; half precision computes in float32. Anything
+    else takes torch's own step. State dicts are torch's.
 
     Raises:
         ValueError: as :class:`torch.optim.Adafactor`, for an argument outside its range; for a ``state_dtype``.
