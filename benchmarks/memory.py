@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import nnart_ops
 import nnart_ops.functional as ours
 
 ELEMENTS = 1 << 20
-DOCUMENT = Path(__file__).parent.parent / "docs" / "memory.md"
+DOCUMENTS = [Path(__file__).parent.parent / "docs" / name for name in ("memory.md", "optimizers.md")]
 MODES = ("input", "output", "mask", "recompute")
 ACTIVATIONS: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("relu", "relu6", "leaky_relu", "hardtanh", "hardsigmoid", "hardswish", "hardshrink")},
@@ -160,11 +159,57 @@ def loss_rows() -> Iterable[list[str]]:
             yield [name, variant, f"{kept / 2**20:.2f}"]
 
 
+def optimizer_rows() -> Iterable[list[str]]:
+    """Bytes a parameter, kept and moved by a step, of a matrix of a million."""
+    optim = nnart_ops.optim
+    kinds: list[tuple[str, torch.dtype, Callable[[Any], torch.optim.Optimizer]]] = [
+        ("SGD with momentum", torch.float32, lambda p: optim.SGD(p, lr=0.1, momentum=0.9)),
+        ("Lion", torch.float32, lambda p: optim.Lion(p)),
+        ("Adagrad, RMSprop, ASGD", torch.float32, lambda p: optim.Adagrad(p)),
+        ("Adam and its kin, Adadelta, Rprop", torch.float32, lambda p: optim.AdamW(p)),
+        ("AdamW, zero_grad_in_step", torch.float32, lambda p: optim.AdamW(p, zero_grad_in_step=True)),
+        ("AdamW, ema_decay", torch.float32, lambda p: optim.AdamW(p, ema_decay=0.9)),
+        ("AdamW, state_dtype=bfloat16", torch.float32, lambda p: optim.AdamW(p, state_dtype=torch.bfloat16)),
+        ("AdamW, state_dtype=uint8", torch.float32, lambda p: optim.AdamW(p, state_dtype=torch.uint8)),
+        ("AdamW", torch.bfloat16, lambda p: optim.AdamW(p)),
+        ("AdamW, stochastic", torch.bfloat16, lambda p: optim.AdamW(p, low_precision="stochastic")),
+        ("AdamW, kahan", torch.bfloat16, lambda p: optim.AdamW(p, low_precision="kahan")),
+        ("AdamW, master", torch.bfloat16, lambda p: optim.AdamW(p, low_precision="master")),
+        (
+            "AdamW, master, state_dtype=uint8",
+            torch.bfloat16,
+            lambda p: optim.AdamW(p, low_precision="master", state_dtype=torch.uint8),
+        ),
+        (
+            "AdamW, stochastic, state_dtype=uint8",
+            torch.bfloat16,
+            lambda p: optim.AdamW(p, low_precision="stochastic", state_dtype=torch.uint8),
+        ),
+    ]
+    for name, dtype, make in kinds:
+        p = torch.nn.Parameter(torch.ones(1000, 1000, dtype=dtype))
+        p.grad = torch.ones_like(p)
+        optimizer = make([p])
+        optimizer.step()
+        state = [t for t in optimizer.state[p].values() if t.numel() > 1]
+        kept = sum(t.nbytes for t in state)
+        written = p.nbytes + kept + (0 if p.grad.any() else p.grad.nbytes)
+        read = (0 if "master" in optimizer.state[p] else p.nbytes) + kept + p.grad.nbytes
+        kind = str(dtype).removeprefix("torch.")
+        yield [name, kind, f"{kept / p.numel():.2f}", f"{(read + written) / p.numel():.2f}"]
+
+
 TABLES: dict[str, tuple[list[str], Callable[[], Iterable[list[str]]]]] = {
     "activations": (["", "torch", "default", *(f"`{mode}`" for mode in MODES)], activation_rows),
     "operations": (["", "", "MiB kept"], loss_rows),
     "stacks": (["", "", "MiB kept"], stack_rows),
+    "optimizers": (["", "parameters", "kept", "moved by a step"], optimizer_rows),
 }
+
+
+def document_of(name: str) -> Path:
+    """The page that has the table."""
+    return next(page for page in DOCUMENTS if f"<!-- {name} -->" in page.read_text())
 
 
 def table(name: str) -> str:
@@ -176,17 +221,15 @@ def table(name: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/memory.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into the pages of docs")
     arguments = parser.parse_args()
-    text = DOCUMENT.read_text() if arguments.write else ""
     for name in TABLES:
         measured = table(name)
         print(f"{name}\n{measured}\n")
-        text = re.sub(
-            rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", lambda m, t=measured: m[1] + t + m[2], text, flags=re.S
-        )
-    if arguments.write:
-        DOCUMENT.write_text(text)
+        if arguments.write:
+            document, start = document_of(name), f"<!-- {name} -->\n"
+            before, _, rest = document.read_text().partition(start)
+            document.write_text(before + start + measured + "\n" + rest[rest.index("<!-- end -->") :])
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def test_docstring(name: str) -> None:
     assert run_examples(name, text).failed == 0
 
 
-@pytest.mark.parametrize("page", [README, memory.DOCUMENT], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, *memory.DOCUMENTS], ids=lambda page: page.name)
 def test_examples_in_pages(page: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     assert blocks, f"{page.name} shows no Python"
@@ -58,7 +58,7 @@ def test_examples_in_pages(page: Path) -> None:
 @pytest.mark.parametrize("name", memory.TABLES)
 def test_memory_tables_are_what_is_measured(name: str) -> None:
     measured = memory.table(name)
-    assert f"<!-- {name} -->\n{measured}\n" in memory.DOCUMENT.read_text(), f"measured now:\n{measured}"
+    assert f"<!-- {name} -->\n{measured}\n" in memory.document_of(name).read_text(), f"measured now:\n{measured}"
 
 
 def test_every_layer_is_exported() -> None:
