@@ -208,4 +208,5 @@ OPS: dict[str, Sample] = {
         *(_pair(), _pair(), [t.abs() for t in (*_pair(), *_pair())], [], [torch.tensor(1.0), torch.tensor(2.0)]),
     ),
     "hold_tensors_": lambda: (_pair(),),
+    "optimizer_launch_": lambda: (_tensor(2), 0),
 }
