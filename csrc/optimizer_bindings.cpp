@@ -200,10 +200,12 @@ class PlanOfPython {
     return value == Py_None ? nullptr : value;
   }
 
-  // Whether the learning rate, which is every rule's first number, lies on the rows' GPU; then the group has its place.
-  bool read_lr(PyObject* lr, OptimizerGroup& to) const {
+  // Whether the rule's first number is the learning rate and lies on the rows' GPU; then the group has its place.
+  bool read_lr(const Group& from, OptimizerGroup& to) const {
     to.lr = nullptr;
-    if (plan_.gpu() < 0 || PyFloat_Check(lr)) return false;
+    PyObject *key = from.hyper[0].key.ptr(), *lr = PyDict_GetItemString(from.dict.ptr(), "lr");
+    if (plan_.gpu() < 0 || !lr || PyFloat_Check(lr)) return false;
+    if (!PyUnicode_Check(key) || PyUnicode_CompareWithASCIIString(key, "lr") != 0) return false;
     static PyObject* type = py::object(py::module_::import("torch").attr("Tensor")).release().ptr();
     if (PyObject_IsInstance(lr, type) != 1) return false;
     dlpack::View tensor;
@@ -217,8 +219,7 @@ class PlanOfPython {
   void read_group(size_t i) {
     const Group& from = groups_of_plan_[i];
     OptimizerGroup& to = plan_.group(i);
-    PyObject* lr = PyDict_GetItemString(from.dict.ptr(), "lr");
-    bool lr_is_there = lr && read_lr(lr, to);
+    bool lr_is_there = read_lr(from, to);
     for (size_t k = 0; k < from.hyper.size(); ++k)
       if (k > 0 || !lr_is_there) to.hyper[k] = from.hyper[k].read(from.dict.ptr());
     auto key = [&](const char* name) {

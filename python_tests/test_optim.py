@@ -651,6 +651,7 @@ def test_adafactor(options: dict, dtype: torch.dtype) -> None:
         assert all(optimizer.state[p][key].shape == peer.state[q][key].shape for key in optimizer.state[p])
 
 
+@cpu_only
 def test_adafactor_with_everything_and_any_layout() -> None:
     shapes: list[tuple[int, ...]] = [(6, 5, 3, 3), (40, 30)]
     ours, theirs = parameters(torch.float64, shapes), parameters(torch.float64, shapes)

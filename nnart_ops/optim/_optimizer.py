@@ -106,8 +106,8 @@ class FusedOptimizer(Optimizer):
 
     Shape: parameters of any shape, dense, in any order of memory; each gradient has its parameter's.
 
-    On a GPU the host waits for nothing: steps are counted there (``state[p]["step"]`` is where ``fused=True`` has it), a
-    learning rate may be a tensor there, and there it is decided whether a step takes place. State that was made for a
+    On a GPU the host waits for nothing: there steps are counted (``state[p]["step"]`` is where ``fused=True`` has it),
+    there a learning rate may be a tensor, and there it is decided whether a step takes place. State that was made for a
     step that does not stays, as it was made. A step can be captured in a CUDA graph.
 
     Besides that class's arguments every optimizer takes these, and they combine. A group's dictionary may hold its own
@@ -141,6 +141,7 @@ class FusedOptimizer(Optimizer):
     _watched: ClassVar[tuple[str, ...]] = ()
     _native: ClassVar[type[Optimizer] | None] = None
     _layer_wise: ClassVar[bool] = False
+    _on_gpus: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -308,6 +309,8 @@ class FusedOptimizer(Optimizer):
                 if isinstance(lr, Tensor) and (group.get("foreach") or lr.device not in (p.device, _CPU)):
                     return "the learning rate is a tensor"
                 devices.add(p.device)
+                if p.is_cuda and not self._on_gpus:
+                    return "a parameter is on a GPU, where it has no kernel"
                 if is_distributed(p):
                     if self._layer_wise:
                         return "a parameter is a DTensor, of whose norm a rank has a part"

@@ -49,6 +49,7 @@ class Adafactor(DirectionOptimizer, torch.optim.Adafactor):
     """
 
     _native = torch.optim.Adafactor
+    _on_gpus = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("state_dtype") is not None:
