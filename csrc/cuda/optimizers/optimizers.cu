@@ -3,8 +3,8 @@
 // them two for the norms of layer-wise rules. The host waits for none of them: whether a step takes place is decided on
 // the device, where the counters are too.
 #include <cmath>
+#include <cstring>
 
-#include "core/optimizer_rules.h"
 #include "cuda/kernels.h"
 #include "cuda/optimizers/passes.cuh"
 
