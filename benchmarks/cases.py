@@ -428,4 +428,5 @@ FAMILIES = {
     "pooling": pooling,
     "softmax": softmaxes,
 }
-ON_CUDA = ("activation", "cross_entropy", "dropout", "gated", "overhead", "pooling", "softmax")  # have CUDA kernels
+# Have CUDA kernels.
+ON_CUDA = ("activation", "cross_entropy", "dropout", "gated", "optimizer", "overhead", "pooling", "softmax")

@@ -191,15 +191,16 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
   // Optimizers. optimizer_step_: one step of the rule for all params; hyper are the rule's numbers in the order of its
   // Hyper (math/optimizers.h), lr first; states are all params' first state, then their second, ...; scalars
   // likewise, of one element; steps are one-element tensors that the op increments. hold_tensors_ hands tensors to the
-  // next call of _C.
+  // next call of _C; optimizer_launch_ runs the kernels of on's device for a plan there, args being an address or 0.
   m.def(
       "optimizer_step_(str rule, float[] hyper, float weight_decay, bool decoupled, bool maximize, Tensor(a!)[] "
       "params, Tensor[] grads, Tensor(b!)[] states, Tensor(c!)[] scalars, Tensor(d!)[] steps) -> ()");
-  // Writes this step's variances and gives max(eps2, RMS(param)) rho / max(1, RMS(u) / clip) u, u being the gradient over
-  // the root of its variance. row_variance is empty for vectors, whose variance is column_variance; else the last two
-  // dimensions of grad are matrices, and the variances have one of them as 1.
+  // Writes this step's variances and gives max(eps2, RMS(param)) rho / max(1, RMS(u) / clip) u, u being the gradient
+  // over the root of its variance. row_variance is empty for vectors, whose variance is column_variance; else the last
+  // two dimensions of grad are matrices, and the variances have one of them as 1.
   m.def(
-      "adafactor_direction(Tensor grad, Tensor param, Tensor(a!)? row_variance, Tensor(b!) column_variance, float "
+      "adafactor_direction_(Tensor grad, Tensor param, Tensor(a!)? row_variance, Tensor(b!) column_variance, float "
       "grad_factor, float rest, float eps1, float eps2, float rho, float clip) -> Tensor");
   m.def("hold_tensors_(Tensor(a!)[] tensors) -> ()");
+  m.def("optimizer_launch_(Tensor on, int args) -> ()");
 }

@@ -132,6 +132,7 @@ class PlanOfPython {
     Tensors tensors = take_held_tensors();
     for (py::handle param : params) row_of_[param.ptr()] = rows_++;
     plan_.add_rows(group, layout, tensors, steps);
+    if (plan_.gpu() >= 0) read_group(size_t(group));  // where its learning rate is, too
     if (params.empty()) one_step_ = true;
   }
 
@@ -149,10 +150,12 @@ class PlanOfPython {
   }
 
   // None if the plan is no longer the optimizer's; else the norm of the gradients (negative if nothing asked for it)
-  // and whether it was finite.
+  // and whether it was finite. device: addresses in the memory of a GPU, 0 for none, as OptimizerArgs has them: scale,
+  // found_inf and decision, which has the result there.
   std::optional<std::pair<double, bool>> step(py::list groups, py::dict state, double grad_factor, double max_norm,
                                               bool wants_norm, bool skips_non_finite, bool measures_only, double norm,
-                                              uint64_t seed, bool fresh) {
+                                              uint64_t seed, bool fresh,
+                                              const std::tuple<uintptr_t, uintptr_t, uintptr_t>& device) {
     bool same = groups.is(groups_) && state.is(state_);
     if (!fresh && !(same && is_current())) return std::nullopt;
     OptimizerArgs args{};
@@ -163,6 +166,10 @@ class PlanOfPython {
     args.measures_only = measures_only;
     args.norm = norm;
     args.seed = seed;
+    auto [scale, found_inf, decision] = device;
+    args.scale = reinterpret_cast<const float*>(scale);
+    args.found_inf = reinterpret_cast<const float*>(found_inf);
+    args.decision = reinterpret_cast<float*>(decision);
     py::gil_scoped_release released;
     OptimizerResult result = plan_.run(args);
     return std::pair(result.grad_norm, result.finite);
@@ -193,17 +200,36 @@ class PlanOfPython {
     return value == Py_None ? nullptr : value;
   }
 
+  // Whether the rule's first number is the learning rate and lies on the rows' GPU; then the group has its place.
+  bool read_lr(const Group& from, OptimizerGroup& to) const {
+    to.lr = nullptr;
+    PyObject *key = from.hyper[0].key.ptr(), *lr = PyDict_GetItemString(from.dict.ptr(), "lr");
+    if (plan_.gpu() < 0 || !lr || PyFloat_Check(lr)) return false;
+    if (!PyUnicode_Check(key) || PyUnicode_CompareWithASCIIString(key, "lr") != 0) return false;
+    static PyObject* type = py::object(py::module_::import("torch").attr("Tensor")).release().ptr();
+    if (PyObject_IsInstance(lr, type) != 1) return false;
+    dlpack::View tensor;
+    if (exchange_api().view_of_object(lr, &tensor) != 0) throw py::error_already_set();
+    to.lr_dtype = same_dtype(tensor.dtype, DType::Float64) ? DType::Float64 : DType::Float32;
+    if (!is_here(tensor.device) || !same_dtype(tensor.dtype, to.lr_dtype)) return false;
+    to.lr = static_cast<char*>(tensor.data) + tensor.byte_offset;
+    return true;
+  }
+
   void read_group(size_t i) {
     const Group& from = groups_of_plan_[i];
     OptimizerGroup& to = plan_.group(i);
-    for (size_t k = 0; k < from.hyper.size(); ++k) to.hyper[k] = from.hyper[k].read(from.dict.ptr());
+    bool lr_is_there = read_lr(from, to);
+    for (size_t k = 0; k < from.hyper.size(); ++k)
+      if (k > 0 || !lr_is_there) to.hyper[k] = from.hyper[k].read(from.dict.ptr());
     auto key = [&](const char* name) {
       PyObject* value = PyDict_GetItemString(from.dict.ptr(), name);
       return value ? number(value) : 0;
     };
     double decay = from.decay == Decay::none ? 0 : key("weight_decay");
     to.weight_decay = from.decay == Decay::l2 ? decay : 0;
-    to.kept = from.decay == Decay::decoupled ? 1 - key("lr") * decay : 1;
+    to.decoupled_decay = from.decay == Decay::decoupled ? decay : 0;
+    to.kept = to.decoupled_decay == 0 || lr_is_there ? 1 : 1 - key("lr") * decay;
     to.sign = key("maximize") != 0 ? -1 : 1;
     PyObject* bound = option(from, "max_grad_value");
     to.max_value = bound ? number(bound) : INFINITY;
@@ -248,6 +274,12 @@ class PlanOfPython {
     return same && next == seen_.size() && rows_are_current();
   }
 
+  // Whether it is the rows' device.
+  bool is_here(dlpack::Device device) const {
+    if (plan_.gpu() < 0) return device.device_type == dlpack::kCpu;
+    return device.device_type == dlpack::kCuda && device.device_id == plan_.gpu();
+  }
+
   // Compares what each row was made from, and takes the gradients' places. Row by row, for a parameter's objects are
   // dear to reach once the others' have pushed them out of the cache.
   bool rows_are_current() {
@@ -265,7 +297,7 @@ class PlanOfPython {
           PyErr_Clear();  // sparse, say: Python will see
           return false;
         }
-        if (tensor.device.device_type != dlpack::kCpu || !same_dtype(tensor.dtype, plan_.grad_dtype(row)) ||
+        if (!is_here(tensor.device) || !same_dtype(tensor.dtype, plan_.grad_dtype(row)) ||
             !same_geometry(tensor, plan_.geometry(row), plan_.dims(row)))
           return false;
         plan_.set_grad(row, static_cast<char*>(tensor.data) + tensor.byte_offset);
@@ -297,7 +329,7 @@ void bind_optimizers(py::module_& m) {
       .def("seal", &PlanOfPython::seal)
       .def("step", &PlanOfPython::step, py::arg("param_groups"), py::arg("state"), py::arg("grad_factor"),
            py::arg("max_norm"), py::arg("wants_norm"), py::arg("skips_non_finite"), py::arg("measures_only"),
-           py::arg("norm"), py::arg("seed"), py::arg("fresh"))
+           py::arg("norm"), py::arg("seed"), py::arg("fresh"), py::arg("device") = std::tuple(0, 0, 0))
       .def_property_readonly("serves_one_step", &PlanOfPython::serves_one_step);
 }
 

@@ -72,6 +72,7 @@ class OptimizerPlan:
         norm: float,
         seed: int,
         fresh: bool,
+        device: tuple[int, int, int] = (0, 0, 0),
     ) -> tuple[float, bool] | None: ...
     @property
     def serves_one_step(self) -> bool: ...

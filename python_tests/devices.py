@@ -15,6 +15,14 @@ def has_kernel(op: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"nnart_ops::{op}", DEVICE.upper())
 
 
+def has_fused_step(name: str) -> bool:
+    """Whether torch has a fused step of its optimizer of that name for the device."""
+    op = f"aten::_fused_{name.lower()}_"
+    return name in ("SGD", "Adam", "AdamW", "Adagrad") and torch._C._dispatch_has_kernel_for_dispatch_key(
+        op, DEVICE.upper()
+    )
+
+
 def generator(seed: int) -> torch.Generator:
     """A generator of the device's own."""
     return torch.Generator(DEVICE).manual_seed(seed)

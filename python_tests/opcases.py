@@ -198,7 +198,7 @@ OPS: dict[str, Sample] = {
     "avg_pool": lambda: (_tensor(2, 3, 6, 7), *_POOL[:3], True, False, 0),
     "adaptive_avg_pool": lambda: (_tensor(2, 3, 6, 7), [4, 3]),
     "avg_pool_backward": lambda: (_tensor(2, 3, 4, 7), [6, 7], *_POOL[:3], True, False, 0),
-    "adafactor_direction": lambda: (
+    "adafactor_direction_": lambda: (
         *(torch.randn(2, 4, 6), torch.randn(2, 4, 6), torch.rand(2, 4, 1), torch.rand(2, 1, 6)),
         *(0.5, 0.3, 1e-7, 1e-3, 0.01, 1.0),
     ),
@@ -208,4 +208,5 @@ OPS: dict[str, Sample] = {
         *(_pair(), _pair(), [t.abs() for t in (*_pair(), *_pair())], [], [torch.tensor(1.0), torch.tensor(2.0)]),
     ),
     "hold_tensors_": lambda: (_pair(),),
+    "optimizer_launch_": lambda: (_tensor(2), 0),
 }

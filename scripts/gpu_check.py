@@ -34,6 +34,8 @@ ON_DEVICE = (
     "test_cross_entropy.py",
     "test_dropout.py",
     "test_gated.py",
+    "test_optim.py",
+    "test_optim_options.py",
     "test_pooling.py",
     "test_prelu.py",
     "test_rrelu.py",
@@ -128,7 +130,8 @@ class Check:
             return Outcome("skipped", "compute-sanitizer is not installed")
         tests = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
         options = ["--tool", tool, "--error-exitcode", 66, "--kernel-regex", "kns=nnart"]
-        selected = [ROOT / "python_tests" / "test_cuda_kernels.py", "-k", "test_every_kernel and (float32 or bfloat16)"]
+        files = [ROOT / "python_tests" / name for name in ("test_cuda_kernels.py", "test_cuda_optim.py")]
+        selected = [*files, "-k", "(test_every_kernel or same_bits_again_and) and (float32 or bfloat16)"]
         more = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         outcome = self.run(tool, [sanitizer, *options, *tests, *selected], more)
         text = self.log(tool).read_text(errors="replace")

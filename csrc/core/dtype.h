@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "math/portable.h"
+
 namespace nnart {
 
 enum class DType : int32_t { Float32, Float64, BFloat16, Float16 };
@@ -32,8 +34,12 @@ struct Type {
   using type = T;
 };
 
+// On the device too: visit is of the side that calls.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
 template <class Visit>
-inline __attribute__((always_inline)) void with_dtype(DType dtype, Visit visit) {
+NNART_HD void with_dtype(DType dtype, Visit visit) {
   switch (dtype) {
     case DType::Float32:
       return visit(Type<float>{});

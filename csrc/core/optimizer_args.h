@@ -55,6 +55,10 @@ struct OptimizerGroup {
   double ema_decay;
   bool zero_grad;
   Rounding rounding;
+  // A learning rate in a GPU's memory: hyper[0] and kept are of it. Null where the host knows it.
+  const void* lr;
+  DType lr_dtype;
+  double decoupled_decay;
 };
 
 // One tensor. What a tensor has not is null.
@@ -81,10 +85,18 @@ struct OptimizerResult {
   bool finite;       // false: nothing was changed
 };
 
+// What a plan keeps in a GPU's memory from step to step (core/optimizer_memory.h), and what the host knows of it.
+struct OptimizerTable {
+  void* memory;
+  bool filled;    // the rows are there
+  bool changed;   // gradients or groups are others than at the last launch
+  bool recorded;  // a CUDA graph has the writing of gradients and groups, and may be replayed at any time
+};
+
 struct OptimizerArgs {
   OptimizerRow* rows;
   const OptimizerGroup* groups;
-  int64_t row_count, tiles;
+  int64_t row_count, group_count, tiles;
   double grad_factor;     // the inverse of the gradients' scale
   double max_norm;        // infinity where the norm is not clipped
   bool wants_norm;        // compute it even if nothing is clipped
@@ -94,6 +106,12 @@ struct OptimizerArgs {
   double norm;            // the norm if it is known already, else negative
   uint64_t seed;          // of stochastic rounding
   OptimizerResult* result;
+
+  // On a GPU, for which the host does not wait: in its memory, and null where there is none.
+  const float* scale;      // of the gradients, besides grad_factor
+  const float* found_inf;  // other than 0: nothing is changed
+  float* decision;         // receives the norm, and 1 if nothing was changed, else 0
+  OptimizerTable* table;
 };
 
 // Adafactor's direction of one tensor: a batch of matrices of rows by columns. A vector is one row, whose own variance
@@ -108,6 +126,16 @@ struct AdafactorArgs {
   int64_t matrices, rows, columns;
   double grad_factor, rest, eps1, eps2, rho, clip;
 };
+
+// Room for any rule.
+constexpr int64_t kRuleBytes = 128;
+
+template <class Rule>
+constexpr bool is_layer_wise = requires(Rule rule) { rule.scale(0.0, 0.0); };
+
+NNART_HD bool layer_wise(OptimizerRule rule) {
+  return rule == OptimizerRule::Lamb || rule == OptimizerRule::Lars || rule == OptimizerRule::LarsNesterov;
+}
 
 // Calls visit with the rule's class for compute type C.
 template <class C, class Visit>

@@ -6,6 +6,12 @@
 
 #include "core/args.h"
 
+namespace nnart {
+
+struct OptimizerArgs;
+
+}  // namespace nnart
+
 namespace nnart::cuda {
 
 const char* launch(const ActivationArgs&, cudaStream_t stream);
@@ -22,6 +28,7 @@ const char* launch(const DropoutArgs&, cudaStream_t stream);
 const char* launch(const GatedArgs&, cudaStream_t stream);
 const char* launch(const SoftmaxArgs&, cudaStream_t stream);
 const char* launch(const CrossEntropyArgs&, cudaStream_t stream);
+const char* launch(const OptimizerArgs&, cudaStream_t stream);
 
 // The numbers that partial_sums must have room for.
 int64_t scratch(const PReluArgs&);

@@ -23,6 +23,12 @@ const char* launch_kernel(void (*kernel)(Parameters...), int64_t blocks, int thr
   return text_of(cudaGetLastError());
 }
 
+// Whether work queued on the stream is recorded in a CUDA graph instead of done.
+inline bool is_capturing(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  return cudaStreamIsCapturing(stream, &status) == cudaSuccess && status != cudaStreamCaptureStatusNone;
+}
+
 inline const char* set_zero(void* data, int64_t bytes, cudaStream_t stream) {
   return text_of(cudaMemsetAsync(data, 0, size_t(bytes), stream));
 }

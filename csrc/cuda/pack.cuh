@@ -49,6 +49,14 @@ __device__ __forceinline__ void copy_accesses(const From& from, To& to) {
     reinterpret_cast<Access*>(&to)[i] = reinterpret_cast<const Access*>(&from)[i];
 }
 
+// A pointer that came out of memory: the compiler is told that it is of the GPU's, of which it would know in an
+// argument of the kernel, so that it need not take the slower access to memory of any kind.
+template <class T>
+__device__ __forceinline__ T* in_global_memory(T* p) {
+  __builtin_assume(__isGlobal(p));
+  return p;
+}
+
 // p is at a multiple of the pack's alignment.
 template <int width, class S>
 __device__ __forceinline__ Pack<S, width> load(const S* p) {

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <iterator>
 
+#include "core/optimizer_memory.h"
 #include "math/integers.h"
 #include "ops/launch.h"
+#include "ops/layout.h"
 
 namespace nnart {
 namespace {
@@ -68,6 +71,17 @@ int scalar_count(OptimizerRule rule) {
   return count;
 }
 
+// A CUDA graph may write into the table for as long as the process lives.
+OptimizerPlan::~OptimizerPlan() {
+  if (table_.recorded) new Tensor(*memory_);
+}
+
+void OptimizerPlan::check_device(const Tensor& t) {
+  int32_t gpu = t.is_cpu() ? -1 : t.get_device_index();
+  if (!gpu_) gpu_ = gpu;
+  check(gpu == *gpu_, kOp, ": parameters, gradients and state must be on one device");
+}
+
 Tensor OptimizerPlan::in_order(const Tensor& reference, const Tensor& t, bool written) {
   check_same_sizes(reference, "the parameter", t, "its gradient or state", kOp);
   Tensor ordered = in_order_of(reference, t);
@@ -88,6 +102,7 @@ void OptimizerPlan::add_rows(int group, const RowLayout& layout, const Tensors& 
         scalar_count(groups_[size_t(group)].rule), " scalars of state, but ", layout.scalars, " are given");
   for (size_t at = 0; at < tensors.size(); at += each) {
     const Tensor* next = &tensors[at];
+    for (size_t i = at; i < at + each; ++i) check_device(tensors[i]);
     OptimizerRow row{};
     row.group = group;
     row.steps = steps;
@@ -193,19 +208,35 @@ void OptimizerPlan::check_overlaps() {
   overlap_is_known_ = true;
 }
 
+// The memory is torch's and the plan's; the launch fills it.
+void OptimizerPlan::prepare_table(OptimizerArgs& args) {
+  if (!memory_) {
+    int64_t bytes = OptimizerMemory(nullptr, args.row_count, args.group_count, args.tiles).bytes;
+    memory_ = scratch_on(params_[0], ceil_div(bytes, int64_t(sizeof(double))));
+    table_.memory = memory_->data_ptr();
+  }
+  size_t bytes = groups_.size() * sizeof(OptimizerGroup);
+  bool same = groups_there_.size() == groups_.size() && !std::memcmp(groups_there_.data(), groups_.data(), bytes);
+  if (!same) {
+    groups_there_ = groups_;
+    table_.changed = true;
+  }
+  args.table = &table_;
+}
+
 OptimizerResult OptimizerPlan::run(OptimizerArgs args) {
   if (!overlap_is_known_) check_overlaps();
-  OptimizerResult result{};
+  OptimizerResult result{args.norm >= 0 ? args.norm : 0, true};
+  if (rows_.empty()) return result;
+  result = {args.norm, args.norm < 0 || std::isfinite(args.norm)};
   args.rows = rows_.data();
   args.groups = groups_.data();
   args.row_count = int64_t(rows_.size());
+  args.group_count = int64_t(groups_.size());
   args.tiles = tiles_;
   args.rows_overlap = overlap_;
   args.result = &result;
-  if (rows_.empty()) {
-    result = {args.norm >= 0 ? args.norm : 0, true};
-    return result;
-  }
+  if (gpu() >= 0) prepare_table(args);
   launch(args, params_[0]);
   for (auto& [target, copy] : copies_) torch::stable::copy_(target, copy);
   return result;

@@ -1,6 +1,7 @@
 // The table of an optimizer's step, kept from step to step: which tensors it updates, where they lie and by what rule.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,11 @@ int scalar_count(OptimizerRule);
 
 class OptimizerPlan {
  public:
+  OptimizerPlan() = default;
+  OptimizerPlan(const OptimizerPlan&) = delete;
+  OptimizerPlan& operator=(const OptimizerPlan&) = delete;
+  ~OptimizerPlan();
+
   // Groups are numbered in the order in which they are added.
   void add_group(const OptimizerGroup& group) { groups_.push_back(group); }
   OptimizerGroup& group(size_t i) { return groups_[i]; }
@@ -51,9 +57,15 @@ class OptimizerPlan {
   const int64_t* geometry(size_t row) const { return geometry_.data() + first_geometry_[row]; }
   size_t dims(size_t row) const { return (first_geometry_[row + 1] - first_geometry_[row]) / 2; }
   DType grad_dtype(size_t row) const { return rows_[row].grad_dtype; }
-  void set_grad(size_t row, void* data) { rows_[row].grad = data; }
+  void set_grad(size_t row, void* data) {
+    table_.changed = table_.changed || rows_[row].grad != data;
+    rows_[row].grad = data;
+  }
+  // Where all rows are; -1 on the CPU.
+  int32_t gpu() const { return gpu_.value_or(-1); }
 
-  // One step, with everything of args but the table filled in by the caller.
+  // One step, with everything of args but the table filled in by the caller. On a GPU the result is in its memory
+  // alone.
   OptimizerResult run(OptimizerArgs args);
 
  private:
@@ -67,6 +79,8 @@ class OptimizerPlan {
 
   Tensor in_order(const Tensor& reference, const Tensor& t, bool written);
   void check_overlaps();
+  void check_device(const Tensor& t);
+  void prepare_table(OptimizerArgs& args);
 
   std::vector<OptimizerGroup> groups_;
   std::vector<OptimizerRow> rows_;
@@ -79,6 +93,11 @@ class OptimizerPlan {
   std::vector<Copy> copies_;
   int64_t tiles_ = 0;
   bool copied_ = false, overlap_ = false, overlap_is_known_ = false;
+  std::optional<int32_t> gpu_;
+  // On a GPU: its copy of the table, and of the groups what it was last given.
+  std::optional<Tensor> memory_;
+  OptimizerTable table_{};
+  std::vector<OptimizerGroup> groups_there_;
 };
 
 }  // namespace nnart

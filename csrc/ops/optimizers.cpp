@@ -1,5 +1,6 @@
-// Optimizers: `optimizer_step_`, one step of any rule for a list of parameters; `adafactor_direction`; and
-// `hold_tensors_`, by which an OptimizerPlan gets its tensors.
+// Optimizers: `optimizer_step_`, one step of any rule for a list of parameters; `adafactor_direction_`; `hold_tensors_`,
+// by which an OptimizerPlan gets its tensors; and `optimizer_launch_`, by which a plan reaches the kernels of another
+// shared object.
 #include <cmath>
 #include <optional>
 
@@ -14,6 +15,11 @@ namespace {
 thread_local Tensors held;
 
 void hold_tensors_(Tensors tensors) { held = std::move(tensors); }
+
+// args is the address of an OptimizerArgs, or 0 for nothing to do.
+void optimizer_launch_(Tensor on, int64_t args) {
+  if (args) launch(*reinterpret_cast<const OptimizerArgs*>(args), on);
+}
 
 void optimizer_step_(std::string rule, std::vector<double> hyper, double weight_decay, bool decoupled, bool maximize,
                      Tensors params, Tensors grads, Tensors states, Tensors scalars, Tensors steps) {
@@ -55,9 +61,9 @@ void optimizer_step_(std::string rule, std::vector<double> hyper, double weight_
   plan.run(args);
 }
 
-Tensor adafactor_direction(Tensor grad, Tensor param, std::optional<Tensor> row_variance, Tensor column_variance,
+Tensor adafactor_direction_(Tensor grad, Tensor param, std::optional<Tensor> row_variance, Tensor column_variance,
                            double grad_factor, double rest, double eps1, double eps2, double rho, double clip) {
-  constexpr const char* op = "adafactor_direction";
+  constexpr const char* op = "adafactor_direction_";
   check_same_sizes(grad, "grad", param, "param", op);
   AdafactorArgs args{};
   args.dtype = dtype_of(grad, op, "grad");
@@ -100,9 +106,12 @@ Tensor adafactor_direction(Tensor grad, Tensor param, std::optional<Tensor> row_
 
 Tensors take_held_tensors() { return std::move(held); }
 
+void register_held_tensors(Library& m) { m.impl("hold_tensors_", TORCH_BOX((&hold_tensors_))); }
+
+void register_adafactor(Library& m) { m.impl("adafactor_direction_", TORCH_BOX((&adafactor_direction_))); }
+
 void register_optimizers(Library& m) {
-  m.impl("adafactor_direction", TORCH_BOX((&adafactor_direction)));
-  m.impl("hold_tensors_", TORCH_BOX((&hold_tensors_)));
+  m.impl("optimizer_launch_", TORCH_BOX((&optimizer_launch_)));
   m.impl("optimizer_step_", TORCH_BOX((&optimizer_step_)));
 }
 

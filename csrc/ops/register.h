@@ -33,6 +33,8 @@ void register_activation(Library&);
 void register_masked_activation(Library&);
 void register_conv(Library&);
 void register_optimizers(Library&);
+void register_held_tensors(Library&);
+void register_adafactor(Library&);
 void register_pooling(Library&);
 void register_prelu(Library&);
 void register_rrelu(Library&);

@@ -1,4 +1,6 @@
 // The CPU's half of the registry, in _C.
+#include <array>
+
 #include "cpu/kernels.h"
 #include "ops/launch.h"
 #include "ops/register.h"
@@ -43,8 +45,16 @@ void launch(const DropoutArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const GatedArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const SoftmaxArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const CrossEntropyArgs& args, const Tensor&) { cpu::launch(args); }
-void launch(const OptimizerArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const AdafactorArgs& args, const Tensor&) { cpu::launch(args); }
+
+// The plans of optim/ are in _C whatever their device: the dispatcher knows whose kernels are called.
+void launch(const OptimizerArgs& args, const Tensor& on) {
+  if (on.is_cpu()) return cpu::launch(args);
+  std::array<StableIValue, 2> stack{torch::stable::detail::from(on),
+                                    torch::stable::detail::from(reinterpret_cast<int64_t>(&args))};
+  TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("nnart_ops::optimizer_launch_", "kernel", stack.data(), TORCH_ABI_VERSION));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, library) {
   Library m(library);
@@ -52,6 +62,8 @@ STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, library) {
   register_masked_activation(m);
   register_conv(m);
   register_optimizers(m);
+  register_held_tensors(m);
+  register_adafactor(m);
   register_pooling(m);
   register_prelu(m);
   register_rrelu(m);
@@ -60,6 +72,12 @@ STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, library) {
   register_gated(m);
   register_softmax(m);
   register_cross_entropy(m);
+}
+
+// What is held is held here, for the plans that are here.
+STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CUDA, library) {
+  Library m(library);
+  register_held_tensors(m);
 }
 
 }  // namespace nnart

@@ -45,15 +45,16 @@ void launch(const DropoutArgs& args, const Tensor& on) { launch_on(args, on); }
 void launch(const GatedArgs& args, const Tensor& on) { launch_on(args, on); }
 void launch(const SoftmaxArgs& args, const Tensor& on) { launch_on(args, on); }
 void launch(const CrossEntropyArgs& args, const Tensor& on) { launch_on(args, on); }
+void launch(const OptimizerArgs& args, const Tensor& on) { launch_on(args, on); }
 
 void launch(const ConvArgs&, const Tensor&) { no_kernel("conv"); }
-void launch(const OptimizerArgs&, const Tensor&) { no_kernel("optimizer_step_"); }
-void launch(const AdafactorArgs&, const Tensor&) { no_kernel("adafactor_direction"); }
+void launch(const AdafactorArgs&, const Tensor&) { no_kernel("adafactor_direction_"); }
 
 STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CUDA, library) {
   Library m(library);
   register_activation(m);
   register_masked_activation(m);
+  register_optimizers(m);
   register_pooling(m);
   register_prelu(m);
   register_rrelu(m);

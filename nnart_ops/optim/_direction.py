@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nnart_ops import _C
+from nnart_ops.optim._decision import Decision
 from nnart_ops.optim._distributed import full_norm, is_distributed
 from nnart_ops.optim._optimizer import FusedOptimizer, Rule
 
@@ -33,8 +34,11 @@ class DirectionOptimizer(FusedOptimizer):
     def _rule_of(self, group: dict[str, Any]) -> Rule:
         return Rule("sgd", (self._move(group), 0.0, 0.0), decay="decoupled", counts_steps=False)
 
+    def _gpu(self) -> torch.device | None:
+        return None  # the host has the norm before it computes the directions
+
     @torch.no_grad()
-    def _update(self, factor: float, skips_non_finite: bool) -> bool:
+    def _update(self, factor: float, skips_non_finite: bool, decision: Decision | None = None) -> bool:
         reason = self._native_reason()
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if reason is None and any(map(is_distributed, grads)):

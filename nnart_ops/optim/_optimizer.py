@@ -21,14 +21,17 @@ from torch.optim.optimizer import (
 
 from nnart_ops import _C
 from nnart_ops.autograd.function import register_fake
-from nnart_ops.functional._native import kernel_takes
+from nnart_ops.functional._native import one_device_kernel_takes
 from nnart_ops.optim import _quantized
+from nnart_ops.optim._decision import Decision, inverse
 from nnart_ops.optim._distributed import full_norm, is_distributed, local, total_norm_over
 
 _hold = register_fake(torch.ops.nnart_ops.hold_tensors_.default, lambda tensors: None)
 register_fake(torch.ops.nnart_ops.optimizer_step_.default, lambda *arguments: None)
+register_fake(torch.ops.nnart_ops.optimizer_launch_.default, lambda on, args: None)
 
 LOW_PRECISION = ("master", "kahan", "stochastic")
+_CPU = torch.device("cpu")
 _HALF = frozenset({torch.bfloat16, torch.float16})
 _STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
 
@@ -103,6 +106,10 @@ class FusedOptimizer(Optimizer):
 
     Shape: parameters of any shape, dense, in any order of memory; each gradient has its parameter's.
 
+    On a GPU the host waits for nothing: there steps are counted (``state[p]["step"]`` is where ``fused=True`` has it),
+    there a learning rate may be a tensor, and there it is decided whether a step takes place. State that was made for a
+    step that does not stays, as it was made. A step can be captured in a CUDA graph.
+
     Besides that class's arguments every optimizer takes these, and they combine. A group's dictionary may hold its own
     ``max_grad_value``, ``ema_decay`` and ``zero_grad_in_step``.
 
@@ -126,13 +133,15 @@ class FusedOptimizer(Optimizer):
     _step_supports_amp_scaling = True
     _plan: Any
     _seed: int | None
-    _grad_norm: float | None
+    _grad_norm: float | Tensor | None
+    _decision: Decision | None
     grad_scale: Any  # a GradScaler sets these for the time of a step
     found_inf: Any
     _skips_non_finite: bool
     _watched: ClassVar[tuple[str, ...]] = ()
     _native: ClassVar[type[Optimizer] | None] = None
     _layer_wise: ClassVar[bool] = False
+    _on_gpus: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -196,17 +205,28 @@ class FusedOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         given = self.__dict__
-        found_inf = given.get("found_inf")
-        if found_inf is not None and bool(found_inf):
-            return loss
-        scale = given.get("grad_scale")
-        factor = 1.0 if scale is None else 1.0 / float(scale)
-        self._took_place = self._update(factor, given.get("_skips_non_finite", False))
+        found_inf, scale = given.get("found_inf"), given.get("grad_scale")
+        skips = given.get("_skips_non_finite", False)
+        gpu = self._gpu()
+        if gpu is not None:
+            wants_norm = skips or self.options.max_grad_norm is not None
+            self._took_place = self._update(1.0, skips, Decision(gpu, scale, found_inf, wants_norm))
+        elif found_inf is None or not bool(found_inf):
+            self._took_place = self._update(inverse(scale), skips)
         return loss
 
-    def _update(self, factor: float, skips_non_finite: bool) -> bool:
-        """One step with gradients times ``factor``; whether it took place."""
+    def _gpu(self) -> torch.device | None:
+        """The GPU that decides whether a step takes place, since the host would have to wait for its gradients."""
+        if self.options.norm_group is not None:
+            return None
+        first = next((p for group in self.param_groups for p in group["params"] if p.grad is not None), None)
+        return first.device if first is not None and first.is_cuda and not is_distributed(first) else None
+
+    def _update(self, factor: float, skips_non_finite: bool, decision: Decision | None = None) -> bool:
+        """One step with gradients times ``factor``; whether it took place, unless ``decision`` is where that stands."""
         options = self.options
+        self._decision = decision
+        device = (0, 0, 0) if decision is None else decision.addresses()
         arguments = (
             factor,
             math.inf if options.max_grad_norm is None else options.max_grad_norm,
@@ -218,18 +238,26 @@ class FusedOptimizer(Optimizer):
         result = None
         if plan is not None:
             norm = -1.0 if options.norm_group is None else self._distributed_norm(factor, skips_non_finite)
-            result = plan.step(self.param_groups, self.state, *arguments, norm, self._key(), False)
+            result = plan.step(self.param_groups, self.state, *arguments, norm, self._key(), False, device)
         if result is None:
             with torch.no_grad():
                 reason = self._native_reason()
                 if reason is not None:
+                    self._decision = None
+                    if decision is not None:
+                        if decision.found_bad():
+                            return False
+                        factor *= decision.factor()
                     return self._native_step(reason, factor, skips_non_finite)
                 plan = self._build_plan()
                 norm = self._distributed_norm(factor, skips_non_finite)
-                result = plan.step(self.param_groups, self.state, *arguments, norm, self._key(), True)
+                result = plan.step(self.param_groups, self.state, *arguments, norm, self._key(), True, device)
                 self._plan = None if plan.serves_one_step else plan
         norm, finite = result
-        self._grad_norm = norm if norm >= 0 or norm != norm else None
+        if decision is not None:
+            self._grad_norm = decision.grad_norm
+        else:
+            self._grad_norm = norm if norm >= 0 or norm != norm else None
         if skips_non_finite and not finite:
             self._forget_created()
             return False
@@ -242,14 +270,15 @@ class FusedOptimizer(Optimizer):
         if self.options.low_precision != "stochastic":
             return 0
         if self._seed is None:
-            self._seed = int(torch.randint(2**62, ()).item())
+            self._seed = int(torch.randint(2**62, (), device="cpu").item())
         self._seed = key = (self._seed + 0x9E3779B97F4A7C15) % 2**64
         return key
 
     @property
     def grad_norm(self) -> Tensor | None:
         """The norm of all gradients at the last step, unscaled, before clipping; ``None`` if nothing asked for it."""
-        return None if self._grad_norm is None else torch.tensor(self._grad_norm)
+        norm = self._grad_norm
+        return norm if norm is None or isinstance(norm, Tensor) else torch.tensor(norm)
 
     # ---- the plan -----------------------------------------------------------------------------------------------
 
@@ -258,6 +287,7 @@ class FusedOptimizer(Optimizer):
         self._updated: list[Tensor] = []
         self._created: list[tuple[Tensor, list[str]]] = []
         self._grad_norm = None
+        self._decision = None
         self._took_place = True
         self._seed = getattr(self, "_seed", None)
 
@@ -265,25 +295,29 @@ class FusedOptimizer(Optimizer):
         """Why torch's own step has to do it; ``None`` if the kernels can."""
         if torch.is_inference_mode_enabled():
             return "inference mode is on"
+        devices = set()
         for group in self.param_groups:
             if group.get("differentiable"):
                 return "differentiable=True"
-            if group.get("capturable"):
-                return "capturable=True"
             lr = group["lr"]
-            if isinstance(lr, Tensor) and (group.get("foreach") or not lr.is_cpu):
-                return "the learning rate is a tensor"
             for p in group["params"]:
                 grad = p.grad
                 if grad is None:
                     continue
+                if group.get("capturable") and not p.is_cuda:  # on a GPU every step is
+                    return "capturable=True"
+                if isinstance(lr, Tensor) and (group.get("foreach") or lr.device not in (p.device, _CPU)):
+                    return "the learning rate is a tensor"
+                devices.add(p.device)
+                if p.is_cuda and not self._on_gpus:
+                    return "a parameter is on a GPU, where it has no kernel"
                 if is_distributed(p):
                     if self._layer_wise:
                         return "a parameter is a DTensor, of whose norm a rank has a part"
                     p, grad = local(p), local(grad, p)
                 if not _takes(p) or not _takes(grad):
                     return _why_not(p, grad)
-        return None
+        return "the parameters are on several devices" if len(devices) > 1 else None
 
     def _native_step(self, reason: str, factor: float, skips_non_finite: bool) -> bool:
         if self._native is None or self.options.any():
@@ -291,7 +325,7 @@ class FusedOptimizer(Optimizer):
             raise RuntimeError(
                 f"nnart_ops.optim.{type(self).__name__}"
                 + (f" with {asked}" if asked else "")
-                + " updates dense float32, float64, bfloat16 and float16 parameters on the CPU in eager code, but "
+                + " updates dense float32, float64, bfloat16 and float16 parameters on one device in eager code, but "
                 + reason
             )
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
@@ -400,10 +434,14 @@ class FusedOptimizer(Optimizer):
         codes = [name + _quantized.CODES for name in rule.states]
         fresh = not any(state.get(name) is not None for name in (*rule.states, *codes))
         if rule.counts_steps and "step" not in state:
-            state["step"] = torch.tensor(0.0, dtype=_get_scalar_dtype())
+            state["step"] = torch.zeros((), dtype=_get_scalar_dtype(), device=p.device)
         for name in rule.scalars:
             if name not in state:
-                state[name] = torch.tensor(self._initial(name, group), dtype=_get_scalar_dtype())
+                initial = self._initial(name, group)
+                state[name] = torch.full((), initial, dtype=_get_scalar_dtype(), device=p.device)
+        for name in ("step", *rule.scalars):  # a checkpoint may have them on the CPU, where torch often keeps them
+            if name in state and state[name].device != p.device:
+                state[name] = state[name].to(p.device)
         for name in rule.states:
             value = state.get(name)
             if value is None:
@@ -547,7 +585,7 @@ def _values(grad: Tensor) -> Tensor:
 
 
 def _takes(t: Tensor) -> bool:
-    return kernel_takes(t) and not t.is_neg()
+    return one_device_kernel_takes(t) and not t.is_neg()
 
 
 def _why_not(p: Tensor, grad: Tensor) -> str:

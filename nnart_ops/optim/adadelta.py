@@ -23,7 +23,7 @@ class Adadelta(FusedOptimizer, torch.optim.Adadelta):
 
     Shape: parameters of any shape; each gradient has its parameter's.
 
-    Parameters may be float32, float64, bfloat16 or float16 on the CPU; half precision computes in float32 and rounds
+    Parameters may be float32, float64, bfloat16 or float16 on one device; half precision computes in float32 and rounds
     each result once. Anything else takes torch's own step. State dicts are torch's.
 
     Raises:

@@ -17,7 +17,7 @@ def _fake(grad: Tensor, *arguments: Any) -> Tensor:
     return grad.new_empty(grad.shape, dtype=torch.float64 if grad.dtype is torch.float64 else torch.float32)
 
 
-_direction = register_fake(torch.ops.nnart_ops.adafactor_direction.default, _fake)
+_direction = register_fake(torch.ops.nnart_ops.adafactor_direction_.default, _fake)
 
 
 class Adafactor(DirectionOptimizer, torch.optim.Adafactor):
@@ -49,6 +49,7 @@ class Adafactor(DirectionOptimizer, torch.optim.Adafactor):
     """
 
     _native = torch.optim.Adafactor
+    _on_gpus = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("state_dtype") is not None:

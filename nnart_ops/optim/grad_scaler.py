@@ -50,7 +50,10 @@ class GradScaler(torch.amp.GradScaler):
             result = optimizer.step(*args, **kwargs)
         finally:
             del optimizer.grad_scale, optimizer._skips_non_finite
-        found = torch.full((), 0.0 if optimizer._took_place else 1.0)
+        decision = optimizer._decision
+        found = None if decision is None else decision.skipped
+        if found is None:
+            found = torch.full((), 0.0 if optimizer._took_place else 1.0)
         state["found_inf_per_device"] = {found.device: found}
         state["stage"] = OptState.STEPPED
         return result

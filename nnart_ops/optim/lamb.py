@@ -26,7 +26,8 @@ class LAMB(FusedOptimizer):
         options: max_grad_norm, max_grad_value, ema_decay, zero_grad_in_step, low_precision, state_dtype, norm_group,
             see :class:`nnart_ops.optim.FusedOptimizer`.
 
-    Shape: parameters of any shape; each gradient has its parameter's. float32, float64, bfloat16 or float16 on the CPU.
+    Shape: parameters of any shape; each gradient has its parameter's. float32, float64, bfloat16 or float16, on one
+    device.
 
     Raises:
         ValueError: for a negative ``lr``, ``eps`` or ``weight_decay`` and for ``betas`` outside [0, 1).

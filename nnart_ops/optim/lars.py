@@ -30,7 +30,8 @@ class LARS(FusedOptimizer):
         options: max_grad_norm, max_grad_value, ema_decay, zero_grad_in_step, low_precision, state_dtype, norm_group,
             see :class:`nnart_ops.optim.FusedOptimizer`.
 
-    Shape: parameters of any shape; each gradient has its parameter's. float32, float64, bfloat16 or float16 on the CPU.
+    Shape: parameters of any shape; each gradient has its parameter's. float32, float64, bfloat16 or float16, on one
+    device.
 
     Raises:
         ValueError: for a negative argument, and for ``nesterov`` without momentum or with dampening.

@@ -29,7 +29,7 @@ class Muon(DirectionOptimizer, torch.optim.Muon):
 
     Shape: matrices; each gradient has its parameter's.
 
-    Parameters may be float32, float64, bfloat16 or float16 on the CPU. State dicts are torch's.
+    Parameters may be float32, float64, bfloat16 or float16 on one device. State dicts are torch's.
 
     Raises:
         ValueError: as :class:`torch.optim.Muon`, for a negative argument and for a parameter that is no matrix; for

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include "core/optimizer_rules.h"
 #include "core/parallel.h"
 #include "cpu/kernels.h"
 #include "cpu/optimizers/tile.h"
@@ -16,15 +17,6 @@ namespace {
 
 // Below this many tiles a thread does not pay for its wake-up.
 constexpr int64_t kTileGrain = 16;
-
-constexpr int64_t kRuleBytes = 128;
-
-template <class Rule>
-constexpr bool is_layer_wise = requires(Rule rule) { rule.scale(0.0, 0.0); };
-
-bool layer_wise(OptimizerRule rule) {
-  return rule == OptimizerRule::Lamb || rule == OptimizerRule::Lars || rule == OptimizerRule::LarsNesterov;
-}
 
 // The row that holds the tile.
 int64_t row_of(const OptimizerArgs& args, int64_t tile) {
@@ -288,24 +280,6 @@ std::pair<double, double> measure_tile(const OptimizerArgs& args, const Optimize
 
 // ---- the step -----------------------------------------------------------------------------------------------------
 
-double read_scalar(const void* p, DType dtype) {
-  return dtype == DType::Float64 ? *static_cast<const double*>(p) : *static_cast<const float*>(p);
-}
-void write_scalar(void* p, DType dtype, double x) {
-  if (dtype == DType::Float64)
-    *static_cast<double*>(p) = x;
-  else
-    *static_cast<float*>(p) = float(x);
-}
-
-// Counts the step of a row and gives its number.
-double next_step(OptimizerRow& row) {
-  if (!row.step) return row.steps += 1;
-  double t = read_scalar(row.step, row.scalar_dtype) + 1;
-  write_scalar(row.step, row.scalar_dtype, t);
-  return t;
-}
-
 // Builds each row's rule in memory. Rows of one group that are at the same step share theirs, for its powers are dear,
 // unless the rule has something of the tensor's own.
 void build_rules(const OptimizerArgs& args, char* memory) {
@@ -322,19 +296,7 @@ void build_rules(const OptimizerArgs& args, char* memory) {
       row.rule = last->rule;
       continue;
     }
-    math::OptimizerScalars scalars{{}, row.scalar_dtype == DType::Float32};
-    for (int k = 0; k < 2; ++k)
-      if (row.scalar[k]) scalars.value[k] = read_scalar(row.scalar[k], row.scalar_dtype);
-    auto build = [&](auto type) {
-      using Rule = typename decltype(type)::type;
-      static_assert(sizeof(Rule) <= kRuleBytes && sizeof(typename Rule::Hyper) <= sizeof group.hyper);
-      typename Rule::Hyper hyper;
-      std::memcpy(&hyper, group.hyper, sizeof hyper);
-      row.rule = new (memory) Rule(hyper, t, scalars);
-    };
-    row.param_dtype == DType::Float64 ? with_rule<double>(group.rule, build) : with_rule<float>(group.rule, build);
-    for (int k = 0; k < 2; ++k)
-      if (row.scalar[k]) write_scalar(row.scalar[k], row.scalar_dtype, scalars.value[k]);
+    build_rule(row, group, t, memory);
     last = &row;
     last_t = t;
   }
@@ -355,13 +317,7 @@ void scale_layers(const OptimizerArgs& args, double grad_factor) {
       param += partial[row.first_tile + tile].first;
       measured += partial[row.first_tile + tile].second;
     }
-    auto scale = [&](auto type) {
-      using Rule = typename decltype(type)::type;
-      if constexpr (is_layer_wise<Rule>)
-        static_cast<Rule*>(const_cast<void*>(row.rule))->scale(std::sqrt(param), std::sqrt(measured));
-    };
-    OptimizerRule rule = args.groups[row.group].rule;
-    row.param_dtype == DType::Float64 ? with_rule<double>(rule, scale) : with_rule<float>(rule, scale);
+    scale_rule(row, args.groups[row.group], param, measured);
   }
 }
 
