@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -62,6 +63,7 @@ LISTS: dict[str, Sizes] = {
     "ResNet-50": resnet50(),
     "25M in 50": [(500_000,)] * 50,
 }
+FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
 # name: class, arguments, tensors that an element's step reads and writes
 RULES: dict[str, tuple[str, dict[str, Any], int]] = {
     "SGD momentum": ("SGD", {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}, 5),
@@ -75,15 +77,8 @@ RULES: dict[str, tuple[str, dict[str, Any], int]] = {
     "RAdam": ("RAdam", {}, 7),
     "ASGD": ("ASGD", {}, 5),
     "Rprop": ("Rprop", {}, 7),
+    "Adafactor": ("Adafactor", {}, 3),
 }
-
-
-def _has_fused(cls: str) -> bool:
-    """Whether torch has a fused step of it for the device."""
-    device = torch.get_default_device().type.upper()
-    return cls in ("SGD", "Adam", "AdamW", "Adagrad") and torch._C._dispatch_has_kernel_for_dispatch_key(
-        f"aten::_fused_{cls.lower()}_", device
-    )
 
 
 def _parameters(sizes: Sizes, dtype: str) -> list[torch.nn.Parameter]:
@@ -115,7 +110,10 @@ def _faster(*candidates: Callable[[], Callable[[int], Any]]) -> Callable[[int], 
         run, times = make(), []
         for i in range(5):
             start = time.perf_counter()
-            run(i)
+            try:
+                run(i)
+            except RuntimeError:  # torch has no fused step of it for the device
+                return math.inf
             if _on_gpu():
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
@@ -125,7 +123,7 @@ def _faster(*candidates: Callable[[], Callable[[int], Any]]) -> Callable[[int], 
 
 
 def _native(cls: str, arguments: dict[str, Any], sizes: Sizes, dtype: str) -> Callable[[int], Any]:
-    kinds = [{"fused": True}] if _has_fused(cls) else [{"foreach": True}, {"foreach": False}]
+    kinds = [{"foreach": True}, {"foreach": False}, *([{"fused": True}] if cls in FUSED else [])]
     peer = getattr(torch.optim, cls)
     return _faster(*(lambda kind=kind: _step(peer(_parameters(sizes, dtype), **arguments, **kind)) for kind in kinds))
 

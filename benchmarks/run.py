@@ -1,7 +1,7 @@
 """Checks, times and prints every case, losses like wins.
 
 python -m benchmarks.run --family activation --dtype float32 bfloat16 --json benchmarks/results/NAME.json
-python -m benchmarks.run --device cuda --json benchmarks/results/NAME.json
+NNART_CUDA_ON_TRIAL=1 python -m benchmarks.run --device cuda --json benchmarks/results/NAME.json
 """
 
 from __future__ import annotations

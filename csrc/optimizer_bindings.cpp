@@ -153,17 +153,14 @@ class PlanOfPython {
   // and whether it was finite. device: addresses in the memory of a GPU, 0 for none, as OptimizerArgs has them: scale,
   // found_inf and decision, which has the result there.
   std::optional<std::pair<double, bool>> step(py::list groups, py::dict state, double grad_factor, double max_norm,
-                                              bool wants_norm, bool skips_non_finite, bool measures_only, double norm,
-                                              uint64_t seed, bool fresh,
+                                              bool skips_non_finite, double norm, uint64_t seed, bool fresh,
                                               const std::tuple<uintptr_t, uintptr_t, uintptr_t>& device) {
     bool same = groups.is(groups_) && state.is(state_);
     if (!fresh && !(same && is_current())) return std::nullopt;
     OptimizerArgs args{};
     args.grad_factor = grad_factor;
     args.max_norm = max_norm;
-    args.wants_norm = wants_norm;
     args.skips_non_finite = skips_non_finite;
-    args.measures_only = measures_only;
     args.norm = norm;
     args.seed = seed;
     auto [scale, found_inf, decision] = device;
@@ -328,8 +325,8 @@ void bind_optimizers(py::module_& m) {
            py::arg("step"), py::arg("scalars"), py::arg("steps"))
       .def("seal", &PlanOfPython::seal)
       .def("step", &PlanOfPython::step, py::arg("param_groups"), py::arg("state"), py::arg("grad_factor"),
-           py::arg("max_norm"), py::arg("wants_norm"), py::arg("skips_non_finite"), py::arg("measures_only"),
-           py::arg("norm"), py::arg("seed"), py::arg("fresh"), py::arg("device") = std::tuple(0, 0, 0))
+           py::arg("max_norm"), py::arg("skips_non_finite"), py::arg("norm"), py::arg("seed"), py::arg("fresh"),
+           py::arg("device") = std::tuple(0, 0, 0))
       .def_property_readonly("serves_one_step", &PlanOfPython::serves_one_step);
 }
 

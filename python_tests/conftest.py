@@ -1,8 +1,10 @@
-"""Set before anything imports nnart_ops: outputs are poisoned with NaN, so that an element no kernel wrote is seen."""
+"""Set before anything imports nnart_ops: outputs are poisoned with NaN, so that an element no kernel wrote is seen; and
+with ``--device cuda`` all kernels are tested."""
 
 import os
 
 os.environ["NNART_POISON_OUTPUTS"] = "1"
+os.environ["NNART_CUDA_ON_TRIAL"] = "1"
 
 import importlib.util
 import sys

@@ -99,9 +99,7 @@ struct OptimizerArgs {
   int64_t row_count, group_count, tiles;
   double grad_factor;     // the inverse of the gradients' scale
   double max_norm;        // infinity where the norm is not clipped
-  bool wants_norm;        // compute it even if nothing is clipped
   bool skips_non_finite;  // a norm that is not finite changes nothing
-  bool measures_only;     // stop after the norm
   bool rows_overlap;      // some share memory: one thread takes them, one after the other
   double norm;            // the norm if it is known already, else negative
   uint64_t seed;          // of stochastic rounding

@@ -191,7 +191,8 @@ __global__ void __launch_bounds__(by_block ? kLongRowThreads : kClassThreads, by
       each_pack(p, [&](int64_t pack, Lanes lanes, const auto& elements, const auto& classes) {
         Pack<S, width> out;
 #pragma unroll
-        for (int k = 0; k < width; ++k) out.lanes[k] = narrow(Type<S>{}, body.value(result, elements[k], classes[k]));
+        for (int k = 0; k < width; ++k)  // a lane of another row has no class to look up
+          if (classes[k] >= 0) out.lanes[k] = narrow(Type<S>{}, body.value(result, elements[k], classes[k]));
         store(body.y + pack * width, out, lanes);
       });
       if (kept) break;

@@ -19,8 +19,13 @@ def kernel_takes(*tensors: Tensor) -> bool:
 
 
 def device_kernel_takes(*tensors: Tensor) -> bool:
-    """:func:`kernel_takes` for the families that have CUDA kernels too: all ``tensors`` are on one device."""
+    """:func:`kernel_takes` for the families that have CUDA kernels too: all ``tensors`` are on one device.
+
+    On CUDA only where ``NNART_CUDA_ON_TRIAL`` asks for kernels that have not passed all their tests on a GPU yet.
+    """
     first = tensors[0]
+    if first.is_cuda and not _on_trial():
+        return False
     for tensor in tensors[1:]:
         same = tensor.dtype is first.dtype and tensor.device == first.device
         if not (same and one_device_kernel_takes(tensor)):
@@ -29,7 +34,7 @@ def device_kernel_takes(*tensors: Tensor) -> bool:
 
 
 def one_device_kernel_takes(tensor: Tensor) -> bool:
-    """:func:`device_kernel_takes` of one tensor, where every test is felt."""
+    """The same of one tensor for the families that have passed, the element-wise activations."""
     return (
         type(tensor) in _TYPES
         and tensor.dtype in _DTYPES
@@ -54,3 +59,9 @@ def _cuda_loaded() -> bool:
     from nnart_ops import _extension
 
     return _extension.cuda_loaded()
+
+
+def _on_trial() -> bool:
+    from nnart_ops import _extension
+
+    return _extension.CUDA_ON_TRIAL

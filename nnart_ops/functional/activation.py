@@ -132,7 +132,7 @@ def rrelu(
     >>> nnart_ops.functional.rrelu(torch.tensor([-1.0, 2.0]), 0.1, 0.3)
     tensor([-0.2000,  2.0000])
     """
-    if lower > upper or not _takes(input):
+    if lower > upper or not (_all_taken if training else _takes)(input):
         return native.rrelu(input, lower, upper, training, inplace)
     if training:
         return _random_rrelu(input, lower, upper, inplace, save)

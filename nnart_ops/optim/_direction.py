@@ -65,7 +65,7 @@ class DirectionOptimizer(FusedOptimizer):
             fresh = [self._prepare_state(p, group, rule) for p in params]
             shared = {key: value for key, value in group.items() if key not in _OF_THE_GRADIENT}
             self._add_group(plan, shared, rule, params, directions, fresh, False)
-        plan.step(self.param_groups, self.state, 1.0, math.inf, False, False, False, -1.0, self._key(), True)
+        plan.step(self.param_groups, self.state, 1.0, math.inf, False, -1.0, self._key(), True)
         for group in self.param_groups:
             if group.get("zero_grad_in_step", options.zero_grad_in_step):
                 torch._foreach_zero_([p.grad for p in group["params"] if p.grad is not None])

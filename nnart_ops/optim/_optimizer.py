@@ -21,7 +21,7 @@ from torch.optim.optimizer import (
 
 from nnart_ops import _C
 from nnart_ops.autograd.function import register_fake
-from nnart_ops.functional._native import one_device_kernel_takes
+from nnart_ops.functional._native import device_kernel_takes
 from nnart_ops.optim import _quantized
 from nnart_ops.optim._decision import Decision, inverse
 from nnart_ops.optim._distributed import full_norm, is_distributed, local, total_norm_over
@@ -227,13 +227,8 @@ class FusedOptimizer(Optimizer):
         options = self.options
         self._decision = decision
         device = (0, 0, 0) if decision is None else decision.addresses()
-        arguments = (
-            factor,
-            math.inf if options.max_grad_norm is None else options.max_grad_norm,
-            False,
-            skips_non_finite,
-            False,
-        )
+        most = math.inf if options.max_grad_norm is None else options.max_grad_norm
+        arguments = (factor, most, skips_non_finite)
         plan = self._plan
         result = None
         if plan is not None:
@@ -585,7 +580,7 @@ def _values(grad: Tensor) -> Tensor:
 
 
 def _takes(t: Tensor) -> bool:
-    return one_device_kernel_takes(t) and not t.is_neg()
+    return device_kernel_takes(t) and not t.is_neg()
 
 
 def _why_not(p: Tensor, grad: Tensor) -> str:

@@ -327,10 +327,10 @@ template <>
 void Kernels<Isa::NNART_ISA>::launch(const OptimizerArgs& args) {
   OptimizerResult& result = *args.result;
   bool clips = args.max_norm < INFINITY;
-  bool needs_norm = clips || args.wants_norm || args.skips_non_finite || args.measures_only;
+  bool needs_norm = clips || args.skips_non_finite;
   result.grad_norm = args.norm >= 0 || !needs_norm ? args.norm : grad_norm(args);
   result.finite = !needs_norm || std::isfinite(result.grad_norm);
-  if (args.measures_only || (args.skips_non_finite && !result.finite)) return;
+  if (args.skips_non_finite && !result.finite) return;
 
   double grad_factor = args.grad_factor;
   if (clips) {

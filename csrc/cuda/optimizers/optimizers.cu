@@ -127,14 +127,14 @@ const char* update(const OptimizerArgs& args, const OptimizerMemory& memory, cud
 const char* launch(const OptimizerArgs& args, cudaStream_t stream) {
   OptimizerMemory memory(args.table->memory, args.row_count, args.group_count, args.tiles);
   const char* error = write_table(args, memory, stream);
-  bool needs_norm = args.max_norm < INFINITY || args.wants_norm || args.skips_non_finite || args.measures_only;
+  bool needs_norm = args.max_norm < INFINITY || args.skips_non_finite;
   bool sums = needs_norm && args.norm < 0 && args.tiles > 0;
   if (!error && sums) error = launch_norm(memory, args.tiles, stream);
-  Preparation step{args.grad_factor,      args.max_norm,      args.norm,        needs_norm,
-                   args.skips_non_finite, args.measures_only, args.scale,       args.found_inf,
-                   args.decision,         args.row_count,     args.group_count, sums ? norm_sums(args.tiles) : 0};
+  Preparation step{
+      args.grad_factor, args.max_norm, args.norm,      needs_norm,       args.skips_non_finite,           args.scale,
+      args.found_inf,   args.decision, args.row_count, args.group_count, sums ? norm_sums(args.tiles) : 0};
   if (!error) error = launch_prepare(memory, step, stream);
-  if (error || args.measures_only || args.tiles == 0) return error;
+  if (error || args.tiles == 0) return error;
   bool any_layer_wise = false;
   error = for_compute_types(args, true, [&](bool in_double) {
     any_layer_wise = true;

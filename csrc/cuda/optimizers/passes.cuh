@@ -9,7 +9,7 @@ namespace nnart::cuda {
 // What the host knows when a step begins.
 struct Preparation {
   double grad_factor, max_norm, norm;
-  bool needs_norm, skips_non_finite, measures_only;
+  bool needs_norm, skips_non_finite;
   const float *scale, *found_inf;
   float* decision;
   int64_t row_count, group_count, sums;

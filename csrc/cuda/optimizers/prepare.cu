@@ -74,13 +74,13 @@ __global__ void __launch_bounds__(kPrepareThreads)
     if (!(ratio > 1)) factor *= ratio;
   }
   if (threadIdx.x == 0) {
-    *memory.decision = {factor, skips || step.measures_only};
+    *memory.decision = {factor, skips};
     if (step.decision) {
       step.decision[0] = float(norm);
       step.decision[1] = skips ? 1.0f : 0.0f;
     }
   }
-  if (skips || step.measures_only) return;
+  if (skips) return;
   for (int64_t g = threadIdx.x; g < step.group_count; g += kPrepareThreads) read_lr(memory.groups[g]);
   __syncthreads();  // the groups are complete
   for (int64_t r = threadIdx.x; r < step.row_count; r += kPrepareThreads) {
