@@ -11,6 +11,7 @@
 #include "cpu/kernels.h"
 #include "cpu/optimizers/tile.h"
 #include "cpu/scratch.h"
+#include "cpu/streaming.h"
 
 namespace nnart::cpu {
 namespace {
@@ -100,14 +101,23 @@ struct Operands {
   int64_t n;
 };
 
+// load_some for what may come from memory.
+template <class S, class Count>
+NNART_HD Vec<ComputeType<S>> load_stream(const S* p, Count count) {
+  if constexpr (std::is_same_v<Count, int64_t>)
+    return load_partial(p, count);
+  else
+    return load_streaming(p);
+}
+
 template <bool decays, class C, class Rule>
 void update(const Rule& rule, const Before& before, const Operands<C>& x) {
   Vec<C> factor(before.grad_factor), decay(before.weight_decay), kept(before.kept);
   for_vectors<C>(x.n, [&](int64_t i, auto count) {
-    Vec<C> param = load_some(x.param + i, count), grad = load_some(x.grad + i, count) * factor;
+    Vec<C> param = load_stream(x.param + i, count), grad = load_stream(x.grad + i, count) * factor;
     if constexpr (decays) grad = grad + decay * param;  // without a penalty 0 * inf would be NaN
     Vec<C> state[kMaxStates];
-    for (int k = 0; k < Rule::states; ++k) state[k] = load_some(x.state[k] + i, count);
+    for (int k = 0; k < Rule::states; ++k) state[k] = load_stream(x.state[k] + i, count);
     param = param * kept;
     rule(param, grad, state);
     store_some(x.param + i, param, count);
