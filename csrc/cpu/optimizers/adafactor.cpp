@@ -2,6 +2,7 @@
 // along rows and columns, and once more to be divided by their root. A matrix is cut into blocks of columns; all sums
 // are taken within a block or row and then in order, so that no result depends on the number of threads.
 #include <cmath>
+#include <cstring>
 #include <type_traits>
 
 #include "core/optimizer_args.h"
@@ -106,8 +107,54 @@ void variances(const AdafactorArgs& args, int64_t matrix, C* rows, C* columns) {
   for (int64_t r = 0; r < args.rows; ++r) rows[r] *= inverse;
 }
 
+// What is too small for blocks of columns and threads: a filter's window, say.
+constexpr int64_t kSmall = 16;
+
+// One matrix of at most kSmall rows and columns: u, and the sum of its squares.
+template <class S>
+double small_matrix(const AdafactorArgs& args, int64_t matrix) {
+  using C = ComputeType<S>;
+  int64_t size = args.rows * args.columns;
+  alignas(64) C u[kSmall * kSmall], rows[kSmall] = {}, columns[kSmall] = {};
+  auto* grad = static_cast<const S*>(args.grad) + matrix * size;
+  for (int64_t r = 0; r < args.rows; ++r)
+    for (int64_t c = 0; c < args.columns; ++c) {
+      C g = widen_one<C>(grad + r * args.columns + c) * C(args.grad_factor);
+      u[r * args.columns + c] = g;
+      rows[r] += g * g;
+      columns[c] += g * g;
+    }
+  for (int64_t r = 0; r < args.rows; ++r) rows[r] /= C(args.columns);
+  for (int64_t c = 0; c < args.columns; ++c) columns[c] /= C(args.rows);
+  average(static_cast<S*>(args.column_variance) + matrix * args.columns, columns, args.columns, args.rest);
+  average(static_cast<S*>(args.row_variance) + matrix * args.rows, rows, args.rows, args.rest);
+  C mean = 0, sum = 0;
+  for (int64_t r = 0; r < args.rows; ++r) mean += rows[r];
+  mean /= C(args.rows);
+  C inverse = 1 / (mean > C(args.eps1) ? mean : C(args.eps1)), least_variance = C(args.eps1 * args.eps1);
+  auto* out = static_cast<C*>(args.direction) + matrix * size;
+  for (int64_t r = 0; r < args.rows; ++r)
+    for (int64_t c = 0; c < args.columns; ++c) {
+      C variance = rows[r] * inverse * columns[c];
+      C v = u[r * args.columns + c] / std::sqrt(variance < least_variance ? least_variance : variance);
+      sum += v * v;
+      out[r * args.columns + c] = v;
+    }
+  return sum;
+}
+
 template <class S>
 void direction(const AdafactorArgs& args) {
+  if (args.row_variance && args.rows * args.columns == 1) {
+    // Row and column are the same element: all matrices together are a vector.
+    AdafactorArgs vector = args;
+    vector.columns = args.matrices;
+    vector.matrices = 1;
+    vector.row_variance = nullptr;
+    direction<S>(vector);
+    std::memcpy(args.row_variance, args.column_variance, size_t(args.matrices) * sizeof(S));
+    return;
+  }
   using C = ComputeType<S>;
   constexpr int64_t width = Vec<C>::size;
   int64_t size = args.rows * args.columns, n = args.matrices * size;
@@ -138,7 +185,13 @@ void direction(const AdafactorArgs& args) {
     parallel_for(args.rows, grain_of(args.columns),
                  [&](int64_t first, int64_t last) { of_rows(matrix, rows, columns, first, last); });
   };
-  if (args.matrices == 1)
+  bool small = args.row_variance && args.rows <= kSmall && args.columns <= kSmall;
+  int64_t sums = small ? args.matrices : args.matrices * args.rows;
+  if (small)
+    parallel_for(args.matrices, grain_of(size), [&](int64_t first, int64_t last) {
+      for (int64_t matrix = first; matrix < last; ++matrix) squares[matrix] = small_matrix<S>(args, matrix);
+    });
+  else if (args.matrices == 1)
     of_matrix(0);
   else
     parallel_for(args.matrices, grain_of(size), [&](int64_t first, int64_t last) {
@@ -146,7 +199,7 @@ void direction(const AdafactorArgs& args) {
     });
 
   double sum = 0;
-  for (int64_t r = 0; r < args.matrices * args.rows; ++r) sum += squares[r];
+  for (int64_t i = 0; i < sums; ++i) sum += squares[i];
   double update = std::sqrt(sum / double(n)) / args.clip;
   double param = std::sqrt(mean_square(static_cast<const S*>(args.param), n));
   double scale = (args.eps2 > param ? args.eps2 : param) * args.rho / (update > 1 ? update : 1);

@@ -125,6 +125,59 @@ void update(const Rule& rule, const Before& before, const Operands<C>& x) {
   });
 }
 
+// The same where all operands are of one 16-bit dtype and nothing else is kept: in registers, without the buffers.
+template <bool decays, class S, class Rule>
+void update_in_place(const Rule& rule, const Before& before, const OptimizerRow& row, int64_t begin, int64_t n) {
+  using V = Vec<float>;
+  auto* params = static_cast<S*>(row.param) + begin;
+  auto* grads = static_cast<const S*>(row.grad) + begin;
+  S* states[kMaxStates] = {};
+  for (int k = 0; k < Rule::states; ++k) states[k] = static_cast<S*>(row.state[k]) + begin;
+  V factor(before.grad_factor), decay(before.weight_decay), kept(before.kept);
+  auto apply = [&](V& param, V grad, V* state) {
+    grad = grad * factor;
+    if constexpr (decays) grad = grad + decay * param;
+    param = param * kept;
+    rule(param, grad, state);
+  };
+  int64_t i = 0;
+  if constexpr (std::is_same_v<S, BFloat16>) {
+    for (; i + 2 * V::size <= n; i += 2 * V::size) {
+      EvenOdd param = load_even_odd(params + i), grad = load_even_odd(grads + i), both[kMaxStates];
+      V even[kMaxStates], odd[kMaxStates];
+      for (int k = 0; k < Rule::states; ++k) {
+        both[k] = load_even_odd(states[k] + i);
+        even[k] = both[k].even;
+        odd[k] = both[k].odd;
+      }
+      apply(param.even, grad.even, even);
+      apply(param.odd, grad.odd, odd);
+      RawU32 joined = join_even_odd(param);
+      std::memcpy(params + i, &joined, sizeof joined);
+      for (int k = 0; k < Rule::states; ++k) {
+        joined = join_even_odd({even[k], odd[k]});
+        std::memcpy(states[k] + i, &joined, sizeof joined);
+      }
+    }
+  }
+  for_vectors<float>(n - i, [&](int64_t j, auto count) {
+    V param = load_some(params + i + j, count), state[kMaxStates];
+    for (int k = 0; k < Rule::states; ++k) state[k] = load_some(states[k] + i + j, count);
+    apply(param, load_some(grads + i + j, count), state);
+    store_some(params + i + j, param, count);
+    for (int k = 0; k < Rule::states; ++k) store_some(states[k] + i + j, state[k], count);
+  });
+}
+
+// Whether update_in_place does it.
+bool is_one_half(const OptimizerRow& row, const OptimizerGroup& group, int states) {
+  bool half = row.param_dtype == DType::BFloat16 || row.param_dtype == DType::Float16;
+  bool more = row.master || row.compensation || row.ema || group.rounding == Rounding::Stochastic;
+  bool one = row.grad_dtype == row.param_dtype;
+  for (int k = 0; k < states; ++k) one = one && !row.scale[k] && row.state_dtype[k] == row.param_dtype;
+  return half && one && !more && !(group.max_value < INFINITY);
+}
+
 // The sums of squares of the parameter and of what the rule measures.
 template <class C, class Rule>
 std::pair<double, double> measure(const Rule& rule, const Before& before, const Operands<C>& x, C* measured) {
@@ -261,8 +314,21 @@ void update_tile(const OptimizerArgs& args, const OptimizerRow& row, double grad
   with_rule<C>(group.rule, [&](auto type) {
     using Rule = typename decltype(type)::type;
     const Rule& rule = *static_cast<const Rule*>(row.rule);
-    Tile<C> memory(row, group, Rule::states, begin, n, tile);
     Before shared = before(group, grad_factor);
+    if constexpr (sizeof(C) == 4) {
+      if (is_one_half(row, group, Rule::states)) {
+        auto run = [&](auto type) {
+          using S = typename decltype(type)::type;
+          shared.weight_decay != 0 ? update_in_place<true, S>(rule, shared, row, begin, n)
+                                   : update_in_place<false, S>(rule, shared, row, begin, n);
+        };
+        row.param_dtype == DType::BFloat16 ? run(Type<BFloat16>{}) : run(Type<Float16>{});
+        if (group.zero_grad)
+          std::memset(advance(row.grad, row.grad_dtype, begin), 0, size_t(n * bytes_of(row.grad_dtype)));
+        return;
+      }
+    }
+    Tile<C> memory(row, group, Rule::states, begin, n, tile);
     Operands<C> x = memory.load(shared);
     shared.weight_decay != 0 ? update<true>(rule, shared, x) : update<false>(rule, shared, x);
     memory.store_states();
