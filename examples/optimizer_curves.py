@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 
 STEPS, BATCH = 500, 64
 RUNS: dict[str, dict[str, Any]] = {
-    "SGD": {"lr": 0.05, "momentum": 0.9},
+    "SGD": {"lr": 0.01, "momentum": 0.9},
     "Adam": {"lr": 1e-3},
     "AdamW": {"lr": 1e-3},
     "Adagrad": {"lr": 1e-2},

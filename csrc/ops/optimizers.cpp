@@ -1,6 +1,6 @@
-// Optimizers: `optimizer_step_`, one step of any rule for a list of parameters; `adafactor_direction_`; `hold_tensors_`,
-// by which an OptimizerPlan gets its tensors; and `optimizer_launch_`, by which a plan reaches the kernels of another
-// shared object.
+// Optimizers: `optimizer_step_`, one step of any rule for a list of parameters; `adafactor_direction_`;
+// `hold_tensors_`, by which an OptimizerPlan gets its tensors; and `optimizer_launch_`, by which a plan reaches the
+// kernels of another shared object.
 #include <cmath>
 #include <optional>
 
@@ -62,7 +62,7 @@ void optimizer_step_(std::string rule, std::vector<double> hyper, double weight_
 }
 
 Tensor adafactor_direction_(Tensor grad, Tensor param, std::optional<Tensor> row_variance, Tensor column_variance,
-                           double grad_factor, double rest, double eps1, double eps2, double rho, double clip) {
+                            double grad_factor, double rest, double eps1, double eps2, double rho, double clip) {
   constexpr const char* op = "adafactor_direction_";
   check_same_sizes(grad, "grad", param, "param", op);
   AdafactorArgs args{};
