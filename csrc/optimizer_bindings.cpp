@@ -82,6 +82,18 @@ double number(PyObject* value) {
   return x;
 }
 
+// The group's keys that are read at every step, made once.
+struct Keys {
+  PyObject *params = make("params"), *lr = make("lr"), *weight_decay = make("weight_decay"),
+           *maximize = make("maximize"), *max_grad_value = make("max_grad_value"), *ema_decay = make("ema_decay"),
+           *zero_grad = make("zero_grad_in_step"), *stochastic = make("stochastic_rounding");
+  static PyObject* make(const char* name) { return PyUnicode_InternFromString(name); }
+};
+const Keys& keys() {
+  static const Keys made;
+  return made;
+}
+
 // Where one of a rule's numbers comes from: a key of the group, an item of the tuple there, or a constant.
 struct Source {
   py::object key;
@@ -191,16 +203,16 @@ class PlanOfPython {
   }
 
   // The group's own value of an option, or the optimizer's; null for None.
-  PyObject* option(const Group& group, const char* name) const {
-    PyObject* value = PyDict_GetItemString(group.dict.ptr(), name);
-    if (!value) value = PyDict_GetItemString(options_.ptr(), name);
+  PyObject* option(const Group& group, PyObject* name) const {
+    PyObject* value = PyDict_GetItemWithError(group.dict.ptr(), name);
+    if (!value) value = PyDict_GetItemWithError(options_.ptr(), name);
     return value == Py_None ? nullptr : value;
   }
 
   // Whether the rule's first number is the learning rate and lies on the rows' GPU; then the group has its place.
   bool read_lr(const Group& from, OptimizerGroup& to) const {
     to.lr = nullptr;
-    PyObject *key = from.hyper[0].key.ptr(), *lr = PyDict_GetItemString(from.dict.ptr(), "lr");
+    PyObject *key = from.hyper[0].key.ptr(), *lr = PyDict_GetItemWithError(from.dict.ptr(), keys().lr);
     if (plan_.gpu() < 0 || !lr || PyFloat_Check(lr)) return false;
     if (!PyUnicode_Check(key) || PyUnicode_CompareWithASCIIString(key, "lr") != 0) return false;
     static PyObject* type = py::object(py::module_::import("torch").attr("Tensor")).release().ptr();
@@ -219,22 +231,22 @@ class PlanOfPython {
     bool lr_is_there = read_lr(from, to);
     for (size_t k = 0; k < from.hyper.size(); ++k)
       if (k > 0 || !lr_is_there) to.hyper[k] = from.hyper[k].read(from.dict.ptr());
-    auto key = [&](const char* name) {
-      PyObject* value = PyDict_GetItemString(from.dict.ptr(), name);
+    auto key = [&](PyObject* name) {
+      PyObject* value = PyDict_GetItemWithError(from.dict.ptr(), name);
       return value ? number(value) : 0;
     };
-    double decay = from.decay == Decay::none ? 0 : key("weight_decay");
+    double decay = from.decay == Decay::none ? 0 : key(keys().weight_decay);
     to.weight_decay = from.decay == Decay::l2 ? decay : 0;
     to.decoupled_decay = from.decay == Decay::decoupled ? decay : 0;
-    to.kept = to.decoupled_decay == 0 || lr_is_there ? 1 : 1 - key("lr") * decay;
-    to.sign = key("maximize") != 0 ? -1 : 1;
-    PyObject* bound = option(from, "max_grad_value");
+    to.kept = to.decoupled_decay == 0 || lr_is_there ? 1 : 1 - key(keys().lr) * decay;
+    to.sign = key(keys().maximize) != 0 ? -1 : 1;
+    PyObject* bound = option(from, keys().max_grad_value);
     to.max_value = bound ? number(bound) : INFINITY;
-    PyObject* ema = option(from, "ema_decay");
+    PyObject* ema = option(from, keys().ema_decay);
     to.ema_decay = ema ? number(ema) : 0;
-    PyObject* zero = option(from, "zero_grad_in_step");
+    PyObject* zero = option(from, keys().zero_grad);
     to.zero_grad = zero && PyObject_IsTrue(zero) == 1;
-    PyObject* stochastic = option(from, "stochastic_rounding");
+    PyObject* stochastic = option(from, keys().stochastic);
     to.rounding = stochastic && PyObject_IsTrue(stochastic) == 1 ? Rounding::Stochastic : Rounding::Nearest;
   }
 
@@ -258,7 +270,7 @@ class PlanOfPython {
     for (size_t i = 0; i < groups_of_plan_.size(); ++i) {
       const Group& group = groups_of_plan_[i];
       PyObject* now = PyList_GET_ITEM(groups_.ptr(), Py_ssize_t(i));
-      if (now != group.dict.ptr() || PyDict_GetItemString(now, "params") != group.params.ptr()) return false;
+      if (now != group.dict.ptr() || PyDict_GetItemWithError(now, keys().params) != group.params.ptr()) return false;
       if (size_t(PyList_GET_SIZE(group.params.ptr())) != group.members.size()) return false;
       for (size_t k = 0; k < group.members.size(); ++k)
         if (PyList_GET_ITEM(group.params.ptr(), Py_ssize_t(k)) != group.members[k].ptr()) return false;

@@ -8,8 +8,8 @@
 #include "core/optimizer_args.h"
 #include "core/parallel.h"
 #include "cpu/kernels.h"
+#include "cpu/optimizers/tile.h"
 #include "cpu/scratch.h"
-#include "cpu/vec.h"
 #include "math/integers.h"
 
 namespace nnart::cpu {
@@ -20,34 +20,16 @@ constexpr int64_t kColumnBlock = 256;
 // Elements below which a thread does not pay for its wake-up.
 constexpr int64_t kElementGrain = 16384;
 
-template <class S>
-NNART_HD Vec<ComputeType<S>> load_up_to(const S* p, int64_t count) {
-  return count >= Vec<ComputeType<S>>::size ? load(p) : load_partial(p, count);
-}
-template <class S>
-NNART_HD void store_up_to(S* p, Vec<ComputeType<S>> x, int64_t count) {
-  count >= Vec<ComputeType<S>>::size ? store(p, x) : store_partial(p, x, count);
-}
-
 int64_t grain_of(int64_t task) { return most(1, kElementGrain / most(1, task)); }
 
 // The mean square of n elements.
 template <class S>
 double mean_square(const S* x, int64_t n) {
-  using C = ComputeType<S>;
-  constexpr int64_t width = Vec<C>::size, piece = 4096;
+  constexpr int64_t piece = 4096;
   Scratch<double> scratch(Use::partial, ceil_div(n, piece));
   double* partial = scratch.data();
   parallel_for(ceil_div(n, piece), grain_of(piece), [&](int64_t first, int64_t last) {
-    for (int64_t p = first; p < last; ++p) {
-      Vec<C> sum(0.0);
-      int64_t end = least(n, (p + 1) * piece);
-      for (int64_t i = p * piece; i < end; i += width) {
-        Vec<C> v = load_up_to(x + i, end - i);
-        sum = sum + v * v;
-      }
-      partial[p] = sum_of_lanes(sum);
-    }
+    for (int64_t p = first; p < last; ++p) partial[p] = sum_of_squares(x + p * piece, least(n - p * piece, piece));
   });
   double sum = 0;
   for (int64_t p = 0; p < ceil_div(n, piece); ++p) sum += partial[p];
@@ -57,20 +39,15 @@ double mean_square(const S* x, int64_t n) {
 // The state moves towards the means of this step; values become the state in C.
 template <class S, class C>
 void average(S* state, C* values, int64_t n, double rest) {
-  constexpr int64_t width = Vec<C>::size;
-  Vec<C> weight(rest);
-  for (int64_t i = 0; i < n; i += width) {
-    Vec<C> old = load_up_to(state + i, n - i), mean = load_up_to(values + i, n - i);
-    Vec<C> now = rest < 0.5 ? old + weight * (mean - old) : mean - (mean - old) * Vec<C>(1 - rest);
-    store_up_to(state + i, now, n - i);
-    store_up_to(values + i, load_up_to(state + i, n - i), n - i);
-  }
+  for_vectors<C>(n, [&](int64_t i, auto count) {
+    store_some(state + i, math::lerp(load_some(state + i, count), load_some(values + i, count), C(rest)), count);
+    store_some(values + i, load_some(state + i, count), count);
+  });
 }
 
 // The variances of one matrix, as this step leaves them: rows' over their mean, and columns'.
 template <class S, class C>
 void variances(const AdafactorArgs& args, int64_t matrix, C* rows, C* columns) {
-  constexpr int64_t width = Vec<C>::size;
   int64_t blocks = ceil_div(args.columns, kColumnBlock);
   auto* grad = static_cast<const S*>(args.grad) + matrix * args.rows * args.columns;
   Scratch<C> scratch(Use::tile, args.rows * blocks);
@@ -82,11 +59,11 @@ void variances(const AdafactorArgs& args, int64_t matrix, C* rows, C* columns) {
       alignas(64) C sums[kColumnBlock] = {};
       for (int64_t r = 0; r < args.rows; ++r) {
         Vec<C> row_sum(0.0);
-        for (int64_t i = 0; i < count; i += width) {
-          Vec<C> g = load_up_to(grad + r * args.columns + begin + i, count - i) * factor;
+        for_vectors<C>(count, [&](int64_t i, auto some) {
+          Vec<C> g = load_some(grad + r * args.columns + begin + i, some) * factor;
           row_sum = row_sum + g * g;
           store(sums + i, load(sums + i) + g * g);
-        }
+        });
         row_parts[r * blocks + block] = sum_of_lanes(row_sum);
       }
       for (int64_t i = 0; i < count; ++i) columns[begin + i] = sums[i] / C(args.rows);
@@ -156,7 +133,6 @@ void direction(const AdafactorArgs& args) {
     return;
   }
   using C = ComputeType<S>;
-  constexpr int64_t width = Vec<C>::size;
   int64_t size = args.rows * args.columns, n = args.matrices * size;
   auto* grad = static_cast<const S*>(args.grad);
   auto* out = static_cast<C*>(args.direction);
@@ -168,13 +144,12 @@ void direction(const AdafactorArgs& args) {
     for (int64_t r = first; r < last; ++r) {
       int64_t start = matrix * size + r * args.columns;
       Vec<C> row(args.row_variance ? double(rows[r]) : 1.0), sum(0.0);
-      for (int64_t i = 0; i < args.columns; i += width) {
-        int64_t count = args.columns - i;
-        Vec<C> variance = at_least(row * load_up_to(columns + i, count), least_variance);
-        Vec<C> u = load_up_to(grad + start + i, count) * factor / sqrt(variance);
+      for_vectors<C>(args.columns, [&](int64_t i, auto count) {
+        Vec<C> variance = at_least(row * load_some(columns + i, count), least_variance);
+        Vec<C> u = load_some(grad + start + i, count) * factor / sqrt(variance);
         sum = sum + u * u;
-        store_up_to(out + start + i, u, count);
-      }
+        store_some(out + start + i, u, count);
+      });
       squares[matrix * args.rows + r] = sum_of_lanes(sum);
     }
   };
@@ -204,9 +179,10 @@ void direction(const AdafactorArgs& args) {
   double param = std::sqrt(mean_square(static_cast<const S*>(args.param), n));
   double scale = (args.eps2 > param ? args.eps2 : param) * args.rho / (update > 1 ? update : 1);
   Vec<C> scales(scale);
-  parallel_for(ceil_div(n, width), grain_of(width), [&](int64_t first, int64_t last) {
-    for (int64_t i = first * width; i < least(n, last * width); i += width)
-      store_up_to(out + i, load_up_to(out + i, n - i) * scales, n - i);
+  parallel_for(n, kElementGrain, [&](int64_t first, int64_t last) {
+    for_vectors<C>(last - first, [&](int64_t i, auto count) {
+      store_some(out + first + i, load_some(out + first + i, count) * scales, count);
+    });
   });
 }
 

@@ -47,27 +47,6 @@ void for_tiles(const OptimizerArgs& args, const F& f) {
 }
 
 template <class C>
-double sum_of_squares(const C* x, int64_t n) {
-  constexpr int64_t width = Vec<C>::size;
-  Vec<C> sums[4] = {Vec<C>(0.0), Vec<C>(0.0), Vec<C>(0.0), Vec<C>(0.0)};
-  int64_t i = 0;
-  for (; i + 4 * width <= n; i += 4 * width)
-    for (int k = 0; k < 4; ++k) {
-      Vec<C> v = load(x + i + k * width);
-      sums[k] = sums[k] + v * v;
-    }
-  for_vectors<C>(n - i, [&](int64_t at, auto count) {
-    Vec<C> v = load_some(x + i + at, count);
-    sums[0] = sums[0] + v * v;
-  });
-  double sum = sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
-  if (std::isfinite(sum) || sizeof(C) == 8) return sum;
-  sum = 0;  // squares of finite numbers can be too large for a float
-  for (i = 0; i < n; ++i) sum += double(x[i]) * double(x[i]);
-  return sum;
-}
-
-template <class C>
 double sum_of_squares(const OptimizerRow& row, int64_t begin, int64_t n) {
   Buffer<C> buffer;
   return sum_of_squares(in_compute_type<C>(advance(row.grad, row.grad_dtype, begin), row.grad_dtype, n, buffer), n);

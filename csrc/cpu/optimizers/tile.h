@@ -58,6 +58,28 @@ NNART_HD void store_some(S* p, Vec<ComputeType<S>> x, Count count) {
     store(p, x);
 }
 
+template <class S>
+double sum_of_squares(const S* x, int64_t n) {
+  using C = ComputeType<S>;
+  constexpr int64_t width = Vec<C>::size;
+  Vec<C> sums[4] = {Vec<C>(0.0), Vec<C>(0.0), Vec<C>(0.0), Vec<C>(0.0)};
+  int64_t i = 0;
+  for (; i + 4 * width <= n; i += 4 * width)
+    for (int k = 0; k < 4; ++k) {
+      Vec<C> v = load(x + i + k * width);
+      sums[k] = sums[k] + v * v;
+    }
+  for_vectors<C>(n - i, [&](int64_t at, auto count) {
+    Vec<C> v = load_some(x + i + at, count);
+    sums[0] = sums[0] + v * v;
+  });
+  double sum = sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  if (std::isfinite(sum) || sizeof(C) == 8) return sum;
+  sum = 0;  // squares of finite numbers can be too large for a float
+  for (i = 0; i < n; ++i) sum += double(widen_one<C>(x + i)) * double(widen_one<C>(x + i));
+  return sum;
+}
+
 // p[0, n) of any dtype in C, and back, rounded to nearest.
 template <class C>
 void widen_some(DType dtype, const void* p, int64_t n, C* out) {
