@@ -35,6 +35,7 @@ ON_DEVICE = (
     "test_dropout.py",
     "test_gated.py",
     "test_optim.py",
+    "test_optim_directions.py",
     "test_optim_options.py",
     "test_pooling.py",
     "test_prelu.py",
