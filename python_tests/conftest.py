@@ -25,6 +25,7 @@ torch.set_num_threads(1)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the tests' tensors are: cpu or cuda")
+    parser.addoption("--schedule", default="forward", help="of threads in an emulated build: forward, reverse or warps")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,6 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--device cuda: this torch finds no CUDA device")
     torch.set_default_device(device)
+    import emulation
+
+    emulated = emulation.loaded()
+    if emulated:
+        emulated.schedule(config.getoption("--schedule"))
 
 
 @pytest.fixture(autouse=True)

@@ -1,13 +1,27 @@
-"""The device that the tests run on, pytest's ``--device``: what they create without naming one is there."""
+"""The device that the tests run on, pytest's ``--device``: what they create without naming one is there.
+
+In the emulated build of the library (emulation.py) that is the CPU, but the kernels are the GPU's.
+"""
 
 from __future__ import annotations
 
+import emulation
 import pytest
 import torch
 
-DEVICE = torch.get_default_device().type
+import nnart_ops
 
-cpu_only = pytest.mark.skipif(DEVICE != "cpu", reason="of threads, instruction sets or checks that only the CPU has")
+DEVICE = torch.get_default_device().type
+EMULATION = emulation.loaded()
+
+cpu_only = pytest.mark.skipif(
+    DEVICE != "cpu" or EMULATION is not None, reason="of threads, instruction sets or checks that only the CPU has"
+)
+cuda_kernels_only = pytest.mark.skipif(
+    EMULATION is None and (DEVICE != "cuda" or nnart_ops.build_info()["cuda"] != "loaded"),
+    reason="of the CUDA kernels, on a GPU or emulated",
+)
+gpu_only = pytest.mark.skipif(DEVICE != "cuda", reason="of what only a GPU has")
 
 
 def has_kernel(op: str) -> bool:

@@ -1,5 +1,6 @@
-"""What only a GPU shows: streams, graphs, devices, bits from run to run, sizes past 2^31, and every kernel at the edges
-of its paths. What the kernels compute is held to the tables of the other files, run with --device cuda."""
+"""What only CUDA's kernels show: every one of them at the edges of its paths and its bits from run to run, on a GPU or
+emulated, and on a GPU streams, graphs, devices and sizes past 2^31. What they compute is held to the tables of the
+other files."""
 
 from __future__ import annotations
 
@@ -10,21 +11,19 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as native
+from devices import DEVICE, cuda_kernels_only, gpu_only
 from tolerances import DTYPES
 from torch import Tensor
 
-import nnart_ops
 import nnart_ops.functional as F
 
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() or nnart_ops.build_info()["cuda"] != "loaded", reason="no GPU or no CUDA kernels"
-)
+pytestmark = cuda_kernels_only
 
 Call = Callable[..., Tensor]
 
 
 def _randn(*sizes: int, dtype: torch.dtype = torch.float32, layout: Any = torch.contiguous_format) -> Tensor:
-    return torch.randn(sizes, device="cuda").to(dtype).contiguous(memory_format=layout)
+    return torch.randn(sizes, device=DEVICE).to(dtype).contiguous(memory_format=layout)
 
 
 def _pools(x: Tensor) -> list[Tensor]:
@@ -47,9 +46,9 @@ def _pools(x: Tensor) -> list[Tensor]:
 def _rows(x: Tensor) -> list[Tensor]:
     """Softmax and cross-entropy of rows side by side and one after the other."""
     flat = x.flatten(1)
-    labels = torch.arange(flat.size(0), device="cuda") % flat.size(1)
+    labels = torch.arange(flat.size(0), device=DEVICE) % flat.size(1)
     pixels = torch.zeros_like(x[:, 0], dtype=torch.int64)
-    weight = torch.rand(x.size(1), device="cuda").to(x.dtype)
+    weight = torch.rand(x.size(1), device=DEVICE).to(x.dtype)
     return [
         F.softmax(flat, 1),
         F.log_softmax(x, 1),
@@ -61,7 +60,7 @@ def _rows(x: Tensor) -> list[Tensor]:
 
 def _elementwise(x: Tensor) -> list[Tensor]:
     channels = x.size(1)
-    bias, slopes = (torch.rand(channels, device="cuda").to(x.dtype).requires_grad_() for _ in "ab")
+    bias, slopes = (torch.rand(channels, device=DEVICE).to(x.dtype).requires_grad_() for _ in "ab")
     return [
         F.silu(x),
         F.relu(x, save="mask"),
@@ -82,7 +81,7 @@ def _results(x: Tensor) -> list[Tensor]:
     leaf = x.detach().requires_grad_()
     torch.manual_seed(3)
     outputs = [*_elementwise(leaf), *_pools(leaf), *_rows(leaf)]
-    total = sum((y.float() * torch.linspace(0.5, 1, y.numel(), device="cuda").view(y.shape)).sum() for y in outputs)
+    total = sum((y.float() * torch.linspace(0.5, 1, y.numel(), device=DEVICE).view(y.shape)).sum() for y in outputs)
     (grad,) = torch.autograd.grad(total, leaf)
     y, indices = F.max_pool2d(x, 2, return_indices=True)
     return [*(t.detach() for t in outputs), grad, indices, F.max_unpool2d(y, indices, 2, output_size=x.shape[2:])]
@@ -111,6 +110,7 @@ def test_addresses_that_are_not_aligned(dtype: torch.dtype) -> None:
         torch.testing.assert_close(a, b)
 
 
+@gpu_only
 def test_large_reductions_give_the_same_bits_again() -> None:
     """Of several blocks, and of several pieces a block."""
     for shape in ((4096, 1000), (64, 33000), (16, 64, 56, 56), (100_000, 24)):
@@ -122,12 +122,13 @@ def test_large_reductions_give_the_same_bits_again() -> None:
         ):
             results = []
             for _ in range(2):
-                leaves = [x.clone().requires_grad_(), torch.ones(shape[1], device="cuda").bfloat16().requires_grad_()]
+                leaves = [x.clone().requires_grad_(), torch.ones(shape[1], device=DEVICE).bfloat16().requires_grad_()]
                 torch.manual_seed(1)
                 results.append(torch.autograd.grad(function(*leaves), leaves, grad))
             assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
+@gpu_only
 def test_the_numbers_of_a_seed_are_the_cpus() -> None:
     cases: list[tuple[Any, bool, list[int], Any]] = [
         ((1003,), False, [], 5),
@@ -148,6 +149,7 @@ def test_the_numbers_of_a_seed_are_the_cpus() -> None:
             torch.testing.assert_close(results[0][1], results[1][1])
 
 
+@gpu_only
 def test_the_current_stream() -> None:
     """Work is queued behind what is already in the caller's stream, and on no other."""
     x, stream = torch.zeros(1 << 20, device="cuda"), torch.cuda.Stream()
@@ -160,6 +162,7 @@ def test_the_current_stream() -> None:
     assert torch.equal(y, torch.full_like(y, -0.5))
 
 
+@gpu_only
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
 def test_the_device_of_the_tensor() -> None:
     x = torch.randn(1000, device="cuda:1")
@@ -167,6 +170,7 @@ def test_the_device_of_the_tensor() -> None:
     torch.testing.assert_close(F.silu(x), native.silu(x))
 
 
+@gpu_only
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_graph_capture(layout: Any) -> None:
     """A training step is captured once and replayed with other numbers: nothing waits for the GPU, and dropout draws
@@ -202,6 +206,7 @@ def test_graph_capture(layout: Any) -> None:
     assert not torch.equal(*masks)
 
 
+@gpu_only
 def test_autocast() -> None:
     """Where torch's autocast changes a dtype on CUDA, ours does."""
     x = torch.randn(4, 6, 8, device="cuda")
@@ -224,6 +229,7 @@ def test_autocast() -> None:
         torch.testing.assert_close(ours, expected, rtol=2e-2, atol=2e-2)
 
 
+@gpu_only
 def test_more_than_two_to_the_31_elements() -> None:
     n = 2**31 + 16 * 1024 + 5
     if torch.cuda.mem_get_info()[0] < 6 * n:

@@ -1,5 +1,5 @@
-"""What only a GPU shows of the optimizers: graphs, streams, bits from run to run, and a host that never waits. What a
-step computes is held to the tables of test_optim.py and test_optim_options.py, run with --device cuda."""
+"""What only CUDA's kernels show of the optimizers: bits from run to run, on a GPU or emulated, and on a GPU graphs,
+streams and a host that never waits. What a step computes is held to the tables of the other files."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from devices import DEVICE, cuda_kernels_only, gpu_only
 from tolerances import SAME_FLOAT32, SAME_FLOAT64
 
 import nnart_ops
 from nnart_ops.optim import ASGD, LAMB, SGD, Adam, AdamW, NAdam
 
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() or nnart_ops.build_info()["cuda"] != "loaded", reason="no GPU or no CUDA kernels"
-)
+pytestmark = cuda_kernels_only
 
 SIZES = [(3,), (1024,), (17, 5), (0,), (5000,), (64, 3, 7, 7), (100_001,)]
 EVERYTHING = {"max_grad_norm": 1.0, "max_grad_value": 0.5, "ema_decay": 0.9}
@@ -35,7 +34,7 @@ VARIANTS: list[tuple[type, dict[str, Any], torch.dtype]] = [
 ]
 
 
-def _parameters(dtype: torch.dtype, device: str = "cuda") -> list[torch.nn.Parameter]:
+def _parameters(dtype: torch.dtype, device: str = DEVICE) -> list[torch.nn.Parameter]:
     generator = torch.Generator().manual_seed(0)
     return [torch.nn.Parameter(torch.randn(s, generator=generator).to(device, dtype)) for s in SIZES]
 
@@ -69,13 +68,18 @@ def _without_waiting() -> Iterator[None]:
 @pytest.mark.parametrize(("cls", "options", "dtype"), VARIANTS, ids=str)
 def test_the_same_bits_again_and_the_cpus_numbers(cls: type, options: dict, dtype: torch.dtype) -> None:
     runs = []
-    for device in ("cuda", "cuda", "cpu"):
+    for device in (DEVICE, DEVICE, "cpu"):
         torch.manual_seed(0)
         params = _parameters(dtype, device)
         optimizer = cls(params, **options)
         for step in range(5):
+            before = [p.grad for p in params]  # held, so that new ones lie elsewhere
+            if step == 3:
+                for p in params:
+                    p.grad = None
             _give_gradients(params, step)
             optimizer.step()
+            del before
         runs.append(optimizer)
     assert _same(runs[0], runs[1])
     limits = SAME_FLOAT64 if dtype is torch.float64 else SAME_FLOAT32
@@ -87,6 +91,7 @@ def test_the_same_bits_again_and_the_cpus_numbers(cls: type, options: dict, dtyp
         assert torch.allclose(a.cpu(), b, **limits)
 
 
+@gpu_only
 def test_stochastic_rounding_draws_the_cpus_numbers() -> None:
     results = []
     for device in ("cuda", "cpu"):
@@ -107,7 +112,7 @@ def test_addresses_that_are_not_aligned(offset: int, dtype: torch.dtype) -> None
     results = []
     for shift in (0, offset):
         torch.manual_seed(0)
-        memory = torch.randn(5000, device="cuda").to(dtype)
+        memory = torch.randn(5000, device=DEVICE).to(dtype)
         p = torch.nn.Parameter(torch.cat([memory.new_zeros(shift), memory])[shift:])
         grad = torch.cat([memory.new_zeros(shift), memory])[shift:]
         optimizer = AdamW([p], lr=0.1, ema_decay=0.5, max_grad_norm=1.0, zero_grad_in_step=True)
@@ -119,6 +124,7 @@ def test_addresses_that_are_not_aligned(offset: int, dtype: torch.dtype) -> None
     assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
+@gpu_only
 @pytest.mark.parametrize(("cls", "options", "dtype"), VARIANTS, ids=str)
 def test_a_step_is_captured_and_replayed(cls: type, options: dict, dtype: torch.dtype) -> None:
     """Counters, rates of change and averages go on from replay to replay, between eager steps with other gradients."""
@@ -155,6 +161,7 @@ def test_a_step_is_captured_and_replayed(cls: type, options: dict, dtype: torch.
     assert _same(optimizer, peer)
 
 
+@gpu_only
 def test_a_learning_rate_in_the_gpus_memory_is_read_at_each_replay() -> None:
     params, peers = _parameters(torch.float64), _parameters(torch.float64)
     lr = torch.tensor(0.1, device="cuda")
@@ -178,6 +185,7 @@ def test_a_learning_rate_in_the_gpus_memory_is_read_at_each_replay() -> None:
         assert torch.allclose(a, b, **SAME_FLOAT64)
 
 
+@gpu_only
 @pytest.mark.parametrize(("cls", "options", "dtype"), VARIANTS, ids=str)
 def test_the_host_does_not_wait(cls: type, options: dict, dtype: torch.dtype) -> None:
     params = _parameters(dtype)
@@ -195,6 +203,7 @@ def test_the_host_does_not_wait(cls: type, options: dict, dtype: torch.dtype) ->
     assert scaler.get_scale() == 4.0 * 2**3
 
 
+@gpu_only
 @pytest.mark.parametrize("fused", [False, True])
 def test_checkpoints_of_torchs_steps_on_either_side(fused: bool) -> None:
     """Counters come from the CPU and from the GPU, and go back to torch's own."""
@@ -221,6 +230,7 @@ def test_checkpoints_of_torchs_steps_on_either_side(fused: bool) -> None:
         assert optimizer.state[a]["step"].item() == peer.state[b]["step"].item() == 7
 
 
+@gpu_only
 def test_the_current_stream() -> None:
     p = torch.nn.Parameter(torch.zeros(1 << 20, device="cuda"))
     p.grad = torch.zeros_like(p)
@@ -236,6 +246,7 @@ def test_the_current_stream() -> None:
     assert torch.equal(p, torch.full_like(p, -1.0))
 
 
+@gpu_only
 def test_many_tensors_and_groups() -> None:
     """More than the arguments of one launch hold."""
     sizes = [(1 + i % 7,) for i in range(1100)]
@@ -252,6 +263,7 @@ def test_many_tensors_and_groups() -> None:
     assert torch.allclose(*results, **SAME_FLOAT32)
 
 
+@gpu_only
 def test_parameters_on_two_devices_take_torchs_own_step() -> None:
     params = [torch.nn.Parameter(torch.ones(3, device=device)) for device in ("cuda", "cpu")]
     for p in params:

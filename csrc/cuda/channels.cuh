@@ -63,7 +63,7 @@ __device__ __forceinline__ double sum_over_lanes(double value, int first, int la
 // column's threads, of which each has `width` lanes, for write(lane of the block, sum).
 template <int width, class Write>
 __device__ __forceinline__ void sum_columns(const double (&sums)[width], int columns, const Write& write) {
-  __shared__ double of_warp[kChannelWarps][kWarp * width];
+  auto* of_warp = shared_array<double[kWarp * width], kChannelWarps>();
   int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
 #pragma unroll
   for (int k = 0; k < width; ++k) {

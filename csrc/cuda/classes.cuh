@@ -41,13 +41,6 @@ __device__ __forceinline__ T shuffled(T value, int offset) {
   return __shfl_xor_sync(0xffffffff, value, offset);
 }
 
-// Shared memory for n of T, whose constructor does not run.
-template <class T, int n>
-__device__ __forceinline__ T* shared_array() {
-  alignas(T) __shared__ unsigned char bytes[n * sizeof(T)];
-  return reinterpret_cast<T*>(bytes);
-}
-
 template <class State>
 __device__ __forceinline__ State over_lanes(State state, int lanes) {
   for (int offset = 1; offset < lanes; offset *= 2) {
@@ -129,7 +122,6 @@ template <class Body, int kept, bool by_block>
 __global__ void __launch_bounds__(by_block ? kLongRowThreads : kClassThreads, by_block ? 1 : kClassBlocks)
     class_rows_kernel(Body body, RowPlan plan, bool aligned) {
   using S = typename Body::S;
-  using C = typename Body::C;
   constexpr int width = kPackWidth<S>;
   constexpr int unroll = kept ? kept : kClassUnroll;
   int64_t r = by_block ? blockIdx.x / plan.pieces
@@ -223,7 +215,6 @@ inline ColumnPlan plan_columns(int64_t outer, int64_t classes, int64_t inner, in
 template <class Body, int width>
 __global__ void __launch_bounds__(kClassThreads, kClassBlocks) class_columns_kernel(Body body, ColumnPlan plan) {
   using S = typename Body::S;
-  using C = typename Body::C;
   using State = typename Body::State;
   int wide = kClassThreads / plan.split, x = threadIdx.x % wide, part = threadIdx.x / wide;
   int64_t column = int64_t(blockIdx.x) * wide + x;

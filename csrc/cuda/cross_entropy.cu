@@ -235,16 +235,16 @@ __device__ __forceinline__ BlockSums sum_of_pairs(const double* pairs, int64_t c
 template <class C>
 __global__ void __launch_bounds__(kClassThreads)
     reduce_losses_kernel(const double* pairs, int64_t count, Reduction reduction, C* loss, C* total_weight) {
-  __shared__ double result[2];
+  double result[2];  // of thread 0
   write_sums(sum_of_pairs(pairs, count), result);
-  if (threadIdx.x != 0) return;  // who wrote the result
+  if (threadIdx.x != 0) return;
   *total_weight = C(result[1]);
   if (reduction != Reduction::None) *loss = C(reduction == Reduction::Mean ? result[0] / result[1] : result[0]);
 }
 
 template <class S>
 __global__ void __launch_bounds__(kClassThreads) sum_weights_kernel(const S* weight, int64_t classes, double* sum) {
-  __shared__ double result[2];
+  double result[2];  // of thread 0
   BlockSums sums;
   for (int64_t c = threadIdx.x; c < classes; c += kClassThreads) sums.first += double(widen(weight[c]));
   write_sums(sums, result);

@@ -1,4 +1,5 @@
-// The only place where a kernel is launched.
+// The only place where a kernel is launched and where shared memory is had: what nvcc has a syntax for that no C++
+// compiler knows, and csrc/emulation a function.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -19,8 +20,25 @@ inline const char* text_of(cudaError_t error) { return error == cudaSuccess ? nu
 template <class... Parameters, class... Arguments>
 const char* launch_kernel(void (*kernel)(Parameters...), int64_t blocks, int threads, cudaStream_t stream,
                           Arguments... arguments) {
+#if defined(__CUDACC__)
   kernel<<<dim3(unsigned(blocks)), dim3(unsigned(threads)), 0, stream>>>(arguments...);
   return text_of(cudaGetLastError());
+#else
+  static_cast<void>(stream);
+  return emulation::launch_kernel(kernel, blocks, threads, arguments...);
+#endif
+}
+
+// Shared memory for n of T, whose constructor does not run: the same array wherever a kernel asks with the same T, n
+// and Tag.
+template <class T, int n, class Tag = void>
+__device__ __forceinline__ T* shared_array() {
+#if defined(__CUDACC__)
+  alignas(T) __shared__ unsigned char bytes[n * sizeof(T)];
+  return reinterpret_cast<T*>(bytes);
+#else
+  return static_cast<T*>(emulation::shared_array<T, n, Tag>.of_block());
+#endif
 }
 
 // Whether work queued on the stream is recorded in a CUDA graph instead of done.

@@ -16,7 +16,7 @@ __device__ __forceinline__ Block block_of(uint64_t counter, uint64_t key) {
 }
 
 // Not inlined: where words are drawn one by one they are drawn in many places.
-__device__ __noinline__ inline uint32_t word_at(uint64_t k, uint64_t key) {
+__device__ __attribute__((noinline)) inline uint32_t word_at(uint64_t k, uint64_t key) {
   Block block = block_of(k / 4, key);
   uint32_t low = k & 1 ? block.words[1] : block.words[0], high = k & 1 ? block.words[3] : block.words[2];
   return k & 2 ? high : low;

@@ -18,6 +18,9 @@ bool native_conv_is_fast(DType dtype);
 // The bytes of a vector register in the kernels in use, 0 where they have none.
 int64_t vector_bytes();
 
+// Whether the kernels of that tensor's device want an optimizer's table in its memory.
+bool keeps_table(const Tensor& on);
+
 // The numbers that the args' partial_sums must have room for, on the device.
 int64_t scratch(const PReluArgs&);
 int64_t scratch(const BiasActivationArgs&);

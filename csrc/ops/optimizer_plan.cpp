@@ -236,7 +236,7 @@ OptimizerResult OptimizerPlan::run(OptimizerArgs args) {
   args.tiles = tiles_;
   args.rows_overlap = overlap_;
   args.result = &result;
-  if (gpu() >= 0) prepare_table(args);
+  if (keeps_table(params_[0])) prepare_table(args);
   launch(args, params_[0]);
   for (auto& [target, copy] : copies_) torch::stable::copy_(target, copy);
   return result;

@@ -1,5 +1,5 @@
-// Each family names its kernels to the dispatcher in one function; register_cpu.cpp and register_cuda.cpp call those
-// that their device has.
+// Each family names its kernels to the dispatcher in one function; register_cpu.cpp, register_cuda.cpp and
+// register_emulated.cpp call those that their device has.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -31,10 +31,7 @@ class Library {
 
 void register_activation(Library&);
 void register_masked_activation(Library&);
-void register_conv(Library&);
 void register_optimizers(Library&);
-void register_held_tensors(Library&);
-void register_adafactor(Library&);
 void register_pooling(Library&);
 void register_prelu(Library&);
 void register_rrelu(Library&);
@@ -43,5 +40,24 @@ void register_dropout(Library&);
 void register_gated(Library&);
 void register_softmax(Library&);
 void register_cross_entropy(Library&);
+
+// All of those: the families that every device has.
+inline void register_families(Library& m) {
+  register_activation(m);
+  register_masked_activation(m);
+  register_optimizers(m);
+  register_pooling(m);
+  register_prelu(m);
+  register_rrelu(m);
+  register_bias_activation(m);
+  register_dropout(m);
+  register_gated(m);
+  register_softmax(m);
+  register_cross_entropy(m);
+}
+
+void register_conv(Library&);
+void register_held_tensors(Library&);
+void register_adafactor(Library&);
 
 }  // namespace nnart

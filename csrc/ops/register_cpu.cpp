@@ -24,6 +24,8 @@ int64_t vector_bytes() {
   return 0;
 }
 
+bool keeps_table(const Tensor& on) { return !on.is_cpu(); }
+
 int64_t scratch(const PReluArgs& args) { return prelu_tasks(args.outer, args.inner) * args.channels; }
 int64_t scratch(const BiasActivationArgs& args) {
   return bias_tasks(args.outer, args.channels, args.inner) * args.channels;
@@ -58,20 +60,10 @@ void launch(const OptimizerArgs& args, const Tensor& on) {
 
 STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, library) {
   Library m(library);
-  register_activation(m);
-  register_masked_activation(m);
+  register_families(m);
   register_conv(m);
-  register_optimizers(m);
   register_held_tensors(m);
   register_adafactor(m);
-  register_pooling(m);
-  register_prelu(m);
-  register_rrelu(m);
-  register_bias_activation(m);
-  register_dropout(m);
-  register_gated(m);
-  register_softmax(m);
-  register_cross_entropy(m);
 }
 
 // What is held is held here, for the plans that are here.

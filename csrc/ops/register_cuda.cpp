@@ -26,6 +26,7 @@ void launch_on(const Args& args, const Tensor& on) {
 
 bool native_conv_is_fast(DType) { return true; }
 int64_t vector_bytes() { return 0; }
+bool keeps_table(const Tensor&) { return true; }
 
 int64_t scratch(const PReluArgs& args) { return cuda::scratch(args); }
 int64_t scratch(const BiasActivationArgs& args) { return cuda::scratch(args); }
@@ -52,17 +53,7 @@ void launch(const AdafactorArgs&, const Tensor&) { no_kernel("adafactor_directio
 
 STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CUDA, library) {
   Library m(library);
-  register_activation(m);
-  register_masked_activation(m);
-  register_optimizers(m);
-  register_pooling(m);
-  register_prelu(m);
-  register_rrelu(m);
-  register_bias_activation(m);
-  register_dropout(m);
-  register_gated(m);
-  register_softmax(m);
-  register_cross_entropy(m);
+  register_families(m);
 }
 
 }  // namespace nnart

@@ -36,7 +36,7 @@ __device__ __forceinline__ double squares_of_tile(const S* p, int64_t begin, int
 }
 
 __global__ void __launch_bounds__(kTileThreads) norm_kernel(OptimizerMemory memory, int64_t tiles) {
-  __shared__ double of_warps[kNormTiles];
+  auto* of_warps = shared_array<double, kNormTiles>();
   int64_t tile = int64_t(blockIdx.x) * kNormTiles + threadIdx.x / kWarp;
   double sum = 0;
   if (tile < tiles) {
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kTileThreads) norm_kernel(OptimizerMemory memo
 // One block. sums: the norm's partial sums, of which there are none where the norm is known or not needed.
 __global__ void __launch_bounds__(kPrepareThreads)
     prepare_kernel(OptimizerMemory memory, const __grid_constant__ Preparation step) {
-  __shared__ double of_warps[kPrepareThreads / kWarp];
+  auto* of_warps = shared_array<double, kPrepareThreads / kWarp>();
   double partial[kPrepareLoads] = {};
   for (int64_t i = threadIdx.x; i < step.sums; i += kPrepareLoads * kPrepareThreads) {
 #pragma unroll
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kPrepareThreads)
 
 // A block a row: the squares of its tiles, one after the other in each thread.
 __global__ void __launch_bounds__(kTileThreads) scale_kernel(OptimizerMemory memory) {
-  __shared__ double of_warps[2][kTileThreads / kWarp];
+  auto* of_warps = shared_array<double[kTileThreads / kWarp], 2>();
   const OptimizerRow& row = memory.rows[blockIdx.x];
   const OptimizerGroup& group = memory.groups[row.group];
   if (memory.decision->skips || !layer_wise(group.rule)) return;

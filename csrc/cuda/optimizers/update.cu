@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<C>)
 // The sums of squares of the parameter and of what the rule measures.
 template <class C>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<C>) measure_kernel(OptimizerMemory memory) {
-  __shared__ double of_warps[2][kTileThreads / kWarp];
+  auto* of_warps = shared_array<double[kTileThreads / kWarp], 2>();
   int64_t tile = blockIdx.x;
   const OptimizerRow& row = memory.rows[memory.row_of_tile[tile]];
   const OptimizerGroup& group = memory.groups[row.group];

@@ -1,0 +1,65 @@
+// The registry of the emulated _C: CPU tensors go to the CUDA kernels, which csrc/emulation runs. Families without any
+// go to the CPU's.
+#include "core/optimizer_memory.h"
+#include "cpu/kernels.h"
+#include "cuda/kernels.h"
+#include "ops/launch.h"
+#include "ops/register.h"
+
+namespace nnart {
+namespace {
+
+template <class Args>
+void launch_here(const Args& args) {
+  const char* error = cuda::launch(args, nullptr);
+  check(error == nullptr, "CUDA kernel launch failed: ", error ? error : "");
+}
+
+}  // namespace
+
+bool native_conv_is_fast(DType dtype) { return dtype == DType::Float32; }
+int64_t vector_bytes() { return 16; }
+bool keeps_table(const Tensor&) { return true; }
+
+int64_t scratch(const PReluArgs& args) { return cuda::scratch(args); }
+int64_t scratch(const BiasActivationArgs& args) { return cuda::scratch(args); }
+int64_t scratch(const CrossEntropyArgs& args) { return cuda::scratch(args); }
+
+void launch(const ActivationArgs& args, const Tensor&) { launch_here(args); }
+void launch(const MaskedActivationArgs& args, const Tensor&) { launch_here(args); }
+void launch(const MaxPoolArgs& args, const Tensor&) { launch_here(args); }
+void launch(const MaxPoolBackwardArgs& args, const Tensor&) { launch_here(args); }
+void launch(const MaxPoolIndicesArgs& args, const Tensor&) { launch_here(args); }
+void launch(const MaxUnpoolArgs& args, const Tensor&) { launch_here(args); }
+void launch(const AvgPoolArgs& args, const Tensor&) { launch_here(args); }
+void launch(const PReluArgs& args, const Tensor&) { launch_here(args); }
+void launch(const RReluArgs& args, const Tensor&) { launch_here(args); }
+void launch(const BiasActivationArgs& args, const Tensor&) { launch_here(args); }
+void launch(const DropoutArgs& args, const Tensor&) { launch_here(args); }
+void launch(const GatedArgs& args, const Tensor&) { launch_here(args); }
+void launch(const SoftmaxArgs& args, const Tensor&) { launch_here(args); }
+void launch(const CrossEntropyArgs& args, const Tensor&) { launch_here(args); }
+
+void launch(const ConvArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const AdafactorArgs& args, const Tensor&) { cpu::launch(args); }
+
+// The caller is one for a CPU: it waits for what the step decides, and counts steps in its own rows.
+void launch(const OptimizerArgs& args, const Tensor&) {
+  float decision[2] = {};
+  OptimizerArgs here = args;
+  here.decision = decision;
+  launch_here(here);
+  OptimizerMemory memory(args.table->memory, args.row_count, args.group_count, args.tiles);
+  for (int64_t r = 0; r < args.row_count; ++r) args.rows[r].steps = memory.rows[r].steps;
+  *args.result = {double(decision[0]), decision[1] == 0};
+}
+
+STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, library) {
+  Library m(library);
+  register_families(m);
+  register_conv(m);
+  register_held_tensors(m);
+  register_adafactor(m);
+}
+
+}  // namespace nnart

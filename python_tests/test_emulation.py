@@ -1,0 +1,169 @@
+"""The CUDA kernels on a machine without a GPU: their own sources, run by csrc/emulation, held to the tables that the
+CPU's kernels are held to."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import emulation
+import pytest
+import torch
+from emulation import BUILD, ROOT, SCHEDULES, Emulation
+
+pytestmark = pytest.mark.skipif(not (BUILD / "build.ninja").exists(), reason="of a checkout with its build folder")
+
+TESTS = ROOT / "python_tests"
+# What the kernels compute, family by family, in two halves of about the same length.
+FILES = (
+    ["bias_activation", "cross_entropy", "dropout", "pooling", "softmax"],
+    ["activation", "cuda_kernels", "cuda_optim", "gated", "optim", "optim_options", "prelu", "rrelu", "save"],
+)
+# Tests of Python, and tests so long that one run of them, of the CPU's kernels, is enough.
+ELSEWHERE = ["compile", "inductor", "opcheck", "gradcheck", "every_order", "transforms", "gradient_of_the_bias"]
+ELSEWHERE += ["autocast", "200_steps", "checkpoints", "hooks", "error_inputs"]
+# PyTorch's own samples, in one schedule.
+SAMPLES = ["samples", "optimizer_info"]
+
+
+def run_tests(variant: str, *options: str) -> str:
+    """Runs tests of the emulated library in a process of their own; they must pass."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *options]
+    run = subprocess.run(command, capture_output=True, text=True, env=emulation.environment(variant), cwd=ROOT)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
+    return run.stdout
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("families", FILES, ids=lambda families: families[0])
+def test_parity(families: list[str], schedule: str) -> None:
+    words = ELSEWHERE if schedule == "warps" else ELSEWHERE + SAMPLES
+    files = [str(TESTS / f"test_{family}.py") for family in families]
+    run_tests("emulation", *files, "--schedule", schedule, "-k", " and ".join(f"not {word}" for word in words))
+
+
+def test_sanitized() -> None:
+    """Every kernel once more under AddressSanitizer and UBSan: no access outside of a tensor or of shared memory, none
+    that its type is not aligned for, no overflow."""
+    files = [str(TESTS / name) for name in ("test_cuda_kernels.py", "test_cuda_optim.py")]
+    run_tests("emulation_sanitized", *files, "-k", "not float16")
+
+
+# ---- the emulation itself
+
+BUGS = ("none", "no_barrier", "wrong_barrier", "no_second_barrier", "past_the_end", "past_the_array", "lonely_barrier")
+BUGS += ("lonely_shuffle", "shared_output")
+THREADS, BLOCKS = 96, 3
+
+
+def build_planted(folder: Path, sanitizer: str) -> Path:
+    """planted_bugs.cu and the emulation as a library."""
+    instrumented = f"-fsanitize={sanitizer}"
+    # ThreadSanitizer's calls go to the emulation and not to its library.
+    linked = [] if sanitizer == "thread" else [instrumented]
+    compiler = os.environ.get("CXX", "c++").split()
+    common = ["-std=c++20", "-O1", "-g1", "-fPIC", "-w", f"-I{ROOT}/csrc/emulation/include", f"-I{ROOT}/csrc"]
+    as_cuda = ["-x", "c++", "-include", "cuda_runtime.h"]
+    parts = {"planted": [*as_cuda, instrumented, str(TESTS / "planted_bugs.cu")]}
+    for name in ("emulation", "accesses"):
+        parts[name] = [*linked, str(ROOT / "csrc" / "emulation" / f"{name}.cpp")]
+    for name, words in parts.items():
+        subprocess.run([*compiler, *common, "-c", *words, "-o", str(folder / f"{name}.o")], check=True)
+    library = folder / "planted.so"
+    objects = [str(folder / f"{name}.o") for name in parts]
+    subprocess.run([*compiler, "-shared", *objects, *linked, "-o", str(library), "-pthread"], check=True)
+    return library
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_planted(tmp_path_factory.mktemp("planted"), "thread")
+
+
+def run_planted(library: Path, bug: str, x: torch.Tensor) -> tuple[torch.Tensor, str | None]:
+    """The blocks of x reversed, by the kernel with that bug, and what the emulation says of it."""
+    function = ctypes.CDLL(str(library)).run
+    function.restype = ctypes.c_char_p
+    y = torch.full_like(x, torch.nan)
+    error = function(BUGS.index(bug), ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(y.data_ptr()), BLOCKS)
+    return y, error.decode() if error else None
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_planted_bugs_are_caught(planted: Path, schedule: str) -> None:
+    emulated = Emulation(str(planted))
+    emulated.schedule(schedule)
+    x = torch.rand(BLOCKS, THREADS)
+    y, error = run_planted(planted, "none", x)
+    assert error is None
+    assert torch.equal(y, x.flip(1))
+    for bug, where in {"lonely_barrier": "__syncthreads at", "lonely_shuffle": "__shfl_xor_sync at"}.items():
+        _, error = run_planted(planted, bug, x)
+        assert where in str(error), bug
+    for bug in ("no_barrier", "wrong_barrier", "no_second_barrier", "shared_output"):
+        y, _ = run_planted(planted, bug, x)
+        assert not torch.equal(y, x.flip(1)), bug
+        with emulated.watched():
+            _, error = run_planted(planted, bug, x)
+        assert "race in" in str(error), bug
+    with emulated.watched() as launches:
+        assert run_planted(planted, "none", x)[1] is None
+    bytes_each = x.numel() * x.element_size()
+    assert [(launch.read, launch.written) for launch in launches] == [(bytes_each, bytes_each)]
+    assert launches[0].kernel.startswith("void nnart::cuda::(anonymous namespace)::reverse_kernel")
+
+
+def test_planted_accesses_out_of_bounds_are_caught(tmp_path: Path) -> None:
+    library = build_planted(tmp_path, "address")
+    code = """
+import ctypes, sys
+library, bug = ctypes.CDLL(sys.argv[1]), int(sys.argv[2])
+malloc = ctypes.CDLL(None).malloc
+malloc.restype = ctypes.c_void_p
+x, y = (ctypes.c_void_p(malloc(96 * 3 * 4)) for _ in "xy")
+ctypes.memset(x, 0, 96 * 3 * 4)
+library.run(bug, x, y, 3)
+print("done")
+"""
+    compiler = os.environ.get("CXX", "c++").split()
+    name = subprocess.run([*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout
+    environment = {**os.environ, **emulation.SANITIZER, "LD_PRELOAD": name.strip()}
+    for bug in ("none", "past_the_end", "past_the_array"):
+        command = [sys.executable, "-c", code, str(library), str(BUGS.index(bug))]
+        run = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if bug == "none":
+            assert run.stdout == "done\n", run.stderr
+        else:
+            assert "heap-buffer-overflow" in run.stderr, (bug, run.stdout, run.stderr)
+            assert "planted_bugs.cu" in run.stderr
+
+
+def kernels_of_the_project() -> set[str]:
+    """The names of the functions of csrc/cuda that are declared __global__."""
+    names: set[str] = set()
+    for path in (ROOT / "csrc" / "cuda").rglob("*.cu*"):
+        text = re.sub(r"__launch_bounds__\([^()]*(?:<[^<>]*>)?\)", "", path.read_text())
+        names.update(re.findall(r"__global__\s+void\s+(\w+)\(", text))
+    return names
+
+
+def test_every_kernel_is_in_the_tables() -> None:
+    """Whichever a test of FILES does not run would go unproved."""
+    assert len(kernels_of_the_project()) > 15
+    files = [str(TESTS / f"test_cuda_{name}.py") for name in ("kernels", "optim")]
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "every_kernel and float32 or same_bits", *files]
+    code = f"""
+import sys, pytest, emulation
+code = pytest.main({options})
+print("KERNELS", *emulation.loaded().kernels(), sep="\\n")
+sys.exit(code)
+"""
+    chosen = emulation.environment("emulation")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=chosen, cwd=ROOT)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    ran = set(re.findall(r"(\w+_kernel)[<(]", run.stdout.split("KERNELS\n")[1]))
+    assert kernels_of_the_project() - ran == set()
