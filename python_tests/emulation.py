@@ -49,13 +49,16 @@ def environment(variant: str) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Launch:
-    """What a launch did to global memory, in bytes: all accesses, and the sectors of 32 bytes that they touched."""
+    """What a launch read from global memory and wrote to it, in bytes.
+
+    Those of all accesses, and those of the 32-byte sectors that they touched, each once a block, or once altogether.
+    """
 
     kernel: str
-    blocks: int
-    threads: int
     read: int
     written: int
+    read_by_blocks: int
+    written_by_blocks: int
     sectors_read: int
     sectors_written: int
 

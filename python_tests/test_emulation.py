@@ -53,6 +53,14 @@ def test_sanitized() -> None:
     run_tests("emulation_sanitized", *files, "-k", "not float16")
 
 
+def test_traffic() -> None:
+    """No call moves more than 1.05 times the bytes that it must."""
+    command = [sys.executable, str(TESTS / "traffic.py")]
+    run = subprocess.run(command, capture_output=True, text=True, env=emulation.environment("emulation"))
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.count("\n| ") > 80
+
+
 # ---- the emulation itself
 
 BUGS = ("none", "no_barrier", "wrong_barrier", "no_second_barrier", "past_the_end", "past_the_array", "lonely_barrier")
@@ -113,7 +121,9 @@ def test_planted_bugs_are_caught(planted: Path, schedule: str) -> None:
     with emulated.watched() as launches:
         assert run_planted(planted, "none", x)[1] is None
     bytes_each = x.numel() * x.element_size()
-    assert [(launch.read, launch.written) for launch in launches] == [(bytes_each, bytes_each)]
+    for launch in launches:
+        assert (launch.read, launch.written) == (bytes_each, bytes_each)
+        assert (launch.read_by_blocks, launch.sectors_written) == (bytes_each, bytes_each)
     assert launches[0].kernel.startswith("void nnart::cuda::(anonymous namespace)::reverse_kernel")
 
 

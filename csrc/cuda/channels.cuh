@@ -20,8 +20,8 @@ constexpr int kChannelBlocks = 2;  // a multiprocessor: 128 registers a thread
 constexpr int kChannelUnroll = 2;
 constexpr int kWarp = 32;
 constexpr int kChannelWarps = kChannelThreads / kWarp;
-// Terms that are added in float before the sum goes on in double, as on the CPU.
-constexpr int kFloatTerms = 16;
+// Rounds of kChannelUnroll terms that are added in float before the sum goes on in double, as on the CPU.
+constexpr int kFloatRounds = 8;
 // Elements of a plane that a group of lanes goes through.
 constexpr int64_t kPlaneRun = 2048;
 // Pieces into which the rows of an inner == 1 map are cut at most: enough blocks to fill any card.
@@ -36,13 +36,11 @@ template <class C, int width>
 struct LaneSums {
   C brief[width] = {};
   double total[width] = {};
-  int terms = 0;
 
   __device__ __forceinline__ void add(const Pack<C, width>& pack, Lanes lanes) {
 #pragma unroll
     for (int k = 0; k < width; ++k)
       if (lanes.whole || (k >= lanes.begin && k < lanes.end)) brief[k] += pack.lanes[k];
-    if (++terms % kFloatTerms == 0) flush();
   }
   __device__ __forceinline__ void flush() {
 #pragma unroll
@@ -101,7 +99,8 @@ inline RowCut cut_rows(const ChannelShape& shape, int width) {
   cut.columns = power_of_two(packs, kWarp);
   cut.column_blocks = ceil_div(packs, cut.columns);
   int64_t height = kChannelThreads / cut.columns, most_pieces = ceil_div(kRowPieces, cut.column_blocks);
-  cut.rows = ceil_div(ceil_div(shape.outer, most_pieces), height) * height;
+  int64_t least_rows = 2 * kChannelUnroll * height;  // shorter pieces would write too many sums
+  cut.rows = ceil_div(ceil_div(shape.outer, most_pieces), least_rows) * least_rows;
   cut.pieces = ceil_div(shape.outer, cut.rows);
   return cut;
 }
@@ -119,16 +118,18 @@ __global__ void __launch_bounds__(kChannelThreads, kChannelBlocks)
     int count = int(least(width, channels - c));
     Lanes lanes{0, count, aligned && count == width};
     auto of_channel = body.channel(c, false, lanes);
-    int64_t end = least(outer, (piece + 1) * cut.rows);
-    for (int64_t r = piece * cut.rows + threadIdx.x / cut.columns; r < end; r += kChannelUnroll * height) {
+    int64_t end = least(outer, (piece + 1) * cut.rows) * channels, down = height * channels;
+    int round = 0;
+    for (int64_t i = (piece * cut.rows + threadIdx.x / cut.columns) * channels + c; i < end;
+         i += kChannelUnroll * down) {
+      if (++round % kFloatRounds == 0) sums.flush();
       decltype(body.load(0, lanes)) loaded[kChannelUnroll];
 #pragma unroll
       for (int u = 0; u < kChannelUnroll; ++u)
-        if (r + u * height < end) loaded[u] = body.load((r + u * height) * channels + c, lanes);
+        if (i + u * down < end) loaded[u] = body.load(i + u * down, lanes);
 #pragma unroll
       for (int u = 0; u < kChannelUnroll; ++u)
-        if (r + u * height < end)
-          sums.add(body.finish((r + u * height) * channels + c, loaded[u], of_channel, lanes), lanes);
+        if (i + u * down < end) sums.add(body.finish(i + u * down, loaded[u], of_channel, lanes), lanes);
     }
   }
   if (!body.partial_sums) return;
@@ -175,7 +176,9 @@ __global__ void __launch_bounds__(kChannelThreads, kChannelBlocks)
       int64_t from = most(begin - pack * width, 0), to = most(least(end - pack * width, width), 0);
       return Lanes{int(least(from, width)), int(to), aligned && from == 0 && to == width};
     };
+    int round = 0;
     for (int64_t p = begin / width + lane; p < end_pack; p += kChannelUnroll * cut.group) {
+      if (++round % kFloatRounds == 0) sums.flush();
       decltype(body.load(0, Lanes{})) loaded[kChannelUnroll];
 #pragma unroll
       for (int u = 0; u < kChannelUnroll; ++u) {

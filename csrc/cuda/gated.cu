@@ -51,6 +51,7 @@ struct Forward {
 // Where f's derivative is read from its output, that is computed here in any case.
 template <class S>
 struct Backward {
+  static constexpr int blocks = 2;  // of a multiprocessor: three tensors are read and two written
   Rows rows;
   Source<S> grad_y;
   const S *value, *gate;

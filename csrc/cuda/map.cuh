@@ -7,8 +7,15 @@
 namespace nnart::cuda {
 
 constexpr int kMapThreads = 256;
-// Blocks a multiprocessor: 85 registers a thread. Left to itself ptxas aims at 32 and spills to get there.
-constexpr int kMapBlocks = 3;
+// Blocks a multiprocessor: 85 registers a thread, or as the body has it. Left to itself ptxas aims at 32 and spills to
+// get there.
+template <class Body>
+constexpr int map_blocks() {
+  if constexpr (requires { Body::blocks; })
+    return Body::blocks;
+  else
+    return 3;
+}
 // Bytes of each input under way in a thread before it stores its first result: they cover the latency of DRAM.
 template <int width>
 constexpr int kMapUnroll = width == 1 ? 4 : 2;
@@ -17,7 +24,7 @@ constexpr int kMapUnroll = width == 1 ? 4 : 2;
 // store<width>(i, loaded) computes and writes. Reads come first in case the compiler cannot tell that no result of one
 // pack is an input of the next. A body that counts elements in eights has tail(i, n) for those after the last pack.
 template <int width, class Body>
-__global__ void __launch_bounds__(kMapThreads, kMapBlocks) map_kernel(Body body, int64_t n) {
+__global__ void __launch_bounds__(kMapThreads, map_blocks<Body>()) map_kernel(Body body, int64_t n) {
   constexpr int unroll = kMapUnroll<width>;
   int64_t packs = n / width;
   int64_t first = int64_t(blockIdx.x) * unroll * kMapThreads + threadIdx.x;

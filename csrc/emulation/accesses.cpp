@@ -1,6 +1,5 @@
 #include "emulation/accesses.h"
 
-#include <bitset>
 #include <cstdio>
 #include <memory>
 #include <unordered_map>
@@ -27,15 +26,18 @@ constexpr uint32_t kSeveralBlocks = 0xffffffff;
 struct Byte {
   Moment write{}, read{};
 };
+// The last who touched a sector.
+struct Sector {
+  uint32_t launch = 0, block = 0;
+};
 struct Page {
   Byte bytes[kPage];
-  std::bitset<kPage / kSector> sectors_read, sectors_written;
-  uint32_t launch = 0;  // of the bits above
+  Sector read[kPage / kSector], written[kPage / kSector];
 };
 
 std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;
 Range fibers, caller;
-Traffic traffic;
+Traffic read, written;
 
 bool is_same_warp(const Moment& before, const Moment& now) {
   return before.thread != kSeveralOfBlock && (before.thread & ~kSeveralOfWarp) / kWarp == now.thread / kWarp;
@@ -67,11 +69,6 @@ Page& page_of(uintptr_t address) {
     last = number;
     last_page = page.get();
   }
-  if (last_page->launch != moment.launch) {
-    last_page->sectors_read.reset();
-    last_page->sectors_written.reset();
-    last_page->launch = moment.launch;
-  }
   return *last_page;
 }
 
@@ -100,12 +97,15 @@ void see(const void* pointer, size_t size, bool writes) {
   if (fibers.holds(address) || caller.holds(address) || object.holds(address)) return;
   bool shared = is_shared(address);
   if (!shared) {
-    (writes ? traffic.written : traffic.read) += int64_t(size);
+    Traffic& traffic = writes ? written : read;
+    traffic.accesses += int64_t(size);
     for (uintptr_t at = address / kSector * kSector; at < address + size; at += kSector) {
       Page& page = page_of(at);
-      auto sector = (writes ? page.sectors_written : page.sectors_read)[at % kPage / kSector];
-      if (!sector) (writes ? traffic.sectors_written : traffic.sectors_read) += kSector;
-      sector = true;
+      Sector& sector = (writes ? page.written : page.read)[at % kPage / kSector];
+      bool of_launch = sector.launch == moment.launch;
+      if (!of_launch) traffic.by_launch += kSector;
+      if (!of_launch || sector.block != moment.block) traffic.by_blocks += kSector;
+      sector = {moment.launch, moment.block};
     }
   }
   for (size_t i = 0; i < size; ++i) see_byte(address + i, writes, shared);
@@ -116,13 +116,14 @@ void see(const void* pointer, size_t size, bool writes) {
 void begin_watching(Range fiber_stacks, Range callers_stack) {
   fibers = fiber_stacks;
   caller = callers_stack;
-  traffic = {};
+  read = written = {};
   watches = true;
 }
 
-Traffic end_watching() {
+void end_watching(Traffic& all_read, Traffic& all_written) {
   watches = false;
-  return traffic;
+  all_read = read;
+  all_written = written;
 }
 
 }  // namespace nnart::emulation

@@ -24,14 +24,15 @@ struct Range {
   bool holds(uintptr_t address) const { return address >= begin && address < end; }
 };
 
-// What the launch under way has done to global memory, in bytes: those of all accesses, and those of the 32-byte
-// sectors that they touched, each counted once for reading and once for writing.
+// What the launch under way has read from global memory or written to it, in bytes: those of all accesses, and those of
+// the 32-byte sectors that they touched, each counted once for every block that does, or once for the launch.
 struct Traffic {
-  int64_t read = 0, written = 0, sectors_read = 0, sectors_written = 0;
+  int64_t accesses = 0, by_blocks = 0, by_launch = 0;
 };
 
 void begin_watching(Range fibers, Range caller);
-Traffic end_watching();
+// read and written.
+void end_watching(Traffic& read, Traffic& written);
 
 // Whether an address is of a block's shared memory; defined by the scheduler.
 bool is_shared(uintptr_t address);

@@ -256,12 +256,15 @@ const char* launch(const void* kernel, int64_t blocks, int threads, void (*run)(
     run_block();
   }
   if (watches_next) {
-    Traffic traffic = end_watching();
-    char line[200];
-    snprintf(line, sizeof line, "%p %lld %d %lld %lld %lld %lld\n", kernel, static_cast<long long>(blocks), threads,
-             static_cast<long long>(traffic.read), static_cast<long long>(traffic.written),
-             static_cast<long long>(traffic.sectors_read), static_cast<long long>(traffic.sectors_written));
-    traffic_text += line;
+    Traffic read, written;
+    end_watching(read, written);
+    char name[40];
+    snprintf(name, sizeof name, "%p", kernel);
+    traffic_text += name;
+    for (int64_t number :
+         {read.accesses, written.accesses, read.by_blocks, written.by_blocks, read.by_launch, written.by_launch})
+      traffic_text += ' ' + std::to_string(number);
+    traffic_text += '\n';
   }
   return now.error.empty() ? nullptr : now.error.c_str();
 }
@@ -292,6 +295,8 @@ void block_barrier(const char* where) {
 
 namespace {
 
+int lane() { return int(position.thread.x % kWarp); }
+
 // Until all lanes of mask are there.
 void meet(uint32_t mask, const char* where) {
   Fiber& fiber = *now.current;
@@ -316,6 +321,14 @@ void meet(uint32_t mask, const char* where) {
   }
 }
 
+// What each lane hands the others: slots[lane], once all have come.
+const uint64_t* exchange(uint32_t mask, uint64_t value, const char* where) {
+  uint64_t* slots = now.warps[position.thread.x / kWarp].slots[now.current->exchanges++ % 2];
+  slots[lane()] = value;
+  meet(mask, where);
+  return slots;
+}
+
 }  // namespace
 
 void warp_barrier(const char* where) {
@@ -323,13 +336,16 @@ void warp_barrier(const char* where) {
   moment.warp_barriers = ++now.current->warp_barriers;
 }
 
-int lane() { return int(position.thread.x % kWarp); }
+uint64_t exchange_xor(uint32_t mask, uint64_t value, int lane_mask, const char* where) {
+  return exchange(mask, value, where)[lane() ^ lane_mask];
+}
 
-const uint64_t* exchange(uint32_t mask, uint64_t value, const char* where) {
-  uint64_t* slots = now.warps[position.thread.x / kWarp].slots[now.current->exchanges++ % 2];
-  slots[lane()] = value;
-  meet(mask, where);
-  return slots;
+uint32_t match_any_bits(uint32_t mask, uint64_t value, const char* where) {
+  const uint64_t* slots = exchange(mask, value, where);
+  uint32_t same = 0;
+  for (int other = 0; other < kWarp; ++other)
+    if (mask >> other & 1 && slots[other] == value) same |= uint32_t{1} << other;
+  return same;
 }
 
 void* SharedArray::of_block() {
@@ -368,7 +384,7 @@ NNART_FOR_TESTS void nnart_emulation_watch(int watches) {
   nnart::emulation::traffic_text.clear();
 }
 
-// A line for each launch since: the kernel's address, blocks, threads, and the numbers of Traffic.
+// A line for each launch since: the kernel's address, and each number of Traffic read and written.
 NNART_FOR_TESTS const char* nnart_emulation_traffic() { return nnart::emulation::traffic_text.c_str(); }
 
 // The addresses of the kernels that have run, a line each.

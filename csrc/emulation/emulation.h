@@ -42,9 +42,9 @@ void stop(const char* what);
 void block_barrier(const char* where);
 void warp_barrier(const char* where);
 
-// What a lane hands the others of its warp: slots[lane], for all lanes, once all have come.
-const uint64_t* exchange(uint32_t mask, uint64_t value, const char* where);
-int lane();
+// Between the lanes of a warp. Not in templates, which would be compiled where accesses are watched.
+uint64_t exchange_xor(uint32_t mask, uint64_t value, int lane_mask, const char* where);
+uint32_t match_any_bits(uint32_t mask, uint64_t value, const char* where);
 
 template <class T>
 uint64_t bits_of(T value) {
@@ -56,19 +56,14 @@ uint64_t bits_of(T value) {
 
 template <class T>
 T shuffle_xor(uint32_t mask, T value, int lane_mask, const char* where) {
-  uint64_t bits = exchange(mask, bits_of(value), where)[lane() ^ lane_mask];
+  uint64_t bits = exchange_xor(mask, bits_of(value), lane_mask, where);
   memcpy(&value, &bits, sizeof(T));
   return value;
 }
 
 template <class T>
 uint32_t match_any(uint32_t mask, T value, const char* where) {
-  uint64_t mine = bits_of(value);
-  const uint64_t* slots = exchange(mask, mine, where);
-  uint32_t same = 0;
-  for (int other = 0; other < kWarp; ++other)
-    if (mask >> other & 1 && slots[other] == mine) same |= uint32_t{1} << other;
-  return same;
+  return match_any_bits(mask, bits_of(value), where);
 }
 
 // A static array in a block's shared memory. It is NaN when a block first asks for it, and lies on the heap, where
