@@ -120,7 +120,14 @@ LAYOUTS = {"NCHW": {}, "NHWC": {4: torch.channels_last, 5: torch.channels_last_3
 
 
 def convolutions(dtype: str) -> Iterator[Case]:
-    """Each layer in both layouts: the forward with its bias, the same with ReLU, and either gradient alone."""
+    """Each layer in both layouts: the forward with its bias, the same with ReLU, and either gradient alone.
+
+    On CUDA the depthwise ones, which have kernels there.
+    """
+    if torch.get_default_device().type == "cuda":
+        depthwise = {name: layer for name, layer in CONVOLUTIONS.items() if name.startswith("dw ")}
+        larger = {name: ((many(x[0]), *x[1:]), w, options) for name, (x, w, options) in depthwise.items()}
+        return _layers(dtype, larger, "conv")
     return itertools.chain(_layers(dtype, CONVOLUTIONS, "conv"), _layers(dtype, TRANSPOSED, "conv_transpose"))
 
 
@@ -176,7 +183,9 @@ def _layers(dtype: str, layers: dict[str, Layer], function_name: str) -> Iterato
         taps = w[0, 0].numel()
         into_y, into_x = (w.shape[0], w.shape[1]) if transposed else (w.shape[1], w.shape[0])
         terms = {"forward": into_y * taps, "dgrad": into_x * taps, "wgrad": y.numel() // y.shape[1]}
-        kind = functools.partial(Case, "conv", dtype=dtype, flops=flops)
+        moved = (xs[0].numel() + w.numel() + y.numel()) * w.element_size()
+        work = {"bytes": moved} if w.is_cuda else {"flops": flops}
+        kind = functools.partial(Case, "conv", dtype=dtype, **work)
         tolerance = exact * terms["forward"] ** 0.5
         yield kind(f"{label} forward", ours=forward(pair[0]), peer=forward(pair[1]), tolerance=tolerance)
         sides = fused("relu", None)
@@ -429,4 +438,4 @@ FAMILIES = {
     "softmax": softmaxes,
 }
 # Have CUDA kernels.
-ON_CUDA = ("activation", "cross_entropy", "dropout", "gated", "optimizer", "overhead", "pooling", "softmax")
+ON_CUDA = ("activation", "conv", "cross_entropy", "dropout", "gated", "optimizer", "overhead", "pooling", "softmax")

@@ -121,6 +121,10 @@ def explain(function: Callable[..., Any], *inputs: Any, **options: Any) -> Expla
     return rows
 
 
+# What reaches the ops there: the rest is torch's own convolution.
+_ON_CUDA = ("depthwise", "one channel a group, the only convolutions that have CUDA kernels")
+
+
 def _passes(x: Tensor, weight: Tensor, bias: Tensor | None, *where: Any) -> list[Pass]:
     """``where`` is the geometry, after the sizes of y if the convolution is transposed."""
     transposed, geometry = len(where) == 5, where[-4:]
@@ -156,9 +160,10 @@ def _passes(x: Tensor, weight: Tensor, bias: Tensor | None, *where: Any) -> list
     rows = []
     for name, call in calls.items():
         call()
-        strategy, reason = _C.last_conv_plan()
-        seconds = _best(call)
-        arithmetic, memory = flops / _peak_flops(x.dtype), size / _bandwidth()
+        strategy, reason = _C.last_conv_plan() if x.is_cpu else _ON_CUDA
+        seconds = _best(call, x.device.type)
+        arithmetic = flops / _peak_flops(x.dtype, x.device.type)
+        memory = size / _bandwidth(x.device.type)
         rows.append(
             Pass(
                 layer,
@@ -175,12 +180,15 @@ def _passes(x: Tensor, weight: Tensor, bias: Tensor | None, *where: Any) -> list
     return rows
 
 
-def _best(call: Callable[[], Any], budget: float = 0.05) -> float:
+def _best(call: Callable[[], Any], device: str, budget: float = 0.05) -> float:
     """The shortest of up to seven calls, fewer if they take longer than ``budget`` seconds."""
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     shortest, spent = float("inf"), 0.0
     for _ in range(7):
+        wait()
         start = time.perf_counter()
         call()
+        wait()
         seconds = time.perf_counter() - start
         shortest, spent = min(shortest, seconds), spent + seconds
         if spent > budget:
@@ -189,16 +197,16 @@ def _best(call: Callable[[], Any], budget: float = 0.05) -> float:
 
 
 @functools.cache
-def _peak_flops(dtype: torch.dtype) -> float:
+def _peak_flops(dtype: torch.dtype, device: str) -> float:
     """Of a large matrix product in the type that sums are kept in."""
-    n = 768
-    a = torch.rand(n, n, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    return 2 * n**3 / _best(lambda: a @ a)
+    n = 768 if device == "cpu" else 8192
+    a = torch.rand(n, n, dtype=torch.float64 if dtype == torch.float64 else torch.float32, device=device)
+    return 2 * n**3 / _best(lambda: a @ a, device)
 
 
 @functools.cache
-def _bandwidth() -> float:
+def _bandwidth(device: str) -> float:
     """Bytes per second, read and written, of a copy that no cache holds."""
-    source = torch.zeros(1 << 24)
-    target = torch.zeros(1 << 24)
-    return 2 * source.numel() * source.element_size() / _best(lambda: target.copy_(source))
+    source = torch.zeros(1 << (24 if device == "cpu" else 28), device=device)
+    target = torch.zeros_like(source)
+    return 2 * source.numel() * source.element_size() / _best(lambda: target.copy_(source), device)

@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as native
 from convcases import DTYPES, LAYOUTS, case, check, functions, laid_out, operands, outcome
+from devices import cpu_only
 from tolerances import SAME_BFLOAT16, SAME_FLOAT32
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vmap
@@ -137,6 +138,7 @@ def test_forward_and_gradients(x: Any, weight: Any, bias: bool, numbers: Any, dt
     check(operands(x, weight, bias, dtype, layout), numbers, strides=strides)
 
 
+@cpu_only
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("x", "weight", "bias", "numbers"), CASES)
@@ -455,6 +457,7 @@ def threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@cpu_only
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     ("x", "weight", "numbers"),
@@ -481,6 +484,7 @@ def test_bits_do_not_depend_on_threads(x: Any, weight: Any, numbers: Any, layout
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
+@cpu_only
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set(isa: str) -> None:
     expression = "(forward_and_gradients or takes_everything) and (float32 or bfloat16) or strided_views"

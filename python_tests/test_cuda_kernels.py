@@ -76,12 +76,32 @@ def _elementwise(x: Tensor) -> list[Tensor]:
     ]
 
 
+def _convolutions(x: Tensor) -> list[Tensor]:
+    """Depthwise, down lines and through any filter, alone and with what follows."""
+    channels = x.size(1)
+    outputs, weights = [], []
+    strided = [(size, stride, 1) for size in (3, 5, 7) for stride in (1, 2)]
+    for size, stride, dilation in [*strided, (3, 1, 2), (2, 3, 1)]:
+        weights.append((torch.rand(channels, 1, size, size, device=DEVICE) - 0.5).to(x.dtype).requires_grad_())
+        outputs.append(F.conv2d(x, weights[-1], None, stride, size // 2 * dilation, dilation, channels))
+    bias = torch.rand(channels, device=DEVICE).to(x.dtype)
+    outputs.append(F.conv2d(x, weights[0], bias, 1, 1, 1, channels, activation="silu"))
+    flat, line = x.flatten(2), torch.rand(channels, 1, 31, device=DEVICE).to(x.dtype)
+    outputs.append(F.conv1d(flat, line, bias, 1, 15, 1, channels, activation="relu", residual=flat.detach()))
+    return [*outputs, *torch.autograd.grad(_weighted(outputs), weights, retain_graph=x.requires_grad)]
+
+
+def _weighted(outputs: list[Tensor]) -> Tensor:
+    """Their sum, weighted so that no gradient is one value."""
+    return sum((y.float() * torch.linspace(0.5, 1, y.numel(), device=DEVICE).view(y.shape)).sum() for y in outputs)
+
+
 def _results(x: Tensor) -> list[Tensor]:
-    """Outputs of every kernel and the gradients of their sum, weighted so that no gradient is one value."""
+    """Outputs of every kernel and the gradients of their sum."""
     leaf = x.detach().requires_grad_()
     torch.manual_seed(3)
-    outputs = [*_elementwise(leaf), *_pools(leaf), *_rows(leaf)]
-    total = sum((y.float() * torch.linspace(0.5, 1, y.numel(), device=DEVICE).view(y.shape)).sum() for y in outputs)
+    outputs = [*_elementwise(leaf), *_pools(leaf), *_rows(leaf), *_convolutions(leaf)]
+    total = _weighted(outputs)
     (grad,) = torch.autograd.grad(total, leaf)
     y, indices = F.max_pool2d(x, 2, return_indices=True)
     return [*(t.detach() for t in outputs), grad, indices, F.max_unpool2d(y, indices, 2, output_size=x.shape[2:])]
@@ -98,6 +118,50 @@ def test_every_kernel_runs_and_gives_the_same_bits_again(shape: Any, layout: Any
     first, second = _results(x), _results(x)
     assert all(torch.equal(a, b) for a, b in zip(first, second))
     assert not any(t.isnan().any() for t in first if t.is_floating_point())
+
+
+FILTERS = (  # sizes of an image, of the filter, stride, padding, dilation
+    ((9, 11), (3, 3), 1, 1, 1),
+    ((9, 11), (3, 3), 2, 1, 1),
+    ((8, 8), (5, 5), 1, 2, 1),
+    ((13, 10), (5, 5), 2, 2, 1),
+    ((12, 9), (7, 7), 1, 3, 1),
+    ((12, 9), (7, 7), 2, 3, 1),
+    ((12, 13), (3, 3), 1, 2, 2),
+    ((12, 13), (3, 2), 3, (0, 1), (2, 1)),
+    ((12, 13), (4, 4), (2, 4), (1, 2), (2, 3)),
+    ((40,), (31,), 1, 15, 1),
+    ((40,), (4,), 2, 1, 3),
+    ((5, 6, 7), (3, 3, 3), 1, 1, 1),
+    ((5, 6, 7), (2, 3, 3), 2, 1, 1),
+)
+LIMITS = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [16, 5])
+@pytest.mark.parametrize(("image", "size", "stride", "padding", "dilation"), FILTERS)
+def test_depthwise(
+    image: Any, size: Any, stride: Any, padding: Any, dilation: Any, channels: int, dtype: torch.dtype
+) -> None:
+    """The forward and both gradients against float64 on the CPU, in both layouts."""
+    name, where = f"conv{len(size)}d", (stride, padding, dilation, channels)
+    operands = [
+        torch.randn(s, device="cpu").to(dtype) for s in ((2, channels, *image), (channels, 1, *size), (channels,))
+    ]
+    exact = [t.double().requires_grad_() for t in operands]
+    expected = getattr(native, name)(*exact, *where)
+    grad = torch.randn(expected.shape, device="cpu").to(dtype)
+    expected = [expected, *torch.autograd.grad(expected, exact, grad.double())]
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(len(image) + 2, torch.contiguous_format)
+    for layout in dict.fromkeys((torch.contiguous_format, last)):
+        ours = [t.to(DEVICE).requires_grad_() for t in operands]
+        x = ours[0].detach().contiguous(memory_format=layout).requires_grad_()
+        y = getattr(F, name)(x, *ours[1:], *where)
+        results = [y, *torch.autograd.grad(y, [x, *ours[1:]], grad.to(DEVICE))]
+        for result, wanted in zip(results, expected, strict=True):
+            error = (result.detach().cpu().double() - wanted.detach()).abs().max()
+            assert error <= LIMITS[dtype] * wanted.detach().abs().max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -52,7 +52,7 @@ def counts(dtype: torch.dtype) -> Iterator[Count]:
     import nnart_ops.functional as F
     from nnart_ops import optim
 
-    emulated = emulation.loaded()
+    emulated, ops = emulation.loaded(), torch.ops.nnart_ops
     assert emulated is not None, "not the emulated build"
 
     def counted(name: str, run: Callable[[], object], floor: int, windows: bool = False) -> Count:
@@ -96,6 +96,16 @@ def counts(dtype: torch.dtype) -> Iterator[Count]:
             yield from pair(f"max_pool2d {window}", maximum, images, saved=offsets, windows=True)
             mean = lambda t, w=(kernel, stride, padding): F.avg_pool2d(t, *w)  # noqa: E731
             yield from pair(f"avg_pool2d {window}", mean, images, saved=0, windows=True)
+        for taps, step in ((3, 1), (3, 2), (5, 1), (7, 1)):
+            weight = torch.rand(64, 1, taps, taps).to(dtype)
+            where = ([step] * 2, [taps // 2] * 4, [1, 1], 64)
+            y = ops.conv(images, weight, None, *where)
+            name, floor = f"depthwise {taps}x{taps} stride {step} {layout}", bytes_of(images, weight, y)
+            yield counted(f"{name} forward", lambda a=(images, weight, None, *where): ops.conv(*a), floor, True)
+            backward = lambda a=(y, weight, None, images.shape, *where): ops.conv_transpose(*a)  # noqa: E731
+            yield counted(f"{name} dgrad", backward, floor, True)
+            backward = lambda a=(y, images, [taps] * 2, *where): ops.conv_wgrad(*a)  # noqa: E731
+            yield counted(f"{name} wgrad", backward, floor, True)
         yield from pair(
             f"global average {layout}", lambda t: F.adaptive_avg_pool2d(t, 1), images, saved=0, windows=True
         )

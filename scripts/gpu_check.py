@@ -139,7 +139,11 @@ class Check:
         tests = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
         options = ["--tool", tool, "--error-exitcode", 66, "--kernel-regex", "kns=nnart"]
         files = [ROOT / "python_tests" / name for name in ("test_cuda_kernels.py", "test_cuda_optim.py")]
-        selected = [*files, "-k", "(test_every_kernel or same_bits_again_and) and (float32 or bfloat16)"]
+        selected = [
+            *files,
+            "-k",
+            "(test_every_kernel or test_depthwise or same_bits_again_and) and (float32 or bfloat16)",
+        ]
         more = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         outcome = self.run(tool, [sanitizer, *options, *tests, *selected], more)
         text = self.log(tool).read_text(errors="replace")

@@ -134,6 +134,7 @@ struct ConvArgs {
   // Forward: applied in place to y, each piece while it is in a cache. Its tensors are y's own, its residual lies as y
   // does. May be null.
   const ActivationArgs* finish;
+  double* partial_sums;  // Wgrad: scratch
 };
 
 // y = x > 0 ? x : w x and its gradients. Element (o channels + c) inner + i of x has the weight c.

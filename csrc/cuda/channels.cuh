@@ -87,12 +87,6 @@ struct RowCut {
   int64_t rows, pieces;   // rows of a piece
 };
 
-inline int power_of_two(int64_t at_least, int at_most) {
-  int power = 1;
-  while (power < at_least && power < at_most) power *= 2;
-  return power;
-}
-
 inline RowCut cut_rows(const ChannelShape& shape, int width) {
   RowCut cut;
   int64_t packs = ceil_div(shape.channels, width);

@@ -28,7 +28,7 @@ class Divisor {
   __device__ __forceinline__ int64_t divide(int64_t n) const {
     return is_short_ ? int64_t(quotient(uint32_t(n), multiplier_, shift_)) : n / divisor_;
   }
-  __device__ __forceinline__ int64_t number() const { return divisor_; }
+  __host__ __device__ __forceinline__ int64_t number() const { return divisor_; }
 
  private:
   int64_t divisor_;

@@ -28,11 +28,13 @@ const char* launch(const DropoutArgs&, cudaStream_t stream);
 const char* launch(const GatedArgs&, cudaStream_t stream);
 const char* launch(const SoftmaxArgs&, cudaStream_t stream);
 const char* launch(const CrossEntropyArgs&, cudaStream_t stream);
+const char* launch(const ConvArgs&, cudaStream_t stream);  // depthwise
 const char* launch(const OptimizerArgs&, cudaStream_t stream);
 
 // The numbers that partial_sums must have room for.
 int64_t scratch(const PReluArgs&);
 int64_t scratch(const BiasActivationArgs&);
 int64_t scratch(const CrossEntropyArgs&);
+int64_t scratch(const ConvArgs&);
 
 }  // namespace nnart::cuda

@@ -28,4 +28,11 @@ NNART_HD int64_t common_divisor(int64_t a, int64_t b) {
   return a;
 }
 
+// The least power of two that is at least that, up to at_most, which is one.
+NNART_HD int power_of_two(int64_t at_least, int at_most) {
+  int power = 1;
+  while (power < at_least && power < at_most) power *= 2;
+  return power;
+}
+
 }  // namespace nnart

@@ -11,6 +11,7 @@
 #include "ops/conv_native.h"
 #include "ops/conv_plan.h"
 #include "ops/launch.h"
+#include "ops/layout.h"
 #include "ops/register.h"
 
 namespace nnart {
@@ -230,6 +231,10 @@ void run(ConvArgs& args, const Geometry& g, const Tensor& x, const Tensor& weigh
   args.weight = operand(weight, true, g.dims);
   args.y = operand(y, g.batched, g.dims);
   args.bias = bias;
+  int64_t doubles = scratch(args);
+  std::optional<Tensor> sums;
+  if (doubles > 0) sums = scratch_on(y, doubles);
+  args.partial_sums = sums ? static_cast<double*>(sums->data_ptr()) : nullptr;
   launch(args, y);
 }
 

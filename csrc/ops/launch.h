@@ -15,6 +15,9 @@ struct AdafactorArgs;
 // of magnitude.
 bool native_conv_is_fast(DType dtype);
 
+// Whether this device has a kernel for a strategy of ours.
+bool has_kernel(ConvStrategy);
+
 // The bytes of a vector register in the kernels in use, 0 where they have none.
 int64_t vector_bytes();
 
@@ -25,6 +28,7 @@ bool keeps_table(const Tensor& on);
 int64_t scratch(const PReluArgs&);
 int64_t scratch(const BiasActivationArgs&);
 int64_t scratch(const CrossEntropyArgs&);
+int64_t scratch(const ConvArgs&);
 
 void launch(const ActivationArgs&, const Tensor& on);
 void launch(const MaskedActivationArgs&, const Tensor& on);

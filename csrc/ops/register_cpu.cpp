@@ -26,6 +26,9 @@ int64_t vector_bytes() {
 
 bool keeps_table(const Tensor& on) { return !on.is_cpu(); }
 
+bool has_kernel(ConvStrategy) { return true; }
+
+int64_t scratch(const ConvArgs&) { return 0; }
 int64_t scratch(const PReluArgs& args) { return prelu_tasks(args.outer, args.inner) * args.channels; }
 int64_t scratch(const BiasActivationArgs& args) {
   return bias_tasks(args.outer, args.channels, args.inner) * args.channels;

@@ -27,10 +27,12 @@ void launch_on(const Args& args, const Tensor& on) {
 bool native_conv_is_fast(DType) { return true; }
 int64_t vector_bytes() { return 0; }
 bool keeps_table(const Tensor&) { return true; }
+bool has_kernel(ConvStrategy strategy) { return strategy == ConvStrategy::Depthwise; }
 
 int64_t scratch(const PReluArgs& args) { return cuda::scratch(args); }
 int64_t scratch(const BiasActivationArgs& args) { return cuda::scratch(args); }
 int64_t scratch(const CrossEntropyArgs& args) { return cuda::scratch(args); }
+int64_t scratch(const ConvArgs& args) { return cuda::scratch(args); }
 
 void launch(const ActivationArgs& args, const Tensor& on) { launch_on(args, on); }
 void launch(const MaskedActivationArgs& args, const Tensor& on) { launch_on(args, on); }
@@ -48,12 +50,13 @@ void launch(const SoftmaxArgs& args, const Tensor& on) { launch_on(args, on); }
 void launch(const CrossEntropyArgs& args, const Tensor& on) { launch_on(args, on); }
 void launch(const OptimizerArgs& args, const Tensor& on) { launch_on(args, on); }
 
-void launch(const ConvArgs&, const Tensor&) { no_kernel("conv"); }
+void launch(const ConvArgs& args, const Tensor& on) { launch_on(args, on); }
 void launch(const AdafactorArgs&, const Tensor&) { no_kernel("adafactor_direction_"); }
 
 STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CUDA, library) {
   Library m(library);
   register_families(m);
+  register_conv(m);
 }
 
 }  // namespace nnart

@@ -20,12 +20,18 @@ void launch_here(const Args& args) {
 bool native_conv_is_fast(DType dtype) { return dtype == DType::Float32; }
 int64_t vector_bytes() { return 16; }
 bool keeps_table(const Tensor&) { return true; }
+bool has_kernel(ConvStrategy) { return true; }
 
 int64_t scratch(const PReluArgs& args) { return cuda::scratch(args); }
 int64_t scratch(const BiasActivationArgs& args) { return cuda::scratch(args); }
 int64_t scratch(const CrossEntropyArgs& args) { return cuda::scratch(args); }
+int64_t scratch(const ConvArgs& args) { return cuda::scratch(args); }
 
-void launch(const ActivationArgs& args, const Tensor&) { launch_here(args); }
+// With a residual or a bias it is of a convolution that is not depthwise, and so the CPU's.
+void launch(const ActivationArgs& args, const Tensor&) {
+  if (args.residual || args.bias) return cpu::launch(args);
+  launch_here(args);
+}
 void launch(const MaskedActivationArgs& args, const Tensor&) { launch_here(args); }
 void launch(const MaxPoolArgs& args, const Tensor&) { launch_here(args); }
 void launch(const MaxPoolBackwardArgs& args, const Tensor&) { launch_here(args); }
@@ -40,7 +46,10 @@ void launch(const GatedArgs& args, const Tensor&) { launch_here(args); }
 void launch(const SoftmaxArgs& args, const Tensor&) { launch_here(args); }
 void launch(const CrossEntropyArgs& args, const Tensor&) { launch_here(args); }
 
-void launch(const ConvArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const ConvArgs& args, const Tensor&) {
+  if (args.strategy == ConvStrategy::Depthwise) return launch_here(args);
+  cpu::launch(args);
+}
 void launch(const AdafactorArgs& args, const Tensor&) { cpu::launch(args); }
 
 // The caller is one for a CPU: it waits for what the step decides, and counts steps in its own rows.

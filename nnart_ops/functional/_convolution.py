@@ -13,10 +13,19 @@ from nnart_ops import _extension
 from nnart_ops.autograd.conv import autocast_operands, known_from_output
 from nnart_ops.autograd.function import transforms_active
 from nnart_ops.functional._epilogue import epilogue_of
-from nnart_ops.functional._native import kernel_takes
+from nnart_ops.functional._native import device_kernel_takes, kernel_takes
 
 Ints = int | Sequence[int]
 _MOST_PLANS = 4096
+
+
+def _takes(*tensors: Tensor) -> bool:
+    return kernel_takes(*tensors) if tensors[0].is_cpu else device_kernel_takes(*tensors)
+
+
+def _is_depthwise(weight: Tensor, groups: int) -> bool:
+    """Whether it is one of the convolutions that have CUDA kernels: others are native there."""
+    return groups > 1 and weight.shape[:2] == (groups, 1)
 
 
 class Kind(NamedTuple):
@@ -91,10 +100,10 @@ class Kind(NamedTuple):
             call = self._planned(input, weight, bias, numbers)
             if call is None:
                 pre = self.native(input, weight, bias, *numbers)
-                return epilogue.in_place(pre) if kernel_takes(pre) else epilogue.function(pre)
+                return epilogue.in_place(pre) if _takes(pre) else epilogue.function(pre)
         else:
             call = self._call(input, weight, bias, numbers)
-        if call is None or separate or not (residual is None or kernel_takes(call[0], residual)):
+        if call is None or separate or not (residual is None or _takes(call[0], residual)):
             pre = self._plain(input, weight, bias, numbers)
             return epilogue.function(pre if residual is None else pre + self._checked(residual, pre))
         if training and not known_from_output(epilogue.op, epilogue.numbers):
@@ -112,9 +121,9 @@ class Kind(NamedTuple):
         operands: tuple[Tensor, ...] = (input, weight) if bias is None else (input, weight, bias)
         if not all(isinstance(operand, Tensor) for operand in operands):
             return None
-        if torch.is_autocast_enabled("cpu") and input.is_cpu:
-            operands = autocast_operands("cpu", *operands)
-        if not kernel_takes(*operands):
+        if (input.is_cpu or input.is_cuda) and torch.is_autocast_enabled(input.device.type):
+            operands = autocast_operands(input.device.type, *operands)
+        if not _takes(*operands):
             if all(kernel_takes(operand) for operand in operands):  # each for itself: they differ in dtype alone
                 raise RuntimeError(self._dtype_message(*operands))
             return None
@@ -122,7 +131,7 @@ class Kind(NamedTuple):
             rest = self.read(self, operands[0], operands[1], *numbers)
         except TypeError:  # no integers: torch's own message says which argument takes what
             return None
-        if rest is None:
+        if rest is None or (input.is_cuda and not _is_depthwise(weight, rest[-1])):
             return None
         return operands[0], operands[1], operands[2] if bias is not None else None, *rest
 

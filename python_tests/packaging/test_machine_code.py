@@ -42,6 +42,7 @@ PACKED = {
     "avg_pool.cu": ["pool_kernel<Forward<C, w>, int, w, 3, 3>", "gather_kernel<Backward<C, w>, int, w, true>"],
     "softmax.cu": ["class_rows_kernel<Forward<C", "class_rows_kernel<Backward<C"],
     "cross_entropy.cu": ["class_rows_kernel<Backward<C"],
+    "depthwise.cu": ["depthwise_kernel<C, w, 3, 1>", "depthwise_gather_kernel<C, w>"],
     "update.cu": ["update_kernel<float>"],
 }
 STORAGE = {"float": 4, "BFloat16": 8}
