@@ -11,10 +11,14 @@
 namespace nnart::cuda {
 namespace {
 
-// Elements of grad_y that a thread sums in float at most, and those of a piece for each tap: fewer would write too many
-// sums.
-constexpr int64_t kMostTerms = 1024, kLeastTerms = 256;
+// Elements of grad_y that a thread sums in float at most.
+constexpr int64_t kMostTerms = 1024;
+// Bytes of grad_y that a piece has at least for each of its sums, a double that is written and read: fewer would make
+// the sums count.
+constexpr int64_t kLeastBytes = 256;
 constexpr int64_t kFillingBlocks = 512;
+// Neighbouring channels of a block, in bytes; the fewer where there are too few blocks otherwise.
+constexpr int kMostLaneBytes = 128, kLeastLaneBytes = 32;
 
 struct WgradPlan {
   int lanes, runs, shares;  // a block is lanes x runs of taps x shares of the lines
@@ -22,25 +26,31 @@ struct WgradPlan {
   int32_t all_runs, taps;
   Divisor width, height, depth;  // of y, for places along a line, lines of an image, and so on
 
-  WgradPlan(const ConvArgs& args, int pack, int run)
-      : lanes(is_channels_last(args) ? power_of_two(ceil_div(args.groups, pack), pack == 1 ? 32 : 8) : 1),
-        runs(0),
-        shares(0),
-        channel_blocks(ceil_div(ceil_div(args.groups, pack), lanes)),
+  // Of elements of `size` bytes, `pack` of them a thread.
+  WgradPlan(const ConvArgs& args, int size, int pack, int run)
+      : lanes(is_channels_last(args) ? power_of_two(ceil_div(args.groups, pack), kMostLaneBytes / (pack * size)) : 1),
         lines(args.batch * args.axis[0].out * args.axis[1].out),
         all_runs(int32_t(args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel / run)),
         taps(all_runs * run),
         width(args.axis[2].out, lines * args.axis[2].out),
         height(args.axis[1].out, lines),
         depth(args.axis[0].out, lines) {
+    cut(args, size, pack);
+    while (lanes > 1 && lanes * pack * size > kLeastLaneBytes && blocks() < kFillingBlocks) {
+      lanes /= 2;
+      cut(args, size, pack);
+    }
+  }
+  void cut(const ConvArgs& args, int size, int pack) {
+    channel_blocks = ceil_div(ceil_div(args.groups, pack), lanes);
     runs = int(least(all_runs, most(kConvThreads / lanes / 4, 1)));
     shares = kConvThreads / (lanes * runs);
     run_blocks = ceil_div(all_runs, runs);
     int64_t line = args.axis[2].out;
-    int64_t longest = most(kMostTerms * shares / line, shares), shortest = ceil_div(kLeastTerms * taps, line);
+    int64_t longest = most(kMostTerms * shares / line, shares);
+    int64_t shortest = ceil_div(kLeastBytes / size * taps, line);
     int64_t to_fill = ceil_div(lines * channel_blocks * run_blocks, kFillingBlocks);
-    lines_of_piece = least(longest, least(most(shortest, to_fill), most(to_fill * 8, shares)));
-    lines_of_piece = most(least(lines_of_piece, lines), 1);
+    lines_of_piece = most(least(least(longest, most(shortest, to_fill)), lines), 1);
     pieces = ceil_div(lines, lines_of_piece);
   }
   int threads() const { return lanes * runs * shares; }
@@ -173,7 +183,7 @@ int run_of(const ConvArgs& args) {
 
 template <class S, int width, int run>
 const char* sum_runs(const ConvArgs& args, cudaStream_t stream) {
-  WgradPlan plan(args, width, run);
+  WgradPlan plan(args, sizeof(S), width, run);
   auto launch_with = [&](auto last) {
     constexpr bool channels_last = decltype(last)::value == 1;
     return launch_kernel(depthwise_wgrad_kernel<S, width, run, channels_last>, plan.blocks(), plan.threads(), stream,
@@ -217,8 +227,10 @@ const char* depthwise_wgrad(const ConvArgs& args, cudaStream_t stream) {
 int64_t scratch(const ConvArgs& args) {
   if (args.pass != ConvPass::Wgrad || args.strategy != ConvStrategy::Depthwise) return 0;
   int64_t pieces = 0;
-  for (int width : {1, kPackWidth<double>, kPackWidth<float>, kPackWidth<BFloat16>})
-    pieces = most(pieces, WgradPlan(args, width, run_of(args)).pieces);
+  with_dtype(args.dtype, [&](auto type) {
+    using S = typename decltype(type)::type;
+    for (int width : {1, kPackWidth<S>}) pieces = most(pieces, WgradPlan(args, sizeof(S), width, run_of(args)).pieces);
+  });
   return pieces * args.groups * args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
 }
 
