@@ -20,8 +20,6 @@ constexpr int kChannelBlocks = 2;  // a multiprocessor: 128 registers a thread
 constexpr int kChannelUnroll = 2;
 constexpr int kWarp = 32;
 constexpr int kChannelWarps = kChannelThreads / kWarp;
-// Rounds of kChannelUnroll terms that are added in float before the sum goes on in double, as on the CPU.
-constexpr int kFloatRounds = 8;
 // Elements of a plane that a group of lanes goes through.
 constexpr int64_t kPlaneRun = 2048;
 // Pieces into which the rows of an inner == 1 map are cut at most: enough blocks to fill any card.
@@ -31,23 +29,24 @@ struct ChannelShape {
   int64_t outer, channels, inner;
 };
 
-// The sums of a thread, one a lane.
+// The sums of a thread, one a lane, in C, and what rounding took from them (the two-sum of D. Knuth, TAOCP 4.2.2):
+// together they have double's precision.
 template <class C, int width>
 struct LaneSums {
-  C brief[width] = {};
-  double total[width] = {};
+  C sum[width] = {}, lost[width] = {};
 
   __device__ __forceinline__ void add(const Pack<C, width>& pack, Lanes lanes) {
 #pragma unroll
-    for (int k = 0; k < width; ++k)
-      if (lanes.whole || (k >= lanes.begin && k < lanes.end)) brief[k] += pack.lanes[k];
-  }
-  __device__ __forceinline__ void flush() {
-#pragma unroll
     for (int k = 0; k < width; ++k) {
-      total[k] += double(brief[k]);
-      brief[k] = C(0);
+      if (!lanes.whole && (k < lanes.begin || k >= lanes.end)) continue;
+      C term = pack.lanes[k], next = sum[k] + term, added = next - sum[k];
+      lost[k] += (sum[k] - (next - added)) + (term - added);
+      sum[k] = next;
     }
+  }
+  // Of an infinite sum there is no number that was lost.
+  __device__ __forceinline__ double total(int k) const {
+    return double(sum[k]) + (lost[k] == lost[k] ? double(lost[k]) : 0.0);
   }
 };
 
@@ -59,13 +58,13 @@ __device__ __forceinline__ double sum_over_lanes(double value, int first, int la
 
 // A block as `columns` by kChannelThreads / columns threads, columns a power of two of at most a warp: the sums of a
 // column's threads, of which each has `width` lanes, for write(lane of the block, sum).
-template <int width, class Write>
-__device__ __forceinline__ void sum_columns(const double (&sums)[width], int columns, const Write& write) {
+template <class C, int width, class Write>
+__device__ __forceinline__ void sum_columns(const LaneSums<C, width>& sums, int columns, const Write& write) {
   auto* of_warp = shared_array<double[kWarp * width], kChannelWarps>();
   int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
 #pragma unroll
   for (int k = 0; k < width; ++k) {
-    double sum = sum_over_lanes(sums[k], columns, kWarp);
+    double sum = sum_over_lanes(sums.total(k), columns, kWarp);
     if (lane < columns) of_warp[warp][lane * width + k] = sum;
   }
   __syncthreads();  // the warps' sums are there
@@ -104,19 +103,18 @@ __global__ void __launch_bounds__(kChannelThreads, kChannelBlocks)
     rows_kernel(Body body, int64_t outer, int64_t channels, RowCut cut, bool aligned) {
   using C = typename Body::C;
   constexpr int width = kPackWidth<typename Body::S>;
-  int64_t piece = blockIdx.x / cut.column_blocks, first_pack = blockIdx.x % cut.column_blocks * cut.columns;
+  uint32_t piece = uint32_t(blockIdx.x / cut.column_blocks), column_block = uint32_t(blockIdx.x % cut.column_blocks);
   int height = kChannelThreads / cut.columns;
-  int64_t c = (first_pack + threadIdx.x % cut.columns) * width;
+  auto first_channel = [&] { return int64_t(column_block) * cut.columns * width; };  // computed anew, not kept
+  int64_t c = first_channel() + threadIdx.x % cut.columns * width;
   LaneSums<C, width> sums;
   if (c < channels) {
     int count = int(least(width, channels - c));
     Lanes lanes{0, count, aligned && count == width};
     auto of_channel = body.channel(c, false, lanes);
-    int64_t end = least(outer, (piece + 1) * cut.rows) * channels, down = height * channels;
-    int round = 0;
+    int64_t end = least(outer, (int64_t(piece) + 1) * cut.rows) * channels, down = height * channels;
     for (int64_t i = (piece * cut.rows + threadIdx.x / cut.columns) * channels + c; i < end;
          i += kChannelUnroll * down) {
-      if (++round % kFloatRounds == 0) sums.flush();
       decltype(body.load(0, lanes)) loaded[kChannelUnroll];
 #pragma unroll
       for (int u = 0; u < kChannelUnroll; ++u)
@@ -127,10 +125,9 @@ __global__ void __launch_bounds__(kChannelThreads, kChannelBlocks)
     }
   }
   if (!body.partial_sums) return;
-  sums.flush();
-  double* partial_sums = body.partial_sums + piece * channels;
-  sum_columns(sums.total, cut.columns, [&](int lane, double sum) {
-    if (first_pack * width + lane < channels) partial_sums[first_pack * width + lane] = sum;
+  sum_columns(sums, cut.columns, [&](int lane, double sum) {
+    int64_t channel = first_channel() + lane;
+    if (channel < channels) body.partial_sums[piece * channels + channel] = sum;
   });
 }
 
@@ -170,9 +167,7 @@ __global__ void __launch_bounds__(kChannelThreads, kChannelBlocks)
       int64_t from = most(begin - pack * width, 0), to = most(least(end - pack * width, width), 0);
       return Lanes{int(least(from, width)), int(to), aligned && from == 0 && to == width};
     };
-    int round = 0;
     for (int64_t p = begin / width + lane; p < end_pack; p += kChannelUnroll * cut.group) {
-      if (++round % kFloatRounds == 0) sums.flush();
       decltype(body.load(0, Lanes{})) loaded[kChannelUnroll];
 #pragma unroll
       for (int u = 0; u < kChannelUnroll; ++u) {
@@ -187,10 +182,9 @@ __global__ void __launch_bounds__(kChannelThreads, kChannelBlocks)
     }
   }
   if (!body.partial_sums) return;
-  sums.flush();
   double sum = 0;
 #pragma unroll
-  for (int k = 0; k < width; ++k) sum += sums.total[k];
+  for (int k = 0; k < width; ++k) sum += sums.total(k);
   sum = sum_over_lanes(sum, 1, cut.group);
   if (run < cut.runs && lane == 0) body.partial_sums[(outer * cut.pieces + piece) * channels + c] = sum;
 }
@@ -203,10 +197,10 @@ __global__ void __launch_bounds__(kChannelThreads)
     add_pieces_kernel(const double* partial_sums, int64_t pieces, int64_t channels, int columns, S* sums) {
   int64_t c = int64_t(blockIdx.x) * columns + threadIdx.x % columns;
   int height = kChannelThreads / columns;
-  double sum[1] = {0};
+  LaneSums<double, 1> sum;
   if (c < channels)
     for (int64_t piece = threadIdx.x / columns; piece < pieces; piece += height)
-      sum[0] += partial_sums[piece * channels + c];
+      sum.sum[0] += partial_sums[piece * channels + c];
   sum_columns(sum, columns, [&](int lane, double total) {
     int64_t channel = int64_t(blockIdx.x) * columns + lane;
     if (channel < channels) sums[channel] = narrow(Type<S>{}, ComputeType<S>(total));

@@ -63,8 +63,9 @@ __device__ __forceinline__ State over_block(State state) {
   return state;
 }
 
-// The sums of a block's threads, in the order of its warps, to the block's two numbers.
-__device__ __forceinline__ void write_sums(BlockSums sums, double* partial_sums) {
+// The sums of a block's threads, in the order of its warps; only its first thread has them then. Called once in a
+// kernel.
+__device__ __forceinline__ BlockSums sums_of_block(BlockSums sums) {
   BlockSums* of_warp = shared_array<BlockSums, kMostWarps>();
   for (int offset = 1; offset < kClassWarp; offset *= 2) {
     sums.first += shuffled(sums.first, offset);
@@ -72,11 +73,18 @@ __device__ __forceinline__ void write_sums(BlockSums sums, double* partial_sums)
   }
   if (threadIdx.x % kClassWarp == 0) of_warp[threadIdx.x / kClassWarp] = sums;
   __syncthreads();  // every warp's part is there
-  if (threadIdx.x != 0) return;
+  if (threadIdx.x != 0) return sums;
   for (int w = 1; w < int(blockDim.x) / kClassWarp; ++w) {
     sums.first += of_warp[w].first;
     sums.second += of_warp[w].second;
   }
+  return sums;
+}
+
+// Those to the block's two numbers.
+__device__ __forceinline__ void write_sums(BlockSums sums, double* partial_sums) {
+  sums = sums_of_block(sums);
+  if (threadIdx.x != 0) return;
   partial_sums[2 * int64_t(blockIdx.x)] = sums.first;
   partial_sums[2 * int64_t(blockIdx.x) + 1] = sums.second;
 }

@@ -59,17 +59,18 @@ struct Rows {
 
   __device__ __forceinline__ C weight_of(int64_t c) const { return weight ? widen(weight[c]) : C(1); }
 
+  static constexpr int32_t kNoLabel = -1, kIgnored = -2;
   struct Row {
-    int32_t label;  // -1 where there is none
+    int32_t label;  // or one of those
     C chosen;       // what q_label has beyond the smoothing
-    bool counts;    // false for an ignored row
+    __device__ __forceinline__ bool counts() const { return label != kIgnored; }
   };
   __device__ __forceinline__ Row row(int64_t r) const {
-    if (probabilities) return {-1, C(0), true};
+    if (probabilities) return {kNoLabel, C(0)};
     int64_t label = labels[r];
-    if (label == ignore_index) return {-1, C(0), false};
+    if (label == ignore_index) return {kIgnored, C(0)};
     assert(label >= 0 && label < classes);  // torch's own kernel does no better without waiting for the GPU
-    return {int32_t(label), weight_of(label) * kept, true};
+    return {int32_t(label), weight_of(label) * kept};
   }
   __device__ __forceinline__ C q_of(const Row& row, const Element& e, int32_t c) const {
     if (probabilities) return (e.p * kept + smoothing) * weight_of(c);
@@ -149,7 +150,7 @@ struct Forward : Rows<S_> {
     this->largest[r] = state.largest;
     this->log_sum[r] = log;
     double of_row = 0;
-    if (row.counts) {
+    if (row.counts()) {
       of_row = double(state.total) * double(log) - double(state.inside);
       if (by_label_alone()) {
         Division place = divide(r, inner);
@@ -218,7 +219,7 @@ struct Backward : Rows<S_> {
     return {row, {this->largest[r], this->log_sum[r], C(of_row), C(of_row * total)}};
   }
   __device__ __forceinline__ C value(const Result& result, const Element& e, int32_t c) const {
-    return result.row.counts ? result.derive(e.x, this->q_of(result.row, e, c)) : C(0);
+    return result.row.counts() ? result.derive(e.x, this->q_of(result.row, e, c)) : C(0);
   }
 };
 
@@ -235,20 +236,18 @@ __device__ __forceinline__ BlockSums sum_of_pairs(const double* pairs, int64_t c
 template <class C>
 __global__ void __launch_bounds__(kClassThreads)
     reduce_losses_kernel(const double* pairs, int64_t count, Reduction reduction, C* loss, C* total_weight) {
-  double result[2];  // of thread 0
-  write_sums(sum_of_pairs(pairs, count), result);
+  BlockSums sums = sums_of_block(sum_of_pairs(pairs, count));
   if (threadIdx.x != 0) return;
-  *total_weight = C(result[1]);
-  if (reduction != Reduction::None) *loss = C(reduction == Reduction::Mean ? result[0] / result[1] : result[0]);
+  *total_weight = C(sums.second);
+  if (reduction != Reduction::None) *loss = C(reduction == Reduction::Mean ? sums.first / sums.second : sums.first);
 }
 
 template <class S>
 __global__ void __launch_bounds__(kClassThreads) sum_weights_kernel(const S* weight, int64_t classes, double* sum) {
-  double result[2];  // of thread 0
   BlockSums sums;
   for (int64_t c = threadIdx.x; c < classes; c += kClassThreads) sums.first += double(widen(weight[c]));
-  write_sums(sums, result);
-  if (threadIdx.x == 0) *sum = result[0];
+  sums = sums_of_block(sums);
+  if (threadIdx.x == 0) *sum = sums.first;
 }
 
 template <class S>

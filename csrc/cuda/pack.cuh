@@ -40,14 +40,8 @@ struct AccessOf<1> {
   using type = uint8_t;
 };
 
-template <class From, class To>
-__device__ __forceinline__ void copy_accesses(const From& from, To& to) {
-  using Access = typename AccessOf<sizeof(From)>::type;
-  static_assert(sizeof(From) == sizeof(To) && sizeof(From) % sizeof(Access) == 0);
-#pragma unroll
-  for (int i = 0; i < int(sizeof(From) / sizeof(Access)); ++i)
-    reinterpret_cast<Access*>(&to)[i] = reinterpret_cast<const Access*>(&from)[i];
-}
+template <int bytes>
+using Access = typename AccessOf<bytes>::type;
 
 // A pointer that came out of memory: the compiler is told that it is of the GPU's, of which it would know in an
 // argument of the kernel, so that it need not take the slower access to memory of any kind.
@@ -61,12 +55,19 @@ __device__ __forceinline__ T* in_global_memory(T* p) {
 template <int width, class S>
 __device__ __forceinline__ Pack<S, width> load(const S* p) {
   Pack<S, width> pack;
-  copy_accesses(*reinterpret_cast<const Pack<S, width>*>(p), pack);
+  using A = Access<sizeof pack>;
+#pragma unroll
+  for (int i = 0; i < int(sizeof pack / sizeof(A)); ++i)
+    reinterpret_cast<A*>(&pack)[i] = reinterpret_cast<const A*>(p)[i];
   return pack;
 }
+// By the instruction's own name: the compiler takes a plain assignment apart where other code has the lanes singly.
 template <int width, class S>
 __device__ __forceinline__ void store(S* p, const Pack<S, width>& pack) {
-  copy_accesses(pack, *reinterpret_cast<Pack<S, width>*>(p));
+  using A = Access<sizeof pack>;
+#pragma unroll
+  for (int i = 0; i < int(sizeof pack / sizeof(A)); ++i)
+    __stwb(reinterpret_cast<A*>(p) + i, reinterpret_cast<const A*>(&pack)[i]);
 }
 
 template <int width, class S>

@@ -36,5 +36,9 @@ using uint4 = uint32_t __attribute__((vector_size(16), may_alias));
 #define __match_any_sync(mask, value) nnart::emulation::match_any(mask, value, NNART_HERE("__match_any_sync"))
 
 inline bool __isGlobal(const void*) { return true; }
+template <class T>
+void __stwb(T* p, T value) {
+  *p = value;
+}
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return uint32_t((uint64_t{a} * b) >> 32); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(uint32_t(x)); }
