@@ -31,19 +31,23 @@ def check(case: Case) -> None:
 
 
 def measure(
-    case: Case, rounds: int, bandwidth: dict[tuple[int, bool], float], flops: dict[str, float]
+    case: Case, rounds: int, compiles: bool, bandwidth: dict[tuple[int, bool], float], flops: dict[str, float]
 ) -> dict[str, Any]:
-    """One row of the table: times in ms, rates, the share of the roofline, the ratio."""
+    """One row of the table: times in ms, rates, the share of the roofline, the ratio to the strongest peer."""
     check(case)
-    comparison = timing.compare(case.ours, case.peer, rounds=rounds, inner=case.inner)
+    peers = timing.peers_of(case.peer, convolves=case.family == "conv", compiles=compiles)
+    comparison = timing.compare(case.ours, peers, rounds=rounds, inner=case.inner)
     row: dict[str, Any] = {
         "family": case.family,
         "case": case.name,
         "dtype": case.dtype,
         "ours_ms": comparison.ours * 1e3,
-        "native_ms": comparison.peer * 1e3,
+        "native_ms": comparison.peers[comparison.strongest] * 1e3,
         "ratio": comparison.ratio,
     }
+    if len(peers) > 1:
+        row["peer"] = comparison.strongest
+        row["peers_ms"] = {name: seconds * 1e3 for name, seconds in comparison.peers.items()}
     if case.flops:
         if case.dtype not in flops:
             flops[case.dtype] = timing.peak_flops(DTYPES[case.dtype])
@@ -67,7 +71,8 @@ def line(row: dict[str, Any]) -> str:
     )
     share = f"{row['roofline']:5.0%}" if "roofline" in row else "     "
     times = f"{row['ours_ms']:9.4f} {row['native_ms']:9.4f}"
-    return f"{row['case']:52s} {row['dtype']:9s} {times}  {rate} {share}  {row['ratio']:6.2f}x"
+    ratio = f"{row['ratio']:6.2f}x {row.get('peer', '')}".rstrip()
+    return f"{row['case']:52s} {row['dtype']:9s} {times}  {rate} {share}  {ratio}"
 
 
 def main() -> None:
@@ -79,6 +84,9 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", choices=sorted(DTYPES), default=["float32", "bfloat16"])
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
     parser.add_argument("--rounds", type=int, default=21, help="samples of each side (median is reported)")
+    parser.add_argument(
+        "--compile-every", type=int, default=0, metavar="N", help="torch.compile is a peer of each N-th case; 0: none"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no case after so many seconds")
     parser.add_argument("--commit", default="", help="what was checked out, where there is no .git to ask")
@@ -98,7 +106,7 @@ def main() -> None:
         print(f"{versions['cpu_isa']} kernels; allocator thresholds set for both sides; ratio = native time / our time")
     print(f"{'case':52s} {'dtype':9s} {'ours ms':>9s} {'native ms':>9s}  {'our rate':>16s} roof    ratio")
     rows, wrong, bandwidth, flops = [], list[dict[str, str]](), dict[tuple[int, bool], float](), dict[str, float]()
-    start = time.monotonic()
+    start, cases = time.monotonic(), 0
     families = arguments.family or sorted(FAMILIES.keys() if arguments.device == "cpu" else ON_CUDA)
     for family, dtype in itertools.product(families, arguments.dtype):
         for case in FAMILIES[family](dtype):
@@ -106,8 +114,10 @@ def main() -> None:
                 break
             if arguments.only not in case.name:
                 continue
+            cases += 1
+            compiles = arguments.compile_every > 0 and cases % arguments.compile_every == 0
             try:
-                rows.append(measure(case, arguments.rounds, bandwidth, flops))
+                rows.append(measure(case, arguments.rounds, compiles, bandwidth, flops))
                 print(line(rows[-1]), flush=True)
             except (AssertionError, RuntimeError) as error:
                 wrong.append({"family": family, "case": case.name, "dtype": dtype, "error": str(error)})

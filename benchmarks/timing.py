@@ -39,15 +39,20 @@ def set_allocator_thresholds() -> None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Median seconds of one call, each."""
+    """Median seconds of one call, ours and each peer's."""
 
     ours: float
-    peer: float
+    peers: dict[str, float]
+
+    @property
+    def strongest(self) -> str:
+        """The fastest of the peers."""
+        return min(self.peers, key=lambda name: self.peers[name])
 
     @property
     def ratio(self) -> float:
-        """The peer's time over ours: above 1, ours is faster."""
-        return self.peer / self.ours
+        """The strongest peer's time over ours: above 1, ours is faster."""
+        return self.peers[self.strongest] / self.ours
 
 
 Seconds = Callable[[Callable[[int], Any], int, int], float]
@@ -83,16 +88,36 @@ def _seconds() -> Seconds:
     return _gpu_seconds if torch.get_default_device().type == "cuda" else _cpu_seconds
 
 
-def compare(ours: Callable[[int], Any], peer: Callable[[int], Any], *, rounds: int, inner: int = 1) -> Comparison:
-    """Times ``ours(i)`` and ``peer(i)`` in turn, i the number of the round, ``inner`` calls at a time."""
+def peers_of(peer: Callable[[int], Any], *, convolves: bool, compiles: bool) -> dict[str, Callable[[int], Any]]:
+    """The ways in which PyTorch may run the peer: as it is, with cuDNN's choice measured, compiled."""
+
+    def with_measured_choice(i: int) -> Any:
+        torch.backends.cudnn.benchmark = True
+        try:
+            return peer(i)
+        finally:
+            torch.backends.cudnn.benchmark = False
+
+    peers = {"eager": peer}
+    if convolves and torch.get_default_device().type == "cuda":
+        peers["cudnn.benchmark"] = with_measured_choice
+    if compiles:
+        torch._dynamo.reset()
+        peers["torch.compile"] = torch.compile(peer)
+    return peers
+
+
+def compare(
+    ours: Callable[[int], Any], peers: dict[str, Callable[[int], Any]], *, rounds: int, inner: int = 1
+) -> Comparison:
+    """Times ``ours(i)`` and each peer in turn, i the number of the round, ``inner`` calls at a time."""
     seconds = _seconds()
-    times: tuple[list[float], list[float]] = ([], [])
+    turns: list[tuple[Callable[[int], Any], list[float]]] = [(function, []) for function in (*peers.values(), ours)]
     for i in range(rounds + 2):  # two rounds to warm up
-        turns = list(zip((peer, ours), times))
         for function, samples in turns if i % 2 else reversed(turns):
             samples.append(seconds(function, i, inner))
-    peer_times, our_times = (samples[2:] for samples in times)
-    return Comparison(ours=statistics.median(our_times), peer=statistics.median(peer_times))
+    *peer_times, our_time = (statistics.median(samples[2:]) for _, samples in turns)
+    return Comparison(ours=our_time, peers=dict(zip(peers, peer_times)))
 
 
 def copy_bandwidth(sizes: Sequence[int]) -> dict[int, float]:

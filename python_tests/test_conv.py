@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as native
 from convcases import DTYPES, LAYOUTS, case, check, functions, laid_out, operands, outcome
-from devices import cpu_only
+from devices import DEVICE, cpu_only
 from tolerances import SAME_BFLOAT16, SAME_FLOAT32
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vmap
@@ -232,7 +232,7 @@ def test_third_order() -> None:
 def test_torch_samples(dims: int, dtype: torch.dtype) -> None:
     info = next(op for op in op_db if op.name == f"nn.functional.conv{dims}d")
     compared = 0
-    for sample in info.sample_inputs("cpu", dtype):
+    for sample in info.sample_inputs(DEVICE, dtype):
         tensors = [sample.input, *(arg for arg in sample.args if isinstance(arg, Tensor))]
         numbers = dict(sample.kwargs)
         bias = numbers.pop("bias", None)
@@ -250,7 +250,7 @@ def test_torch_samples(dims: int, dtype: torch.dtype) -> None:
 def test_what_torch_refuses(dims: int) -> None:
     info = next(op for op in op_db if op.name == f"nn.functional.conv{dims}d")
     refused = 0
-    for error in info.error_inputs_func(info, "cpu") if info.error_inputs_func else ():
+    for error in info.error_inputs_func(info, DEVICE) if info.error_inputs_func else ():
         sample = error.sample_input
         with pytest.raises(error.error_type, match=error.error_regex):
             getattr(F, f"conv{dims}d")(sample.input, *sample.args, **sample.kwargs)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as native
 from convcases import DTYPES, LAYOUTS, away_from_kinks, case, check, functions, laid_out, operands, outcome
+from devices import DEVICE
 from tolerances import SAME_BFLOAT16, assert_close
 from torch import Tensor
 from torch.func import grad, vmap
@@ -110,7 +111,7 @@ def test_gradcheck(x: Any, weight: Any, bias: bool, numbers: Any, layout: str) -
 def test_torch_samples(dims: int, dtype: torch.dtype) -> None:
     info = next(op for op in op_db if op.name == f"nn.functional.conv_transpose{dims}d")
     compared = 0
-    for sample in info.sample_inputs("cpu", dtype):
+    for sample in info.sample_inputs(DEVICE, dtype):
         assert all(a is None or isinstance(a, Tensor) for a in sample.args)
         numbers = dict(sample.kwargs)
         tensors = [sample.input, *sample.args, numbers.pop("bias", None)][:3]

@@ -123,6 +123,7 @@ def test_every_kernel_runs_and_gives_the_same_bits_again(shape: Any, layout: Any
 FILTERS = (  # sizes of an image, of the filter, stride, padding, dilation
     ((9, 11), (3, 3), 1, 1, 1),
     ((9, 11), (3, 3), 2, 1, 1),
+    ((40, 32), (3, 3), 1, 1, 1),  # the filter's gradient in several pieces
     ((8, 8), (5, 5), 1, 2, 1),
     ((13, 10), (5, 5), 2, 2, 1),
     ((12, 9), (7, 7), 1, 3, 1),
@@ -162,6 +163,22 @@ def test_depthwise(
         for result, wanted in zip(results, expected, strict=True):
             error = (result.detach().cpu().double() - wanted.detach()).abs().max()
             assert error <= LIMITS[dtype] * wanted.detach().abs().max()
+
+
+@pytest.mark.parametrize("shape", [(3000, 8), (2, 3, 40, 50)], ids=str)
+def test_gradient_of_the_bias_is_summed_beyond_float(shape: Any) -> None:
+    """A sum that float itself would have little of, and an infinite one."""
+    grad = torch.rand(shape, device="cpu", dtype=torch.float64).float()
+    grad[0] += 1e7
+    grad[-1] -= 1e7
+    where = [0, *range(2, len(shape))]
+    for last in (grad[-1, 0].clone(), torch.full_like(grad[-1, 0], torch.inf)):
+        grad[-1, 0] = last
+        expected = grad.double().sum(where)
+        leaf = torch.zeros(shape[1], device=DEVICE).requires_grad_()
+        y = F.bias_activation(torch.ones(shape, device=DEVICE), leaf, "relu", dim=1)
+        (result,) = torch.autograd.grad(y, leaf, grad.to(DEVICE))
+        torch.testing.assert_close(result.cpu().double(), expected, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -26,8 +26,8 @@ FILES = (
 # Tests of Python, and tests so long that one run of them, of the CPU's kernels, is enough.
 ELSEWHERE = ["compile", "inductor", "opcheck", "gradcheck", "every_order", "transforms", "gradient_of_the_bias"]
 ELSEWHERE += ["autocast", "200_steps", "checkpoints", "hooks", "error_inputs"]
-# PyTorch's own samples, in one schedule.
-SAMPLES = ["samples", "optimizer_info"]
+# In one schedule: PyTorch's own samples, and the dtypes whose kernels are those of another one but for conversions.
+IN_ONE_SCHEDULE = ["samples", "optimizer_info", "torch.float64", "torch.float16"]
 
 
 def run_tests(variant: str, *options: str) -> str:
@@ -41,7 +41,7 @@ def run_tests(variant: str, *options: str) -> str:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("families", FILES, ids=lambda families: families[0])
 def test_parity(families: list[str], schedule: str) -> None:
-    words = ELSEWHERE if schedule == "warps" else ELSEWHERE + SAMPLES
+    words = ELSEWHERE if schedule == "warps" else ELSEWHERE + IN_ONE_SCHEDULE
     files = [str(TESTS / f"test_{family}.py") for family in families]
     run_tests("emulation", *files, "--schedule", schedule, "-k", " and ".join(f"not {word}" for word in words))
 
@@ -156,8 +156,7 @@ def kernels_of_the_project() -> set[str]:
     """The names of the functions of csrc/cuda that are declared __global__."""
     names: set[str] = set()
     for path in (ROOT / "csrc" / "cuda").rglob("*.cu*"):
-        text = re.sub(r"__launch_bounds__\([^()]*(?:<[^<>]*>)?\)", "", path.read_text())
-        names.update(re.findall(r"__global__\s+void\s+(\w+)\(", text))
+        names.update(re.findall(r"__global__.*?\b(\w+_kernel)\(", path.read_text(), re.DOTALL))
     return names
 
 

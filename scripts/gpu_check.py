@@ -26,11 +26,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "gpu-check"
 
-# The test files that also run with the tensors of the GPU: those of the families with CUDA kernels.
+# The tests that also run with the tensors of the GPU: those of the families with CUDA kernels.
 ON_DEVICE = (
     "test_ops.py",
     "test_activation.py",
     "test_bias_activation.py",
+    "test_conv.py::test_torch_samples",
+    "test_conv.py::test_what_torch_refuses",
+    "test_conv_transpose.py::test_torch_samples",
     "test_cross_entropy.py",
     "test_dropout.py",
     "test_gated.py",
@@ -167,7 +170,7 @@ class Check:
         """Every family against native."""
         rows = self.out.parent / f"{self.out.stem}_bench.json"
         limit = self.limits["bench"] * 0.8
-        options = ["--device", "cuda", "--rounds", 9, "--seconds", limit, "--json", rows]
+        options = ["--device", "cuda", "--rounds", 9, "--compile-every", 9, "--seconds", limit, "--json", rows]
         if self.commit:
             options += ["--commit", self.commit]
         outcome = self.run("bench", [sys.executable, "-m", "benchmarks.run", *options])

@@ -33,13 +33,13 @@ LOCAL_MEMORY_IN_DOUBLE = re.compile(r"(update|measure)_kernel<double>|class_colu
 # Kernels that move whole packs, by their source and how they begin; C is the dtype and w the elements of a pack.
 PACKED = {
     "activation.cu": ["map_kernel<w, Forward<C, Silu", "map_kernel<w, Backward<C, Silu"],
-    "masked_activation.cu": ["map_kernel<8, Forward<C, Relu", "map_kernel<8, Backward<C, Relu"],
+    "masked_activation.cu": ["map_kernel<8, Forward<C, Relu<float>, true>", "map_kernel<8, Backward<C, true>"],
     "gated.cu": ["map_kernel<w, Forward<C>", "map_kernel<w, Backward<C>"],
     "dropout.cu": ["map_kernel<w, Dropout<C"],
     "prelu.cu": ["rows_kernel<PRelu<C", "planes_kernel<PRelu<C"],
     "bias_activation.cu": ["rows_kernel<Forward<C>", "planes_kernel<Backward<C>"],
     "max_pool.cu": ["pool_kernel<Forward<C, w>, int, w, 2, 2>", "gather_kernel<Backward<C, w>, int, w, false>"],
-    "avg_pool.cu": ["pool_kernel<Forward<C, w>, int, w, 3, 3>", "gather_kernel<Backward<C, w>, int, w, true>"],
+    "avg_pool.cu": ["pool_kernel<Forward<C, w>, int, w, 3, 3>", "gather_kernel<Backward<C, w>, int, w, false>"],
     "softmax.cu": ["class_rows_kernel<Forward<C", "class_rows_kernel<Backward<C"],
     "cross_entropy.cu": ["class_rows_kernel<Backward<C"],
     "depthwise.cu": ["depthwise_kernel<C, w, 3, 1>", "depthwise_gather_kernel<C, w>"],
