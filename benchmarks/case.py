@@ -17,7 +17,7 @@ class Case:
 
     ``bytes`` is the least that must cross memory, ``flops`` the arithmetic, where it bounds the call; ``inner`` is how
     many calls are timed at once, for calls too short to time alone. ``in_place`` says that what is read is overwritten,
-    which memory does faster than a copy.
+    which memory does faster than a copy. ``tolerance`` is inf where the peer's numbers are wrong.
     """
 
     family: str

@@ -26,7 +26,7 @@ from benchmarks.cases import FAMILIES, ON_CUDA
 def check(case: Case) -> None:
     """Fails if ours and the peer disagree on the case's first input: a wrong kernel has no speed."""
     a, b = case.ours(0), case.peer(0)
-    if isinstance(a, Tensor):
+    if isinstance(a, Tensor) and case.tolerance < math.inf:
         torch.testing.assert_close(a, b, rtol=case.tolerance, atol=case.tolerance, msg=lambda m: f"{case.name}: {m}")
 
 

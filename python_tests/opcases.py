@@ -59,7 +59,8 @@ ACTIVATIONS = (
         inplace=True,
         formula=lambda x: native.leaky_relu(x, 0.25),
     ),
-    ActivationCase("threshold", "threshold", (0.1, 20.0), {"threshold": 0.1, "value": 20.0}, inplace=True),
+    # A threshold that every dtype has: torch rounds it to the input's on CUDA, and not on the CPU.
+    ActivationCase("threshold", "threshold", (0.125, 20.0), {"threshold": 0.125, "value": 20.0}, inplace=True),
     ActivationCase("hardtanh", "hardtanh", (-0.5, 1.5), {"min_val": -0.5, "max_val": 1.5}, inplace=True),
     ActivationCase(
         "hardsigmoid", "hardsigmoid", inplace=True, formula=lambda x: native.hardtanh(x / 3, -1.0, 1.0) / 2 + 0.5
