@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnart_ops import _C, _extension
+from nnart_ops import _extension
 
 _ops = torch.ops.nnart_ops
 
@@ -121,10 +121,6 @@ def explain(function: Callable[..., Any], *inputs: Any, **options: Any) -> Expla
     return rows
 
 
-# What reaches the ops there: the rest is torch's own convolution.
-_ON_CUDA = ("depthwise", "one channel a group, the only convolutions that have CUDA kernels")
-
-
 def _passes(x: Tensor, weight: Tensor, bias: Tensor | None, *where: Any) -> list[Pass]:
     """``where`` is the geometry, after the sizes of y if the convolution is transposed."""
     transposed, geometry = len(where) == 5, where[-4:]
@@ -160,7 +156,7 @@ def _passes(x: Tensor, weight: Tensor, bias: Tensor | None, *where: Any) -> list
     rows = []
     for name, call in calls.items():
         call()
-        strategy, reason = _C.last_conv_plan() if x.is_cpu else _ON_CUDA
+        strategy, reason = _extension.last_conv_plan(x.device)
         seconds = _best(call, x.device.type)
         arithmetic = flops / _peak_flops(x.dtype, x.device.type)
         memory = size / _bandwidth(x.device.type)

@@ -5,6 +5,7 @@ A mismatch is one sentence that says what to do, not an undefined symbol.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import warnings
@@ -116,8 +117,30 @@ def force_conv_strategy(name: str) -> str:
     module = importlib.import_module("nnart_ops._C")
     before: str = module.forced_conv_strategy()
     module.force_conv_strategy(name)
+    if cuda_loaded():
+        _cuda_object().nnart_force_conv_strategy(name.encode())
     conv_plans.clear()
     return before
+
+
+def forced_conv_strategy() -> str:
+    """The strategy that is forced, or ``"auto"``."""
+    return str(importlib.import_module("nnart_ops._C").forced_conv_strategy())
+
+
+def last_conv_plan(device: torch.device) -> tuple[str, str]:
+    """Strategy and reason of the last convolution that this thread planned for such a device."""
+    if device.type == "cpu":
+        strategy, reason = importlib.import_module("nnart_ops._C").last_conv_plan()
+        return strategy, reason
+    library = _cuda_object()
+    library.nnart_last_conv_strategy.restype = library.nnart_last_conv_reason.restype = ctypes.c_char_p
+    return library.nnart_last_conv_strategy().decode(), library.nnart_last_conv_reason().decode()
+
+
+def _cuda_object() -> ctypes.CDLL:
+    """``_cuda`` once more, for what it offers besides its ops: a planner of its own."""
+    return ctypes.CDLL(str(_CUDA_OBJECT))
 
 
 def build_info() -> dict[str, str]:

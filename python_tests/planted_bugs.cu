@@ -1,5 +1,5 @@
 // Kernels with bugs that the emulation must catch (test_emulation.py): each reverses the elements of a block.
-#include "cuda/launch.cuh"
+#include "cuda/matrix.cuh"
 
 namespace nnart::cuda {
 namespace {
@@ -16,13 +16,19 @@ enum class Bug {
   LonelyBarrier,    // some threads never come
   LonelyShuffle,    // some lanes never come
   SharedOutput,     // two blocks write one element
+  WrongWait,        // for another group of copies than the one that is read
 };
 
 template <Bug bug>
 __global__ void reverse_kernel(const float* x, float* y, int rounds) {
   auto* shared = shared_array<float, kThreads>();
   int t = int(threadIdx.x), mirrored = kThreads - 1 - t;
-  float value = x[int64_t(blockIdx.x) * kThreads + t];
+  auto* copied = shared_array<float, kThreads, struct Copied>();
+  if (t % 4 == 0) copy_async(copied + t, x + int64_t(blockIdx.x) * kThreads + t, true);
+  end_group_of_copies();
+  wait_for_copies<bug == Bug::WrongWait ? 1 : 0>();
+  __syncthreads();
+  float value = copied[t];
   for (int round = 0; round < rounds; ++round) {
     shared[bug == Bug::PastTheArray ? t + 4 : t] = value;
     if (bug == Bug::WrongBarrier)
@@ -48,7 +54,7 @@ extern "C" __attribute__((visibility("default"))) const char* run(int bug, const
       reverse_kernel<Bug::WrongBarrier>,  reverse_kernel<Bug::NoSecondBarrier>,
       reverse_kernel<Bug::PastTheEnd>,    reverse_kernel<Bug::PastTheArray>,
       reverse_kernel<Bug::LonelyBarrier>, reverse_kernel<Bug::LonelyShuffle>,
-      reverse_kernel<Bug::SharedOutput>,
+      reverse_kernel<Bug::SharedOutput>,  reverse_kernel<Bug::WrongWait>,
   };
   return launch_kernel(kernels[bug], blocks, kThreads, nullptr, x, y, 3);
 }

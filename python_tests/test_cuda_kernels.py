@@ -15,6 +15,7 @@ from devices import DEVICE, cuda_kernels_only, gpu_only
 from tolerances import DTYPES
 from torch import Tensor
 
+import nnart_ops
 import nnart_ops.functional as F
 
 pytestmark = cuda_kernels_only
@@ -91,6 +92,18 @@ def _convolutions(x: Tensor) -> list[Tensor]:
     return [*outputs, *torch.autograd.grad(_weighted(outputs), weights, retain_graph=x.requires_grad)]
 
 
+def _dense(x: Tensor) -> list[Tensor]:
+    """The implicit GEMM: of whole packs of channels or not, strided, grouped."""
+    results, leaf = [], x.detach().requires_grad_()
+    with nnart_ops.config(conv_strategy="gemm"):
+        for out, groups, size, stride in ((20, 1, 3, 1), (x.size(1), 1, 1, 2), (x.size(1) * 2, x.size(1), 3, 2)):
+            weight = (torch.rand(out, x.size(1) // groups, size, size, device=DEVICE) - 0.5).to(x.dtype)
+            weight.requires_grad_()
+            y = F.conv2d(leaf, weight, None, stride, size // 2, 1, groups)
+            results += [y.detach(), *torch.autograd.grad(y, (leaf, weight), y.detach())]
+    return results
+
+
 def _weighted(outputs: list[Tensor]) -> Tensor:
     """Their sum, weighted so that no gradient is one value."""
     return sum((y.float() * torch.linspace(0.5, 1, y.numel(), device=DEVICE).view(y.shape)).sum() for y in outputs)
@@ -104,7 +117,8 @@ def _results(x: Tensor) -> list[Tensor]:
     total = _weighted(outputs)
     (grad,) = torch.autograd.grad(total, leaf)
     y, indices = F.max_pool2d(x, 2, return_indices=True)
-    return [*(t.detach() for t in outputs), grad, indices, F.max_unpool2d(y, indices, 2, output_size=x.shape[2:])]
+    unpooled = F.max_unpool2d(y, indices, 2, output_size=x.shape[2:])
+    return [*(t.detach() for t in outputs), *_dense(x), grad, indices, unpooled]
 
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)

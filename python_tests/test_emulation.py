@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not (BUILD / "build.ninja").exists(), reason="of
 TESTS = ROOT / "python_tests"
 # What the kernels compute, family by family, in two halves of about the same length.
 FILES = (
-    ["bias_activation", "cross_entropy", "dropout", "pooling", "softmax"],
+    ["bias_activation", "cross_entropy", "cuda_conv", "dropout", "pooling", "softmax"],
     ["activation", "cuda_kernels", "cuda_optim", "gated", "optim", "optim_options", "prelu", "rrelu", "save"],
 )
 # Tests of Python, and tests so long that one run of them, of the CPU's kernels, is enough.
@@ -49,7 +49,7 @@ def test_parity(families: list[str], schedule: str) -> None:
 def test_sanitized() -> None:
     """Every kernel once more under AddressSanitizer and UBSan: no access outside of a tensor or of shared memory, none
     that its type is not aligned for, no overflow."""
-    files = [str(TESTS / name) for name in ("test_cuda_kernels.py", "test_cuda_optim.py")]
+    files = [str(TESTS / f"test_cuda_{name}.py") for name in ("conv", "kernels", "optim")]
     run_tests("emulation_sanitized", *files, "-k", "not float16")
 
 
@@ -64,7 +64,7 @@ def test_traffic() -> None:
 # ---- the emulation itself
 
 BUGS = ("none", "no_barrier", "wrong_barrier", "no_second_barrier", "past_the_end", "past_the_array", "lonely_barrier")
-BUGS += ("lonely_shuffle", "shared_output")
+BUGS += ("lonely_shuffle", "shared_output", "wrong_wait")
 THREADS, BLOCKS = 96, 3
 
 
@@ -118,6 +118,8 @@ def test_planted_bugs_are_caught(planted: Path, schedule: str) -> None:
         with emulated.watched():
             _, error = run_planted(planted, bug, x)
         assert "race in" in str(error), bug
+    y, _ = run_planted(planted, "wrong_wait", x)
+    assert y.isnan().all()
     with emulated.watched() as launches:
         assert run_planted(planted, "none", x)[1] is None
     bytes_each = x.numel() * x.element_size()

@@ -111,12 +111,13 @@ def kernels(path: Path = CUDA_OBJECT) -> tuple[Kernel, ...]:
 
 
 def accesses(chosen: Sequence[Kernel], path: Path = CUDA_OBJECT) -> dict[str, Counter[str]]:
-    """How often the machine code of kernels of one architecture has each instruction for memory, by symbol."""
+    """How often the machine code of kernels of one architecture has each instruction for memory, and those of tensor
+    cores, by symbol."""
     names = ",".join(kernel.symbol for kernel in chosen)
     text = cuobjdump("-sass", "-arch", chosen[0].architecture, "-fun", names, str(path))
     result = {}
     for function in text.split("Function : ")[1:]:
-        instructions = re.findall(r"\b((?:LD|ST)[GSL](?:\.[A-Z0-9_]+)*) ", function)
+        instructions = re.findall(r"\b((?:HMMA|LDSM|LDGSTS|(?:LD|ST)[GSL])(?:\.[A-Z0-9_]+)*) ", function)
         result[function.split("\n", 1)[0].strip()] = Counter(instructions)
     return result
 

@@ -28,7 +28,7 @@ const char* launch(const DropoutArgs&, cudaStream_t stream);
 const char* launch(const GatedArgs&, cudaStream_t stream);
 const char* launch(const SoftmaxArgs&, cudaStream_t stream);
 const char* launch(const CrossEntropyArgs&, cudaStream_t stream);
-const char* launch(const ConvArgs&, cudaStream_t stream);  // depthwise
+const char* launch(const ConvArgs&, cudaStream_t stream);  // by Gemm and Depthwise
 const char* launch(const OptimizerArgs&, cudaStream_t stream);
 
 // The numbers that partial_sums must have room for.

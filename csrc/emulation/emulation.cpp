@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <mutex>
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "emulation/accesses.h"
@@ -72,6 +74,8 @@ struct Fiber {
   uint32_t mask = 0;           // of the lanes it waits for
   uint16_t warp_barriers = 0;  // that it has passed
   unsigned exchanges = 0;
+  std::deque<std::pair<Copy, int>> copies;  // that it has not waited for, and the group of each
+  int groups = 0;
   void* fake_stack = nullptr;  // AddressSanitizer's
 };
 
@@ -188,6 +192,8 @@ void run_block() {
     fiber.state = State::Ready;
     fiber.warp_barriers = 0;
     fiber.exchanges = 0;
+    fiber.copies.clear();
+    fiber.groups = 0;
     prepare(fiber.context, fiber.stack, &enter_thread);
   }
   while (now.alive > 0 && now.error.empty()) {
@@ -340,12 +346,28 @@ uint64_t exchange_xor(uint32_t mask, uint64_t value, int lane_mask, const char* 
   return exchange(mask, value, where)[lane() ^ lane_mask];
 }
 
+void exchange_all(uint64_t value, uint64_t (&of_lanes)[kWarp], const char* where) {
+  memcpy(of_lanes, exchange(0xffffffff, value, where), sizeof of_lanes);
+}
+
 uint32_t match_any_bits(uint32_t mask, uint64_t value, const char* where) {
   const uint64_t* slots = exchange(mask, value, where);
   uint32_t same = 0;
   for (int other = 0; other < kWarp; ++other)
     if (mask >> other & 1 && slots[other] == value) same |= uint32_t{1} << other;
   return same;
+}
+
+void begin_copy(Copy copy) { now.current->copies.emplace_back(copy, now.current->groups); }
+
+void end_group_of_copies() { ++now.current->groups; }
+
+bool next_copy(int pending, Copy& copy) {
+  Fiber& fiber = *now.current;
+  if (fiber.copies.empty() || fiber.copies.front().second >= fiber.groups - pending) return false;
+  copy = fiber.copies.front().first;
+  fiber.copies.pop_front();
+  return true;
 }
 
 void* SharedArray::of_block() {

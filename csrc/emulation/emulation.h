@@ -44,6 +44,7 @@ void warp_barrier(const char* where);
 
 // Between the lanes of a warp. Not in templates, which would be compiled where accesses are watched.
 uint64_t exchange_xor(uint32_t mask, uint64_t value, int lane_mask, const char* where);
+void exchange_all(uint64_t value, uint64_t (&of_lanes)[kWarp], const char* where);
 uint32_t match_any_bits(uint32_t mask, uint64_t value, const char* where);
 
 template <class T>
@@ -65,6 +66,18 @@ template <class T>
 uint32_t match_any(uint32_t mask, T value, const char* where) {
   return match_any_bits(mask, bits_of(value), where);
 }
+
+// An asynchronous copy of 16 bytes, or of zeros where from is null.
+struct Copy {
+  void* to;
+  const void* from;
+};
+
+// Copies of the running thread, by groups in the order in which it ended them. next_copy hands out those of all groups
+// but the latest `pending` ones, once: the thread makes them when it waits for them, and not earlier.
+void begin_copy(Copy copy);
+void end_group_of_copies();
+bool next_copy(int pending, Copy& copy);
 
 // A static array in a block's shared memory. It is NaN when a block first asks for it, and lies on the heap, where
 // AddressSanitizer sees an index past its end.

@@ -90,8 +90,8 @@ ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
 
   if (takes(ConvStrategy::Depthwise, args, native_takes_it))
     return {ConvStrategy::Depthwise, "one input and one output channel a group: nothing to sum over channels"};
-  if (!has_kernel(ConvStrategy::Gemm) && native_takes_it)
-    return {ConvStrategy::Native, "not depthwise: this device has no other kernel"};
+  if (vector_bytes() == 0 && native_takes_it)
+    return {ConvStrategy::Native, "not depthwise: native until our GEMM has been timed on a GPU"};
   if (takes(ConvStrategy::Grouped, args, native_takes_it)) {
     // Eight channels, or one group, are enough for oneDNN where its layout is the tensor's.
     bool many = args.in_channels / args.groups == 8 || args.groups == 1;

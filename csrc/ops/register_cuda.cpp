@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include "cuda/kernels.h"
+#include "ops/conv_plan.h"
 #include "ops/launch.h"
 #include "ops/register.h"
 
@@ -27,7 +28,7 @@ void launch_on(const Args& args, const Tensor& on) {
 bool native_conv_is_fast(DType) { return true; }
 int64_t vector_bytes() { return 0; }
 bool keeps_table(const Tensor&) { return true; }
-bool has_kernel(ConvStrategy strategy) { return strategy == ConvStrategy::Depthwise; }
+bool has_kernel(ConvStrategy strategy) { return strategy == ConvStrategy::Depthwise || strategy == ConvStrategy::Gemm; }
 
 int64_t scratch(const PReluArgs& args) { return cuda::scratch(args); }
 int64_t scratch(const BiasActivationArgs& args) { return cuda::scratch(args); }
@@ -60,3 +61,9 @@ STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CUDA, library) {
 }
 
 }  // namespace nnart
+
+// What Python asks of this object's planner, which is not _C's: by ctypes (nnart_ops/_extension.py).
+#define NNART_FOR_PYTHON extern "C" __attribute__((visibility("default")))
+NNART_FOR_PYTHON void nnart_force_conv_strategy(const char* name) { nnart::force_conv_strategy(name); }
+NNART_FOR_PYTHON const char* nnart_last_conv_strategy() { return nnart::name_of(nnart::last_conv_plan().strategy); }
+NNART_FOR_PYTHON const char* nnart_last_conv_reason() { return nnart::last_conv_plan().reason; }

@@ -47,8 +47,8 @@ void launch(const SoftmaxArgs& args, const Tensor&) { launch_here(args); }
 void launch(const CrossEntropyArgs& args, const Tensor&) { launch_here(args); }
 
 void launch(const ConvArgs& args, const Tensor&) {
-  if (args.strategy == ConvStrategy::Depthwise) return launch_here(args);
-  cpu::launch(args);
+  if (args.strategy == ConvStrategy::Grouped) return cpu::launch(args);
+  launch_here(args);
 }
 void launch(const AdafactorArgs& args, const Tensor&) { cpu::launch(args); }
 

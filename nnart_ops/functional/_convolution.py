@@ -23,9 +23,9 @@ def _takes(*tensors: Tensor) -> bool:
     return kernel_takes(*tensors) if tensors[0].is_cpu else device_kernel_takes(*tensors)
 
 
-def _is_depthwise(weight: Tensor, groups: int) -> bool:
-    """Whether it is one of the convolutions that have CUDA kernels: others are native there."""
-    return groups > 1 and weight.shape[:2] == (groups, 1)
+def _is_ours_on_cuda(weight: Tensor, groups: int) -> bool:
+    """Whether the op takes it there: others than depthwise ones are native unless our GEMM is asked for."""
+    return (groups > 1 and weight.shape[:2] == (groups, 1)) or _extension.forced_conv_strategy() == "gemm"
 
 
 class Kind(NamedTuple):
@@ -131,7 +131,7 @@ class Kind(NamedTuple):
             rest = self.read(self, operands[0], operands[1], *numbers)
         except TypeError:  # no integers: torch's own message says which argument takes what
             return None
-        if rest is None or (input.is_cuda and not _is_depthwise(weight, rest[-1])):
+        if rest is None or (input.is_cuda and not _is_ours_on_cuda(weight, rest[-1])):
             return None
         return operands[0], operands[1], operands[2] if bias is not None else None, *rest
 

@@ -81,6 +81,21 @@ def test_main_paths_move_16_bytes_at_once(architecture: str) -> None:
         assert wide == {"LDG", "STG"}, (name, instructions)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_convolutions_in_16_bits_run_on_tensor_cores(architecture: str) -> None:
+    kernels = [k for k in machine_code.kernels() if k.architecture == architecture and k.source == "gemm.cu"]
+    names = machine_code.demangled(kernel.symbol for kernel in kernels)
+    halves = {
+        name: kernel for kernel, name in zip(kernels, names) if re.match(r"gemm_kernel<(BFloat16|Float16), ", name)
+    }
+    assert len(halves) == 16
+    accesses = machine_code.accesses(list(halves.values()))
+    for name, kernel in halves.items():
+        kinds = {text.split(".")[0] for text in accesses[kernel.symbol]}
+        assert kinds >= {"HMMA", "LDSM"}, name
+        assert ("LDGSTS" in kinds) == ("(Packs)0, (Packs)0" not in name), name
+
+
 PLANTED = """
 __global__ void __launch_bounds__(256, 8) planted_kernel(const float* x, const int* places, float* y) {
   float values[64];

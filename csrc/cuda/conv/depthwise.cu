@@ -5,7 +5,6 @@
 // is the forward with the filter flipped; at other strides each result starts at the first tap that reaches it and goes
 // on from one such tap to the next.
 #include "cuda/conv/depthwise.cuh"
-#include "cuda/kernels.h"
 
 namespace nnart::cuda {
 namespace {
@@ -27,46 +26,6 @@ AxisPlan axis_of(const math::Axis& a) {
           int32_t(a.dilation),
           int32_t(a.stride / common_divisor(a.stride, a.dilation))};
 }
-
-// The activation of one value. Not inlined: a switch over all of them would stand in every kernel. Its parameters come
-// one by one, in registers.
-template <class C>
-__device__ __attribute__((noinline)) C activated(Activation activation, double a, double b, double c, C x) {
-  with_activation<C>(activation, {a, b, c}, [&](auto function) { x = function.forward(x); });
-  return x;
-}
-
-template <class S>
-struct Epilogue {
-  const S *bias, *residual;  // may be null; the residual lies as the result does
-  Activation activation;
-  ActivationParameters parameters;
-
-  explicit Epilogue(const ConvArgs& args)
-      : bias(static_cast<const S*>(args.bias)),
-        residual(args.finish ? static_cast<const S*>(args.finish->residual) : nullptr),
-        activation(args.finish ? args.finish->activation : Activation::Identity),
-        parameters(args.finish ? args.finish->parameters : ActivationParameters{}) {}
-
-  template <int width>
-  __device__ __forceinline__ void store(S* result, int64_t at, int64_t c, const ComputeType<S> (&sums)[width]) const {
-    using C = ComputeType<S>;
-    Pack<S, width> rest, out;
-    if (residual) rest = cuda::load<width>(residual + at);
-#pragma unroll
-    for (int k = 0; k < width; ++k) {
-      C value = sums[k];
-      if (bias) value += widen(bias[c + k]);
-      if (residual) value += widen(rest.lanes[k]);
-      if (activation == Activation::Relu)
-        value = math::at_least(value, C(0));
-      else if (activation != Activation::Identity)
-        value = activated(activation, parameters.a, parameters.b, parameters.c, value);
-      out.lanes[k] = narrow(Type<S>{}, value);
-    }
-    cuda::store(result + at, out);
-  }
-};
 
 // Which results a block has: neighbouring channels and, for all of them, so many places, or places of one channel after
 // the other.
@@ -304,9 +263,7 @@ const char* run_pass(const ConvArgs& args, cudaStream_t stream) {
 
 }  // namespace
 
-const char* launch(const ConvArgs& args, cudaStream_t stream) {
-  if (args.strategy != ConvStrategy::Depthwise) return "no CUDA kernel computes a convolution that is not depthwise";
-  if (args.pass == ConvPass::Wgrad) return depthwise_wgrad(args, stream);
+const char* depthwise(const ConvArgs& args, cudaStream_t stream) {
   const char* error = nullptr;
   with_dtype(args.dtype, [&](auto type) {
     using S = typename decltype(type)::type;

@@ -6,7 +6,6 @@
 // once. Its sums go to partial_sums in double, those of all pieces are added in their order by add_pieces_kernel.
 #include "cuda/channels.cuh"
 #include "cuda/conv/depthwise.cuh"
-#include "cuda/kernels.h"
 
 namespace nnart::cuda {
 namespace {
@@ -224,8 +223,7 @@ const char* depthwise_wgrad(const ConvArgs& args, cudaStream_t stream) {
   return error;
 }
 
-int64_t scratch(const ConvArgs& args) {
-  if (args.pass != ConvPass::Wgrad || args.strategy != ConvStrategy::Depthwise) return 0;
+int64_t depthwise_scratch(const ConvArgs& args) {
   int64_t pieces = 0;
   with_dtype(args.dtype, [&](auto type) {
     using S = typename decltype(type)::type;

@@ -1,0 +1,488 @@
+// Any convolution as a product of matrices (conv/gemm.cuh): of 16-bit elements by tensor cores with sums in float, of
+// others by multiply-adds in their own precision.
+//
+// A block computes a tile of the result. Pieces of both matrices, of so many terms, go through shared memory while
+// those of the steps before are multiplied: in packs that no thread waits for where neighbouring terms, or neighbouring
+// lines of the matrix, are neighbours in memory, one element at a time elsewhere.
+#include <type_traits>
+
+#include "cuda/channels.cuh"
+#include "cuda/conv/gemm.cuh"
+#include "cuda/matrix.cuh"
+
+namespace nnart::cuda {
+namespace {
+
+constexpr int kGemmThreads = 128;
+constexpr int kStages = 3;      // pieces in shared memory: one is multiplied, the others are under way
+constexpr int kLineBytes = 64;  // of the terms of a row in a piece
+constexpr int kLinePacks = kLineBytes / kAccessBytes;
+constexpr int kTileColumns = 64;
+template <class S>
+constexpr int kTileRows = sizeof(S) == 8 ? 64 : 128;
+template <class S>
+constexpr int kTerms = kLineBytes / int(sizeof(S));  // of a piece
+
+// The weight's gradient is cut into pieces along its terms: enough blocks to fill a card, and no more terms than float
+// may sum up, but enough that the sums between count little.
+constexpr int64_t kFillingTiles = 512, kLeastTermsOfPiece = 2048, kMostTermsOfPiece = 16384;
+
+// How the elements of a matrix come: one by one, or in packs of terms of one line, or of lines at one term.
+enum class Packs { None, OfTerms, OfLines };
+
+// Where in a piece pack p of a line's terms is, in bytes, or of the lines at a term: eight packs that are read
+// together, of neighbouring lines or terms, lie in different banks.
+__device__ __forceinline__ int pack_of_terms(int line, int p) {
+  return line * kLineBytes + ((p ^ (line >> 1 & (kLinePacks - 1))) * kAccessBytes);
+}
+template <int packs>
+__device__ __forceinline__ int pack_of_lines(int term, int p) {
+  return (term * packs + (p ^ (term & 7))) * kAccessBytes;
+}
+
+struct GemmPlan {
+  int64_t m, n, k;                    // of a group
+  int64_t row_tiles, column_tiles;    // of a group
+  int64_t pieces, terms_of_piece;     // of k
+  int64_t rows_group, columns_group;  // from a group's first element to the next one's, of each matrix
+  int64_t result_channels;            // of a group: forward and dgrad
+  bool pairs;                         // neighbouring channels of the result can be stored at once
+
+  __host__ __device__ __forceinline__ int64_t tiles() const { return row_tiles * column_tiles; }
+};
+
+template <class S>
+GemmPlan plan_gemm(const ConvArgs& args, const GemmAxis (&axes)[3]) {
+  GemmPlan plan{};
+  int64_t in = args.in_channels / args.groups, out = args.out_channels / args.groups;
+  int64_t taps = Coordinates::taps(axes), pixels = Coordinates::pixels(args, axes);
+  int64_t x_group = in * args.x.channel, y_group = out * args.y.channel, weight_group = out * args.weight.batch;
+  const ConvOperand& result = args.pass == ConvPass::Forward ? args.y : args.x;
+  switch (args.pass) {
+    case ConvPass::Forward:
+      plan = {pixels, out, taps * in, 0, 0, 1, 0, x_group, weight_group, out, false};
+      break;
+    case ConvPass::Dgrad:
+      plan = {pixels, in, taps * out, 0, 0, 1, 0, y_group, weight_group, in, false};
+      break;
+    case ConvPass::Wgrad:
+      plan = {out, taps * in, pixels, 0, 0, 1, 0, y_group, x_group, 0, false};
+      break;
+  }
+  plan.row_tiles = ceil_div(plan.m, kTileRows<S>);
+  plan.column_tiles = ceil_div(plan.n, kTileColumns);
+  plan.terms_of_piece = ceil_div(most(plan.k, 1), kTerms<S>) * kTerms<S>;
+  if (args.pass == ConvPass::Wgrad) {
+    int64_t filling = ceil_div(kFillingTiles, plan.tiles() * args.groups);
+    int64_t terms = least(most(ceil_div(plan.k, filling), kLeastTermsOfPiece), kMostTermsOfPiece);
+    plan.terms_of_piece = least(plan.terms_of_piece, ceil_div(terms, kTerms<S>) * kTerms<S>);
+    plan.pieces = ceil_div(plan.k, plan.terms_of_piece);
+  }
+  plan.pairs = plan.result_channels % 2 == 0 && in_packs(result, 2, sizeof(S));
+  return plan;
+}
+
+// ---- the matrices of a pass: what is known of a row, of a column and of a term, and the elements
+
+template <class S, ConvPass pass>
+struct Matrices {
+  using Row = Pixel;
+  using Column = int64_t;  // where its part of the weight begins
+  using Term = Tap;
+
+  Coordinates coordinates;
+  const S *in, *weight;
+  int64_t column_stride;
+
+  Matrices(const ConvArgs& args, const GemmAxis (&axes)[3])
+      : coordinates(args, axes, false),
+        in(static_cast<const S*>((pass == ConvPass::Forward ? args.x : args.y).data)),
+        weight(static_cast<const S*>(args.weight.data)),
+        column_stride(pass == ConvPass::Forward ? args.weight.batch : args.weight.channel) {}
+
+  __device__ __forceinline__ Row row(int64_t m) const { return coordinates.pixel(m); }
+  __device__ __forceinline__ Column column(int64_t n) const { return n * column_stride; }
+  __device__ __forceinline__ Term term(int64_t k) const { return coordinates.tap(k); }
+  // Places of elements from the group's first one, negative for zeros.
+  __device__ __forceinline__ int64_t in_rows(const Row& row, const Term& term) const {
+    return coordinates.meet(row, term);
+  }
+  __device__ __forceinline__ int64_t in_columns(const Column& column, const Term& term) const {
+    return column + term.in_weight;
+  }
+  __device__ __forceinline__ const S* rows() const { return in; }
+  __device__ __forceinline__ const S* columns() const { return weight; }
+};
+
+template <class S>
+struct Matrices<S, ConvPass::Wgrad> {
+  using Row = int64_t;  // where its channel begins
+  using Column = Tap;
+  struct Term {
+    Pixel in_x;
+    int64_t in_y;
+  };
+
+  Coordinates coordinates;
+  const S *x, *y;
+  ConvStrides y_strides;
+
+  Matrices(const ConvArgs& args, const GemmAxis (&axes)[3])
+      : coordinates(args, axes, args.weight.channel != 1),
+        x(static_cast<const S*>(args.x.data)),
+        y(static_cast<const S*>(args.y.data)),
+        y_strides(args.y) {}
+
+  __device__ __forceinline__ Row row(int64_t m) const { return m * y_strides.channel; }
+  __device__ __forceinline__ Column column(int64_t n) const { return coordinates.tap(n); }
+  __device__ __forceinline__ Term term(int64_t k) const {
+    return {coordinates.pixel(k), coordinates.in_result(k, y_strides)};
+  }
+  __device__ __forceinline__ int64_t in_rows(const Row& row, const Term& term) const { return row + term.in_y; }
+  __device__ __forceinline__ int64_t in_columns(const Column& column, const Term& term) const {
+    return coordinates.meet(term.in_x, column);
+  }
+  __device__ __forceinline__ const S* rows() const { return y; }
+  __device__ __forceinline__ const S* columns() const { return x; }
+};
+
+// ---- one matrix's pieces, from global to shared memory
+
+// `lines` rows or columns from `first` on. know(i) is what is known of line i, place(line, term) where an element is.
+template <class S, int lines, Packs packs, class Line>
+struct Loader {
+  static constexpr int width = kPackWidth<S>;
+  static constexpr int line_packs = lines / width;  // at a term
+  // Threads side by side along the lines, and how many lines each has.
+  static constexpr int wide = packs == Packs::OfTerms   ? kGemmThreads / kLinePacks
+                              : packs == Packs::OfLines ? line_packs
+                                                        : (lines < kGemmThreads ? lines : kGemmThreads);
+  static constexpr int count = packs == Packs::OfTerms ? lines / wide : 1;
+
+  const S* data;
+  Line line[count];
+  bool there[count];
+
+  template <class Know>
+  __device__ __forceinline__ Loader(const S* data, int64_t first, int64_t end, const Know& know) : data(data) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      int64_t at = first + (packs == Packs::OfLines ? mine() * width : mine() + i * wide);
+      there[i] = at < end;
+      line[i] = know(there[i] ? at : first);
+    }
+  }
+  __device__ __forceinline__ static int mine() {
+    return packs == Packs::OfTerms ? int(threadIdx.x) / kLinePacks : int(threadIdx.x) % wide;
+  }
+  template <class Matrix, class Place>
+  __device__ __forceinline__ void load(const Matrix& matrix, unsigned char* tile, int64_t k, int64_t end,
+                                       const Place& place) const {
+    if constexpr (packs == Packs::OfTerms) {
+      int p = int(threadIdx.x) % kLinePacks;
+      bool exists = k + p * width < end;
+      auto term = matrix.term(exists ? k + p * width : 0);
+#pragma unroll
+      for (int i = 0; i < count; ++i) {
+        int64_t at = exists && there[i] ? place(line[i], term) : -1;
+        copy_async(tile + pack_of_terms(mine() + i * wide, p), data + (at < 0 ? 0 : at), at >= 0);
+      }
+    } else if constexpr (packs == Packs::OfLines) {
+#pragma unroll
+      for (int t = 0; t < kTerms<S>; t += kGemmThreads / wide) {
+        int term = t + int(threadIdx.x) / wide;
+        int64_t at = there[0] && k + term < end ? place(line[0], matrix.term(k + term)) : -1;
+        copy_async(tile + pack_of_lines<line_packs>(term, mine()), data + (at < 0 ? 0 : at), at >= 0);
+      }
+    } else {
+#pragma unroll 4
+      for (int t = int(threadIdx.x) / wide; t < kTerms<S>; t += kGemmThreads / wide) {
+        S value = narrow(Type<S>{}, ComputeType<S>(0));
+        if (there[0] && k + t < end) {
+          int64_t at = place(line[0], matrix.term(k + t));
+          if (at >= 0) value = data[at];
+        }
+        reinterpret_cast<S*>(tile + pack_of_terms(mine(), t / width))[t % width] = value;
+      }
+    }
+  }
+};
+
+// ---- the product of two pieces, and who has which of its sums
+
+// By tensor cores: two by two warps, each with half of the tile's rows and columns.
+template <class S, Packs packed_rows, Packs packed_columns>
+struct Product {
+  static constexpr int width = kPackWidth<S>;
+  static constexpr int rows_of_warp = kTileRows<S> / 2, columns_of_warp = kTileColumns / 2;
+  static constexpr int row_blocks = rows_of_warp / 16, column_blocks = columns_of_warp / 8;
+  float sums[row_blocks][column_blocks][4] = {};
+
+  __device__ __forceinline__ static int first_row() { return int(threadIdx.x) / kWarp / 2 * rows_of_warp; }
+  __device__ __forceinline__ static int first_column() { return int(threadIdx.x) / kWarp % 2 * columns_of_warp; }
+
+  // Sixteen lines from `line` on by the sixteen terms of a half, as four matrices of which the lane's is that of the
+  // lines' and terms' upper or lower eight.
+  template <Packs packs, int lines>
+  __device__ __forceinline__ static void load_lines(uint32_t (&parts)[4], const unsigned char* tile, int line,
+                                                    int upper_lines, int half, int upper_terms) {
+    int lane = int(threadIdx.x) % 8;
+    if constexpr (packs == Packs::OfLines)
+      load_matrices<true>(
+          parts, tile + pack_of_lines<lines / width>(half * 16 + upper_terms * 8 + lane, line / width + upper_lines));
+    else
+      load_matrices<false>(parts, tile + pack_of_terms(line + upper_lines * 8 + lane, 2 * half + upper_terms));
+  }
+  __device__ __forceinline__ void add(const unsigned char* rows, const unsigned char* columns) {
+    int lane = int(threadIdx.x) % kWarp;
+#pragma unroll
+    for (int half = 0; half < kTerms<S> / 16; ++half) {
+      uint32_t a[row_blocks][4], b[column_blocks / 2][4];
+#pragma unroll
+      for (int i = 0; i < row_blocks; ++i)
+        load_lines<packed_rows, kTileRows<S>>(a[i], rows, first_row() + i * 16, lane / 8 % 2, half, lane / 16);
+#pragma unroll
+      for (int j = 0; j < column_blocks / 2; ++j)
+        load_lines<packed_columns, kTileColumns>(b[j], columns, first_column() + j * 16, lane / 16, half, lane / 8 % 2);
+#pragma unroll
+      for (int i = 0; i < row_blocks; ++i)
+#pragma unroll
+        for (int j = 0; j < column_blocks; ++j)
+          multiply_add(Type<S>{}, sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+    }
+  }
+  // Calls visit(row of the tile, by_column), and that with visit(column, two sums side by side).
+  template <class Visit>
+  __device__ __forceinline__ void each_row(const Visit& visit) const {
+    int lane = int(threadIdx.x) % kWarp;
+#pragma unroll
+    for (int i = 0; i < row_blocks; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        visit(first_row() + i * 16 + half * 8 + lane / 4, [&](const auto& store) {
+#pragma unroll
+          for (int j = 0; j < column_blocks; ++j) {
+            const float two[2] = {sums[i][j][2 * half], sums[i][j][2 * half + 1]};
+            store(first_column() + j * 8 + lane % 4 * 2, two);
+          }
+        });
+  }
+};
+
+// By multiply-adds: a thread has rows and columns spread over the tile.
+template <class C>
+struct PlainProduct {
+  static constexpr int width = kPackWidth<C>, wide = 16, high = kGemmThreads / wide;
+  static constexpr int rows_each = kTileRows<C> / high, columns_each = kTileColumns / wide;
+  C sums[rows_each][columns_each] = {};
+
+  __device__ __forceinline__ static int first_row() { return int(threadIdx.x) / wide; }
+  __device__ __forceinline__ static int first_column() { return int(threadIdx.x) % wide; }
+
+  __device__ __forceinline__ void add(const unsigned char* rows, const unsigned char* columns) {
+    auto read = [](const unsigned char* tile, int line, int p) {
+      return load<width>(reinterpret_cast<const C*>(tile + pack_of_terms(line, p)));
+    };
+#pragma unroll 1
+    for (int p = 0; p < kLinePacks; ++p) {
+      Pack<C, width> b[columns_each];
+#pragma unroll
+      for (int j = 0; j < columns_each; ++j) b[j] = read(columns, first_column() + j * wide, p);
+#pragma unroll
+      for (int i = 0; i < rows_each; ++i) {
+        Pack<C, width> a = read(rows, first_row() + i * high, p);
+#pragma unroll
+        for (int j = 0; j < columns_each; ++j)
+#pragma unroll
+          for (int t = 0; t < width; ++t) sums[i][j] += a.lanes[t] * b[j].lanes[t];
+      }
+    }
+  }
+  template <class Visit>
+  __device__ __forceinline__ void each_row(const Visit& visit) const {
+#pragma unroll
+    for (int i = 0; i < rows_each; ++i)
+      visit(first_row() + i * high, [&](const auto& store) {
+#pragma unroll
+        for (int j = 0; j < columns_each; ++j) {
+          const C one[1] = {sums[i][j]};
+          store(first_column() + j * wide, one);
+        }
+      });
+  }
+};
+
+template <class S, Packs rows, Packs columns>
+using ProductOf = std::conditional_t<sizeof(S) == 2, Product<S, rows, columns>, PlainProduct<S>>;
+
+// ---- the kernel
+
+template <class S, ConvPass pass, Packs packed_rows, Packs packed_columns>
+__global__ void __launch_bounds__(kGemmThreads, 2)
+    gemm_kernel(Matrices<S, pass> matrices, GemmPlan plan, S* result, ConvStrides result_strides, Epilogue<S> epilogue,
+                double* partial_sums) {
+  using Matrix = Matrices<S, pass>;
+  constexpr int tile_rows = kTileRows<S>, row_bytes = tile_rows * kLineBytes;
+  constexpr int stage_bytes = row_bytes + kTileColumns * kLineBytes;
+  auto* stages =
+      reinterpret_cast<unsigned char*>(shared_array<Pack<uint32_t, 4>, kStages * stage_bytes / kAccessBytes>());
+  int64_t tile = blockIdx.x % plan.tiles(), rest = blockIdx.x / plan.tiles();
+  int64_t piece = rest % plan.pieces, group = rest / plan.pieces;
+  int64_t first_row = tile / plan.column_tiles * tile_rows, first_column = tile % plan.column_tiles * kTileColumns;
+  int64_t begin = piece * plan.terms_of_piece, end = least(begin + plan.terms_of_piece, plan.k);
+
+  Loader<S, tile_rows, packed_rows, typename Matrix::Row> rows(matrices.rows() + group * plan.rows_group, first_row,
+                                                               plan.m, [&](int64_t m) { return matrices.row(m); });
+  Loader<S, kTileColumns, packed_columns, typename Matrix::Column> columns(
+      matrices.columns() + group * plan.columns_group, first_column, plan.n,
+      [&](int64_t n) { return matrices.column(n); });
+  auto fill = [&](int64_t step) {
+    int64_t k = begin + step * kTerms<S>;
+    if (k < end) {
+      unsigned char* stage = stages + step % kStages * stage_bytes;
+      rows.load(matrices, stage, k, end,
+                [&](const auto& line, const auto& term) { return matrices.in_rows(line, term); });
+      columns.load(matrices, stage + row_bytes, k, end,
+                   [&](const auto& line, const auto& term) { return matrices.in_columns(line, term); });
+    }
+    end_group_of_copies();
+  };
+
+  ProductOf<S, packed_rows, packed_columns> product;
+  int64_t steps = ceil_div(end - begin, kTerms<S>);
+  for (int64_t step = 0; step < kStages - 1; ++step) fill(step);
+  for (int64_t step = 0; step < steps; ++step) {
+    wait_for_copies<kStages - 2>();
+    __syncthreads();  // the step's piece is there, and nobody multiplies the one whose place the next takes
+    fill(step + kStages - 1);
+    const unsigned char* stage = stages + step % kStages * stage_bytes;
+    product.add(stage, stage + row_bytes);
+  }
+
+  product.each_row([&](int row, const auto& each_column) {
+    int64_t m = first_row + row;
+    if (m >= plan.m) return;
+    if constexpr (pass == ConvPass::Wgrad) {
+      int64_t groups = gridDim.x / (plan.tiles() * plan.pieces);
+      double* sums = partial_sums + ((piece * groups + group) * plan.m + m) * plan.n;
+      each_column([&](int column, const auto& values) {
+#pragma unroll
+        for (int k = 0; k < int(sizeof values / sizeof values[0]); ++k)
+          if (first_column + column + k < plan.n) sums[first_column + column + k] = double(values[k]);
+      });
+    } else {
+      int64_t at =
+          matrices.coordinates.in_result(m, result_strides) + group * plan.result_channels * result_strides.channel;
+      each_column([&](int column, const auto& values) {
+        constexpr int count = sizeof values / sizeof values[0];
+        int64_t n = first_column + column, channel = group * plan.result_channels + n;
+        if (count == 2 && plan.pairs) {
+          if (n < plan.n) epilogue.store(result, at + n, channel, values);
+          return;
+        }
+#pragma unroll
+        for (int k = 0; k < count; ++k) {
+          const ComputeType<S> one[1] = {values[k]};
+          if (n + k < plan.n) epilogue.store(result, at + (n + k) * result_strides.channel, channel + k, one);
+        }
+      });
+    }
+  });
+}
+
+// ---- on the host
+
+template <class S, ConvPass pass, Packs packed_rows, Packs packed_columns>
+const char* launch_gemm(const ConvArgs& args, const GemmAxis (&axes)[3], cudaStream_t stream) {
+  GemmPlan plan = plan_gemm<S>(args, axes);
+  if (plan.m == 0) return nullptr;  // a phase without pixels
+  const ConvOperand& result = pass == ConvPass::Forward ? args.y : args.x;
+  return launch_kernel(gemm_kernel<S, pass, packed_rows, packed_columns>, args.groups * plan.pieces * plan.tiles(),
+                       kGemmThreads, stream, Matrices<S, pass>(args, axes), plan, static_cast<S*>(result.data),
+                       ConvStrides(result), Epilogue<S>(args), args.partial_sums);
+}
+
+// Whether whole packs of a group's channels can be read from the tensor.
+template <class S>
+bool in_packs_of(const ConvOperand& operand, int64_t channels_of_group) {
+  return channels_of_group % kPackWidth<S> == 0 && in_packs(operand, kPackWidth<S>, sizeof(S));
+}
+
+template <class S>
+const char* forward(const ConvArgs& args, cudaStream_t stream) {
+  const GemmAxis axes[3] = {GemmAxis(args.axis[0]), GemmAxis(args.axis[1]), GemmAxis(args.axis[2])};
+  constexpr ConvPass pass = ConvPass::Forward;
+  int64_t in = args.in_channels / args.groups;
+  if (!in_packs_of<S>(args.x, in)) return launch_gemm<S, pass, Packs::None, Packs::None>(args, axes, stream);
+  if (!in_packs_of<S>(args.weight, in)) return launch_gemm<S, pass, Packs::OfTerms, Packs::None>(args, axes, stream);
+  return launch_gemm<S, pass, Packs::OfTerms, Packs::OfTerms>(args, axes, stream);
+}
+
+template <class S>
+const char* dgrad_phase(const ConvArgs& args, const GemmAxis (&axes)[3], cudaStream_t stream) {
+  constexpr ConvPass pass = ConvPass::Dgrad;
+  if (!in_packs_of<S>(args.y, args.out_channels / args.groups))
+    return launch_gemm<S, pass, Packs::None, Packs::None>(args, axes, stream);
+  if constexpr (sizeof(S) == 2)
+    if (in_packs_of<S>(args.weight, args.in_channels / args.groups))
+      return launch_gemm<S, pass, Packs::OfTerms, Packs::OfLines>(args, axes, stream);
+  return launch_gemm<S, pass, Packs::OfTerms, Packs::None>(args, axes, stream);
+}
+
+template <class S>
+const char* dgrad(const ConvArgs& args, cudaStream_t stream) {
+  for (int64_t d = 0; d < args.axis[0].stride; ++d)
+    for (int64_t h = 0; h < args.axis[1].stride; ++h)
+      for (int64_t w = 0; w < args.axis[2].stride; ++w) {
+        const GemmAxis axes[3] = {GemmAxis(args.axis[0], d), GemmAxis(args.axis[1], h), GemmAxis(args.axis[2], w)};
+        if (const char* error = dgrad_phase<S>(args, axes, stream)) return error;
+      }
+  return nullptr;
+}
+
+template <class S>
+const char* wgrad_sums(const ConvArgs& args, const GemmAxis (&axes)[3], cudaStream_t stream) {
+  constexpr ConvPass pass = ConvPass::Wgrad;
+  int64_t in = args.in_channels / args.groups, out = args.out_channels / args.groups;
+  if constexpr (sizeof(S) == 2)
+    if (in_packs_of<S>(args.x, in) && in_packs_of<S>(args.y, out) && args.weight.channel == 1)
+      return launch_gemm<S, pass, Packs::OfLines, Packs::OfLines>(args, axes, stream);
+  return launch_gemm<S, pass, Packs::None, Packs::None>(args, axes, stream);
+}
+
+template <class S>
+const char* wgrad(const ConvArgs& args, cudaStream_t stream) {
+  const GemmAxis axes[3] = {GemmAxis(args.axis[0]), GemmAxis(args.axis[1]), GemmAxis(args.axis[2])};
+  if (const char* error = wgrad_sums<S>(args, axes, stream)) return error;
+  GemmPlan plan = plan_gemm<S>(args, axes);
+  int64_t sums = args.groups * plan.m * plan.n;
+  int columns = power_of_two(sums, kWarp);
+  return launch_kernel(add_pieces_kernel<S>, ceil_div(sums, columns), kChannelThreads, stream,
+                       static_cast<const double*>(args.partial_sums), plan.pieces, sums, columns,
+                       static_cast<S*>(args.weight.data));
+}
+
+}  // namespace
+
+const char* gemm(const ConvArgs& args, cudaStream_t stream) {
+  const char* error = nullptr;
+  with_dtype(args.dtype, [&](auto type) {
+    using S = typename decltype(type)::type;
+    error = args.pass == ConvPass::Forward ? forward<S>(args, stream)
+            : args.pass == ConvPass::Dgrad ? dgrad<S>(args, stream)
+                                           : wgrad<S>(args, stream);
+  });
+  return error;
+}
+
+int64_t gemm_scratch(const ConvArgs& args) {
+  int64_t numbers = 0;
+  const GemmAxis axes[3] = {GemmAxis(args.axis[0]), GemmAxis(args.axis[1]), GemmAxis(args.axis[2])};
+  with_dtype(args.dtype, [&](auto type) {
+    GemmPlan plan = plan_gemm<typename decltype(type)::type>(args, axes);
+    numbers = args.groups * plan.pieces * plan.m * plan.n;
+  });
+  return numbers;
+}
+
+}  // namespace nnart::cuda

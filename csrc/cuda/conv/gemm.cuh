@@ -1,0 +1,157 @@
+// The two matrices of a convolution that its product is made of, and never written ("implicit GEMM"):
+// result(m, n) = sum over k of rows(m, k) columns(n, k), for each group.
+//
+//            m              n                      k                      rows                        columns
+//   forward  pixels of y    channels of y          taps, channels of x    x where the tap meets it    weight
+//   dgrad    pixels of x    channels of x          taps, channels of y    y where the tap comes from  weight
+//   wgrad    channels of y  taps, channels of x    pixels of y            y                           x at the tap
+#pragma once
+
+#include "cuda/conv/operands.cuh"
+#include "cuda/divisor.cuh"
+#include "math/integers.h"
+
+namespace nnart::cuda {
+
+// Along an axis, pixel p of the matrix is pixel origin + p step of the result, and its tap q meets the other tensor at
+// p place_step + place + q shift. Tap q is tap first + q every of the filter.
+//
+// The gradient of x at a stride is a product for each of its phases: pixels that lie a stride apart are reached by the
+// same taps, every so many, and by no others.
+struct GemmAxis {
+  int32_t pixels, origin, step;
+  int32_t place_step, place, shift, size;
+  int32_t taps, first, every;
+
+  GemmAxis() = default;
+  // Of the forward and the weight's gradient.
+  explicit GemmAxis(const math::Axis& a)
+      : pixels(int32_t(a.out)),
+        origin(0),
+        step(1),
+        place_step(int32_t(a.stride)),
+        place(int32_t(-a.pad)),
+        shift(int32_t(a.dilation)),
+        size(int32_t(a.in)),
+        taps(int32_t(a.kernel)),
+        first(0),
+        every(1) {}
+  // Of the gradient of x, for its pixels phase, phase + stride and so on.
+  GemmAxis(const math::Axis& a, int64_t phase)
+      : pixels(int32_t(a.in > phase ? ceil_div(a.in - phase, a.stride) : 0)),
+        origin(int32_t(phase)),
+        step(int32_t(a.stride)),
+        place_step(1),
+        size(int32_t(a.out)) {
+    int64_t apart = common_divisor(a.stride, a.dilation), k = 0;
+    every = int32_t(a.stride / apart);
+    while (k < least(every, a.kernel) && (phase + a.pad - k * a.dilation) % a.stride != 0) ++k;
+    bool reached = k < least(every, a.kernel);
+    taps = reached ? int32_t(ceil_div(a.kernel - k, every)) : 0;
+    first = int32_t(k);
+    place = reached ? int32_t((phase + a.pad - k * a.dilation) / a.stride) : 0;
+    shift = int32_t(-a.dilation / apart);
+  }
+};
+
+// A pixel, and where its tap 0 meets the other tensor.
+struct Pixel {
+  int64_t image;
+  int32_t place[3];
+};
+
+// A tap and a channel beside it: how far both are from the first ones in the other tensor, and in the weight.
+struct Tap {
+  int64_t channel;
+  int32_t shift[3];
+  int64_t in_weight;
+};
+
+// From numbers to pixels and taps, and from both to an element.
+struct Coordinates {
+  GemmAxis axis[3];
+  ConvStrides in, weight;                   // of the tensor that the taps go into and of the weight
+  Divisor width, height, depth;             // of the pixels
+  Divisor channels, taps_w, taps_h;         // of the taps, or the taps of a channel
+  bool channels_first;                      // those follow each other
+  int64_t weight_channel, first_in_weight;  // the weight's stride along the channels, and where tap 0 is
+
+  Coordinates(const ConvArgs& args, const GemmAxis (&axes)[3], bool channels_first)
+      : in(args.pass == ConvPass::Dgrad ? args.y : args.x),
+        weight(args.weight),
+        width(axes[2].pixels, pixels(args, axes)),
+        height(axes[1].pixels, pixels(args, axes)),
+        depth(axes[0].pixels, pixels(args, axes)),
+        channels(channels_first ? taps(axes) : channels_of(args), taps(axes) * channels_of(args)),
+        taps_w(axes[2].taps, taps(axes)),
+        taps_h(axes[1].taps, taps(axes)),
+        channels_first(channels_first),
+        weight_channel(args.pass == ConvPass::Dgrad ? args.weight.batch : args.weight.channel),
+        first_in_weight(0) {
+    for (int a = 0; a < 3; ++a) {
+      axis[a] = axes[a];
+      first_in_weight += axes[a].first * weight.space[a];
+      weight.space[a] *= axes[a].every;
+    }
+  }
+
+  static int64_t pixels(const ConvArgs& args, const GemmAxis (&axes)[3]) {
+    return args.batch * axes[0].pixels * axes[1].pixels * axes[2].pixels;
+  }
+  static int64_t taps(const GemmAxis (&axes)[3]) { return int64_t(axes[0].taps) * axes[1].taps * axes[2].taps; }
+  // Of a group, in the tensor that the taps go into.
+  static int64_t channels_of(const ConvArgs& args) {
+    return (args.pass == ConvPass::Dgrad ? args.out_channels : args.in_channels) / args.groups;
+  }
+
+  // The image of pixel i, and its number along each axis.
+  __device__ __forceinline__ int64_t locate(int64_t i, int32_t (&at)[3]) const {
+    Division w = divide(i, width), h = divide(w.quotient, height), d = divide(h.quotient, depth);
+    at[0] = int32_t(d.rest);
+    at[1] = int32_t(h.rest);
+    at[2] = int32_t(w.rest);
+    return d.quotient;
+  }
+  // Where pixel i is in the result.
+  __device__ __forceinline__ int64_t in_result(int64_t i, const ConvStrides& strides) const {
+    int32_t at[3];
+    int64_t place = locate(i, at) * strides.batch;
+#pragma unroll
+    for (int a = 0; a < 3; ++a) place += (axis[a].origin + int64_t(at[a]) * axis[a].step) * strides.space[a];
+    return place;
+  }
+  __device__ __forceinline__ Pixel pixel(int64_t i) const {
+    Pixel pixel;
+    int32_t at[3];
+    pixel.image = locate(i, at) * in.batch;
+#pragma unroll
+    for (int a = 0; a < 3; ++a) pixel.place[a] = at[a] * axis[a].place_step + axis[a].place;
+    return pixel;
+  }
+  __device__ __forceinline__ Tap tap(int64_t i) const {
+    Division by = divide(i, channels);
+    int64_t t = channels_first ? by.rest : by.quotient, channel = channels_first ? by.quotient : by.rest;
+    Division w = divide(t, taps_w), h = divide(w.quotient, taps_h);
+    int64_t q[3] = {h.quotient, h.rest, w.rest};
+    Tap tap{channel * in.channel, {}, first_in_weight + channel * weight_channel};
+#pragma unroll
+    for (int a = 0; a < 3; ++a) {
+      tap.shift[a] = int32_t(q[a]) * axis[a].shift;
+      tap.in_weight += q[a] * weight.space[a];
+    }
+    return tap;
+  }
+  // Where the tap of a pixel meets an element, counted from the group's first one, or -1 for padding.
+  __device__ __forceinline__ int64_t meet(const Pixel& pixel, const Tap& tap) const {
+    int64_t at = pixel.image + tap.channel;
+#pragma unroll
+    for (int a = 0; a < 3; ++a) {
+      int32_t place = pixel.place[a] + tap.shift[a];
+      if (place < 0 || place >= axis[a].size) return -1;
+      at += place * in.space[a];
+    }
+    return at;
+  }
+};
+
+}  // namespace nnart::cuda

@@ -1,0 +1,115 @@
+// The instructions that C++ has no word for, and the only PTX: copies that a thread does not wait for, and products of
+// small matrices by a warp. For other compilers than nvcc each is a function of csrc/emulation.
+#pragma once
+
+#include "cuda/launch.cuh"
+#include "cuda/numeric.cuh"
+
+namespace nnart::cuda {
+
+constexpr int kCopyBytes = 16;
+
+// copy_async: kCopyBytes from global to shared memory, both at multiples of that, or zeros where nothing is `there`.
+// The thread has them once it has waited for the group that it ended after them, other threads after a barrier that
+// follows.
+//
+// wait_for_copies: for all groups but the latest `pending`.
+//
+// load_matrices: four of 8 x 8 two-byte elements. Lane l gives the address of row l % 8 of matrix l / 8, 16 bytes, and
+// gets of each matrix the elements 2 (l % 4) and the next of row l / 4; transposed, of column l / 4.
+//
+// multiply_add: sums += a b, of 16 x 16 and 16 x 8 elements, of which every lane has its part ("Matrix Fragments for
+// mma.m16n8k16" in the PTX ISA).
+
+#if defined(__CUDACC__)
+
+__device__ __forceinline__ uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
+
+__device__ __forceinline__ void copy_async(void* shared, const void* global, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(there ? kCopyBytes : 0)
+               : "memory");
+}
+__device__ __forceinline__ void end_group_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int pending>
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+template <bool transposed>
+__device__ __forceinline__ void load_matrices(uint32_t (&parts)[4], const void* row) {
+  if constexpr (transposed)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(parts[0]), "=r"(parts[1]), "=r"(parts[2]), "=r"(parts[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(parts[0]), "=r"(parts[1]), "=r"(parts[2]), "=r"(parts[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+__device__ __forceinline__ void multiply_add(Type<BFloat16>, float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
+                                             uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void multiply_add(Type<Float16>, float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
+                                             uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+#else
+
+// Until it is waited for, NaN is there.
+inline void copy_async(void* shared, const void* global, bool there) {
+  constexpr uint32_t nothing = 0xffffffff;
+  *static_cast<uint4*>(shared) = uint4{nothing, nothing, nothing, nothing};
+  emulation::begin_copy({shared, there ? global : nullptr});
+}
+inline void end_group_of_copies() { emulation::end_group_of_copies(); }
+template <int pending>
+void wait_for_copies() {
+  emulation::Copy copy{};
+  while (emulation::next_copy(pending, copy))
+    *static_cast<uint4*>(copy.to) = copy.from ? *static_cast<const uint4*>(copy.from) : uint4{};
+}
+
+template <bool transposed>
+void load_matrices(uint32_t (&parts)[4], const void* row) {
+  uint64_t rows[emulation::kWarp];
+  emulation::exchange_all(reinterpret_cast<uint64_t>(row), rows, "load_matrices");
+  int lane = int(threadIdx.x % emulation::kWarp), line = lane / 4, first = lane % 4 * 2;
+  auto element = [&](int i, int r, int c) { return uint32_t{reinterpret_cast<const uint16_t*>(rows[8 * i + r])[c]}; };
+  for (int i = 0; i < 4; ++i)
+    parts[i] = transposed ? element(i, first, line) | element(i, first + 1, line) << 16
+                          : element(i, line, first) | element(i, line, first + 1) << 16;
+}
+
+template <class S>
+void multiply_add(Type<S>, float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  uint64_t of_a[2][emulation::kWarp], of_b[emulation::kWarp];
+  for (int half = 0; half < 2; ++half)
+    emulation::exchange_all(a[2 * half] | uint64_t{a[2 * half + 1]} << 32, of_a[half], "multiply_add");
+  emulation::exchange_all(b0 | uint64_t{b1} << 32, of_b, "multiply_add");
+  auto element = [](uint64_t parts, int i) { return widen(S{uint16_t(parts >> (16 * i))}); };
+  int lane = int(threadIdx.x % emulation::kWarp), row = lane / 4, column = lane % 4 * 2;
+  for (int k = 0; k < 16; ++k) {
+    int half = k / 8, of_lane = k % 8 / 2, odd = k % 2;
+    for (int i = 0; i < 4; ++i) {
+      float x = element(of_a[half][4 * row + of_lane], 2 * (i / 2) + odd);
+      float y = element(of_b[4 * (column + i % 2) + of_lane], 2 * half + odd);
+      sums[i] += x * y;
+    }
+  }
+}
+
+#endif
+
+}  // namespace nnart::cuda

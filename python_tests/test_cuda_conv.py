@@ -1,0 +1,174 @@
+"""The implicit GEMM of csrc/cuda/conv against float64, on a generated table of problems: all passes, dtypes, layouts,
+strides and dilations, groups, channels of whole packs and of none, with and without an epilogue."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as native
+from devices import EMULATION, cuda_kernels_only
+from torch import Tensor
+
+import nnart_ops
+import nnart_ops.functional as F
+
+pytestmark = cuda_kernels_only
+
+PROBLEMS = 172  # of three passes each
+MOST_PRODUCTS = 1 << 20  # of a pass: the emulation takes some nanoseconds for each
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
+# One rounding to the dtype, and sums of the compute type: relative to the largest element.
+LIMITS = {torch.float64: 1e-14, torch.float32: 3e-6, torch.bfloat16: 5e-3, torch.float16: 7e-4}
+EPILOGUES = ("", "relu", "silu", "residual")
+
+
+@dataclass(frozen=True)
+class Problem:
+    dtype: torch.dtype
+    batch: int
+    channels: tuple[int, int]  # of a group, in and out
+    groups: int
+    image: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    channels_last: bool
+    bias: bool
+    epilogue: str
+
+    @property
+    def out(self) -> list[int]:
+        axes = zip(self.image, self.kernel, self.stride, self.padding, self.dilation)
+        return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes]
+
+    @property
+    def products(self) -> int:
+        """Multiplications of a pass."""
+        inner = self.groups * self.channels[0] * self.channels[1]
+        return self.batch * inner * int(torch.Size(self.out).numel()) * int(torch.Size(self.kernel).numel())
+
+    def __str__(self) -> str:
+        size = lambda numbers: "x".join(map(str, numbers))  # noqa: E731
+        text = f"{self.dtype} {self.batch}x{size(self.channels)}g{self.groups} {size(self.image)} k{size(self.kernel)} "
+        text += f"s{size(self.stride)} p{size(self.padding)} d{size(self.dilation)} "
+        return text + ("last " if self.channels_last else "first ") + ("bias " if self.bias else "") + self.epilogue
+
+
+def problems() -> list[Problem]:
+    """The same ones in every run."""
+    chance, found = random.Random(7), list[Problem]()
+    while len(found) < PROBLEMS:
+        dims = chance.choice((1, 2, 2, 2, 2, 3))
+        pick = lambda *numbers: tuple(chance.choice(numbers) for _ in range(dims))  # noqa: B023, E731
+        channels = chance.choice(((3, 20), (8, 8), (16, 24), (1, 6), (32, 70), (64, 16), (40, 136), (5, 7), (24, 1)))
+        largest = {1: 90, 2: 15, 3: 6}[dims]
+        image = tuple(chance.randint(1, largest) for _ in range(dims))
+        problem = Problem(
+            DTYPES[len(found) % 4],
+            chance.choice((1, 2, 3)),
+            channels,
+            chance.choice((1, 1, 1, 2, 3)),
+            image,
+            pick(1, 2, 3, 3, 4, 5) if chance.random() < 0.7 else (1,) * dims,
+            pick(1, 1, 2, 3),
+            pick(0, 1, 2),
+            pick(1, 1, 2, 3),
+            chance.random() < 0.6,
+            chance.random() < 0.5,
+            chance.choice(EPILOGUES),
+        )
+        if min(problem.out) > 0 and problem.products <= MOST_PRODUCTS:
+            found.append(problem)
+    return found
+
+
+def operands(problem: Problem) -> list[Tensor]:
+    """x, weight, bias, residual."""
+    channels_in, channels_out = problem.channels
+    many = channels_out * problem.groups
+    sizes = [(problem.batch, channels_in * problem.groups, *problem.image), (many, channels_in, *problem.kernel)]
+    sizes += [(many,), (problem.batch, many, *problem.out)]
+    tensors = [torch.randn(size).to(problem.dtype) for size in sizes]
+    form = FORMATS.get(len(problem.image)) if problem.channels_last else None
+    return [t.contiguous(memory_format=form) if form is not None and t.dim() > 1 else t for t in tensors]
+
+
+def with_what_follows(y: Tensor, epilogue: str, residual: Tensor) -> Tensor:
+    if epilogue == "residual":
+        return torch.relu(y + residual)
+    return {"": lambda t: t, "relu": torch.relu, "silu": native.silu}[epilogue](y)
+
+
+def check(results: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None:
+    for name, result, wanted in zip(("y", "grad_x", "grad_weight"), results, expected, strict=True):
+        assert result.dtype == dtype
+        error, largest = (result.detach().double() - wanted).abs().max(), wanted.abs().max()
+        assert error <= LIMITS[dtype] * largest.clamp_min(1e-3), f"{name} is off by {error:.3e} of {largest:.3e}"
+
+
+@pytest.mark.parametrize("problem", problems(), ids=str)
+def test_against_float64_for(problem: Problem) -> None:
+    """The forward with its epilogue, and both gradients of the convolution alone."""
+    name, where = f"conv{len(problem.image)}d", (problem.stride, problem.padding, problem.dilation, problem.groups)
+    x, weight, bias, residual = operands(problem)
+    epilogue: dict[str, Any] = {"activation": problem.epilogue} if problem.epilogue else {}
+    if problem.epilogue == "residual":
+        epilogue = {"activation": "relu", "residual": residual}
+    given = bias if problem.bias else None
+    exact = [t.double().cpu().requires_grad_() for t in (x, weight)]
+    plain = getattr(native, name)(*exact, given.double().cpu() if given is not None else None, *where)
+    grad = torch.randn(plain.shape).to(problem.dtype)
+    expected = [with_what_follows(plain, problem.epilogue, residual.double().cpu()).detach()]
+    expected += torch.autograd.grad(plain, exact, grad.double().cpu())
+    leaves = [t.detach().requires_grad_() for t in (x, weight)]
+    with nnart_ops.config(conv_strategy="gemm"):
+        with torch.no_grad():
+            y = getattr(F, name)(x, weight, given, *where, **epilogue)
+        again = getattr(F, name)(*leaves, given, *where)
+        gradients = torch.autograd.grad(again, leaves, grad.contiguous())
+    check([t.cpu() for t in (y, *gradients)], expected, problem.dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_transposed_with_epilogue(dtype: torch.dtype) -> None:
+    """The gradient of x as a convolution of its own: bias, activation and residual, phases that no tap reaches."""
+    for kernel, stride, channels in ((3, 2, (16, 24)), (2, 3, (8, 8)), (4, 2, (5, 3)), (1, 2, (32, 16))):
+        x, weight = torch.randn(2, channels[0], 5, 6).to(dtype), torch.randn(*channels, kernel, kernel).to(dtype)
+        bias = torch.randn(channels[1]).to(dtype)
+        x = x.contiguous(memory_format=torch.channels_last)
+        expected = native.conv_transpose2d(x.double().cpu(), weight.double().cpu(), bias.double().cpu(), stride)
+        residual = torch.randn(expected.shape).to(dtype).contiguous(memory_format=torch.channels_last)
+        with nnart_ops.config(conv_strategy="gemm"):
+            y = F.conv_transpose2d(x, weight, bias, stride, activation="relu", residual=residual)
+        expected = torch.relu(expected + residual.double().cpu())
+        assert (y.cpu().double() - expected).abs().max() <= LIMITS[dtype] * expected.abs().max()
+
+
+def test_sums_of_many_pixels() -> None:
+    """A weight's gradient of several pieces, the same bits again."""
+    x, grad = torch.randn(3, 4, 48, 50), torch.randn(3, 6, 48, 50)
+    weight = torch.randn(6, 4, 3, 3).requires_grad_()
+    exact = weight.detach().double().cpu().requires_grad_()
+    y = native.conv2d(x.double().cpu(), exact, None, 1, 1)
+    (expected,) = torch.autograd.grad(y, exact, grad.double().cpu())
+    with nnart_ops.config(conv_strategy="gemm"):
+        first, second = (torch.autograd.grad(F.conv2d(x, weight, None, 1, 1), weight, grad)[0] for _ in "ab")
+    assert torch.equal(first, second)
+    assert (first.cpu().double() - expected).abs().max() <= LIMITS[torch.float32] * expected.abs().max()
+
+
+def test_it_is_ours() -> None:
+    """What this file holds to float64 is the kernel of csrc/cuda, not another's convolution."""
+    x, weight = torch.randn(1, 8, 5, 5), torch.randn(4, 8, 3, 3)
+    with nnart_ops.config(conv_strategy="gemm"):
+        rows = nnart_ops.explain(F.conv2d, x, weight)
+    assert [row.strategy for row in rows] == ["gemm"] * 3
+    assert str(rows[0].reason).startswith("forced")
+    if EMULATION is not None:
+        assert any("gemm_kernel<" in name for name in EMULATION.kernels())
