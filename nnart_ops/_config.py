@@ -16,8 +16,9 @@ class config:  # noqa: N801: used like a function
     Args:
         conv_strategy: how convolutions are computed: ``"auto"`` lets the plan choose, ``"gemm"``, ``"depthwise"``,
             ``"grouped"``, ``"matmul"`` (torch's matrix product) or ``"native"`` (torch's convolution) forces one
-            wherever it takes the problem; others stay with the plan. The environment variable
-            ``NNART_CONV_STRATEGY`` sets it from the start.
+            wherever it takes the problem; others stay with the plan. On CUDA there are ``"depthwise"``, ``"gemm"``
+            and ``"native"``, and only here is the GEMM asked for: the plan does not know yet where it is the faster.
+            The environment variable ``NNART_CONV_STRATEGY`` sets it from the start.
 
     Settings hold for all threads of the process. Shape: no tensors.
 
