@@ -68,13 +68,14 @@ BUGS += ("lonely_shuffle", "shared_output", "wrong_wait")
 THREADS, BLOCKS = 96, 3
 
 
-def build_planted(folder: Path, sanitizer: str) -> Path:
+def build_planted(folder: Path, sanitizer: str, *options: str) -> Path:
     """planted_bugs.cu and the emulation as a library."""
     instrumented = f"-fsanitize={sanitizer}"
     # ThreadSanitizer's calls go to the emulation and not to its library.
     linked = [] if sanitizer == "thread" else [instrumented]
     compiler = os.environ.get("CXX", "c++").split()
     common = ["-std=c++20", "-O1", "-g1", "-fPIC", "-w", f"-I{ROOT}/csrc/emulation/include", f"-I{ROOT}/csrc"]
+    common += options
     as_cuda = ["-x", "c++", "-include", "cuda_runtime.h"]
     parts = {"planted": [*as_cuda, instrumented, str(TESTS / "planted_bugs.cu")]}
     for name in ("emulation", "accesses"):
@@ -87,9 +88,10 @@ def build_planted(folder: Path, sanitizer: str) -> Path:
     return library
 
 
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_planted(tmp_path_factory.mktemp("planted"), "thread")
+@pytest.fixture(scope="module", params=[[], ["-DNNART_PORTABLE_FIBERS"]], ids=["fibers", "portable"])
+def planted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With this machine's switch from fiber to fiber, and with that of other processors."""
+    return build_planted(tmp_path_factory.mktemp("planted"), "thread", *request.param)
 
 
 def run_planted(library: Path, bug: str, x: torch.Tensor) -> tuple[torch.Tensor, str | None]:

@@ -20,7 +20,8 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
-#if !defined(__x86_64__)
+#if !defined(__x86_64__) || defined(NNART_PORTABLE_FIBERS)
+#define NNART_UCONTEXT
 #include <ucontext.h>
 #endif
 
@@ -38,7 +39,7 @@ namespace {
 constexpr size_t kStackBytes = 256 << 10, kGuardBytes = 4 << 10;
 constexpr int kMostThreads = 1024;
 
-#if defined(__x86_64__)
+#if !defined(NNART_UCONTEXT)
 // Leaves the registers that a function must keep on the stack that it leaves, and takes those on the other.
 using Context = void*;
 extern "C" __attribute__((naked, noinline)) void nnart_switch_fibers(Context* /*from*/, Context* /*to*/) {
