@@ -2,6 +2,8 @@
 // small matrices by a warp. For other compilers than nvcc each is a function of csrc/emulation.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/launch.cuh"
 #include "cuda/numeric.cuh"
 
@@ -35,35 +37,34 @@ template <int pending>
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
+#define NNART_LOAD_MATRICES(how)                                                         \
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4" how ".shared.b16 {%0, %1, %2, %3}, [%4];" \
+               : "=r"(parts[0]), "=r"(parts[1]), "=r"(parts[2]), "=r"(parts[3])          \
+               : "r"(shared_address(row))                                                \
+               : "memory")
 template <bool transposed>
 __device__ __forceinline__ void load_matrices(uint32_t (&parts)[4], const void* row) {
   if constexpr (transposed)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(parts[0]), "=r"(parts[1]), "=r"(parts[2]), "=r"(parts[3])
-                 : "r"(shared_address(row))
-                 : "memory");
+    NNART_LOAD_MATRICES(".trans");
   else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(parts[0]), "=r"(parts[1]), "=r"(parts[2]), "=r"(parts[3])
-                 : "r"(shared_address(row))
-                 : "memory");
+    NNART_LOAD_MATRICES("");
 }
-__device__ __forceinline__ void multiply_add(Type<BFloat16>, float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
+#undef NNART_LOAD_MATRICES
+
+#define NNART_MULTIPLY_ADD(type)                                                      \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                 \
+               ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+               : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])           \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+template <class S>
+__device__ __forceinline__ void multiply_add(Type<S>, float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
                                              uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  if constexpr (std::is_same_v<S, BFloat16>)
+    NNART_MULTIPLY_ADD("bf16");
+  else
+    NNART_MULTIPLY_ADD("f16");
 }
-__device__ __forceinline__ void multiply_add(Type<Float16>, float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
-                                             uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
+#undef NNART_MULTIPLY_ADD
 
 #else
 

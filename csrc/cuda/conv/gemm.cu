@@ -45,7 +45,6 @@ struct GemmPlan {
   int64_t row_tiles, column_tiles;    // of a group
   int64_t pieces, terms_of_piece;     // of k
   int64_t rows_group, columns_group;  // from a group's first element to the next one's, of each matrix
-  int64_t result_channels;            // of a group: forward and dgrad
   bool pairs;                         // neighbouring channels of the result can be stored at once
 
   __host__ __device__ __forceinline__ int64_t tiles() const { return row_tiles * column_tiles; }
@@ -60,13 +59,13 @@ GemmPlan plan_gemm(const ConvArgs& args, const GemmAxis (&axes)[3]) {
   const ConvOperand& result = args.pass == ConvPass::Forward ? args.y : args.x;
   switch (args.pass) {
     case ConvPass::Forward:
-      plan = {pixels, out, taps * in, 0, 0, 1, 0, x_group, weight_group, out, false};
+      plan = {pixels, out, taps * in, 0, 0, 1, 0, x_group, weight_group, false};
       break;
     case ConvPass::Dgrad:
-      plan = {pixels, in, taps * out, 0, 0, 1, 0, y_group, weight_group, in, false};
+      plan = {pixels, in, taps * out, 0, 0, 1, 0, y_group, weight_group, false};
       break;
     case ConvPass::Wgrad:
-      plan = {out, taps * in, pixels, 0, 0, 1, 0, y_group, x_group, 0, false};
+      plan = {out, taps * in, pixels, 0, 0, 1, 0, y_group, x_group, false};
       break;
   }
   plan.row_tiles = ceil_div(plan.m, kTileRows<S>);
@@ -78,7 +77,7 @@ GemmPlan plan_gemm(const ConvArgs& args, const GemmAxis (&axes)[3]) {
     plan.terms_of_piece = least(plan.terms_of_piece, ceil_div(terms, kTerms<S>) * kTerms<S>);
     plan.pieces = ceil_div(plan.k, plan.terms_of_piece);
   }
-  plan.pairs = plan.result_channels % 2 == 0 && in_packs(result, 2, sizeof(S));
+  plan.pairs = plan.n % 2 == 0 && in_packs(result, 2, sizeof(S));
   return plan;
 }
 
@@ -213,7 +212,6 @@ struct Loader {
 // By tensor cores: two by two warps, each with half of the tile's rows and columns.
 template <class S, Packs packed_rows, Packs packed_columns>
 struct Product {
-  static constexpr int width = kPackWidth<S>;
   static constexpr int rows_of_warp = kTileRows<S> / 2, columns_of_warp = kTileColumns / 2;
   static constexpr int row_blocks = rows_of_warp / 16, column_blocks = columns_of_warp / 8;
   float sums[row_blocks][column_blocks][4] = {};
@@ -228,8 +226,8 @@ struct Product {
                                                     int upper_lines, int half, int upper_terms) {
     int lane = int(threadIdx.x) % 8;
     if constexpr (packs == Packs::OfLines)
-      load_matrices<true>(
-          parts, tile + pack_of_lines<lines / width>(half * 16 + upper_terms * 8 + lane, line / width + upper_lines));
+      load_matrices<true>(parts, tile + pack_of_lines<lines / kPackWidth<S>>(half * 16 + upper_terms * 8 + lane,
+                                                                             line / kPackWidth<S> + upper_lines));
     else
       load_matrices<false>(parts, tile + pack_of_terms(line + upper_lines * 8 + lane, 2 * half + upper_terms));
   }
@@ -371,11 +369,10 @@ __global__ void __launch_bounds__(kGemmThreads, 2)
           if (first_column + column + k < plan.n) sums[first_column + column + k] = double(values[k]);
       });
     } else {
-      int64_t at =
-          matrices.coordinates.in_result(m, result_strides) + group * plan.result_channels * result_strides.channel;
+      int64_t at = matrices.coordinates.in_result(m, result_strides) + group * plan.n * result_strides.channel;
       each_column([&](int column, const auto& values) {
         constexpr int count = sizeof values / sizeof values[0];
-        int64_t n = first_column + column, channel = group * plan.result_channels + n;
+        int64_t n = first_column + column, channel = group * plan.n + n;
         if (count == 2 && plan.pairs) {
           if (n < plan.n) epilogue.store(result, at + n, channel, values);
           return;
