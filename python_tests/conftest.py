@@ -10,6 +10,7 @@ import importlib.util
 import sys
 import types
 import unittest
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ torch.set_num_threads(1)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the tests' tensors are: cpu or cuda")
+    parser.addoption("--failures", type=Path, help="a file that takes each failure at once, for a run that is cut short")
     parser.addoption("--schedule", default="forward", help="of threads in an emulated build: forward, reverse or warps")
 
 
@@ -34,11 +36,26 @@ def pytest_configure(config: pytest.Config) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--device cuda: this torch finds no CUDA device")
     torch.set_default_device(device)
+    if config.getoption("--failures") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Failures(config.getoption("--failures")))
     import emulation
 
     emulated = emulation.loaded()
     if emulated:
         emulated.schedule(config.getoption("--schedule"))
+
+
+class _Failures:
+    """Writes each failure down as it happens."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        file.unlink(missing_ok=True)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            with self.file.open("a") as file:
+                file.write(f"{report.nodeid} ({report.when})\n{report.longreprtext}\n\n")
 
 
 @pytest.fixture(autouse=True)

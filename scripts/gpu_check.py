@@ -47,7 +47,7 @@ ON_DEVICE = (
     "test_softmax.py",
     "test_torch_samples.py",
 )
-MOST_WORKERS = 8  # of tests on one GPU
+MOST_WORKERS = 14  # of tests on one GPU
 
 
 @dataclass
@@ -126,7 +126,8 @@ class Check:
         files = [ROOT / "python_tests" / name for name in ON_DEVICE]
         workers = min(MOST_WORKERS, os.cpu_count() or 1)
         parallel = ["-n", workers] if importlib.util.find_spec("xdist") else []
-        options = ["-v", "--tb=short", "-p", "no:cacheprovider", "--device", "cuda", *parallel]
+        failures = self.out.parent / f"{self.out.stem}_failures.log"
+        options = ["-v", "--tb=short", "-p", "no:cacheprovider", "--device", "cuda", "--failures", failures, *parallel]
         only_on_gpu = sorted((ROOT / "python_tests").glob("test_cuda_*.py"))
         outcome = self.run("tests", [sys.executable, "-m", "pytest", *options, *files, *only_on_gpu])
         text = self.log("tests").read_text(errors="replace")
