@@ -26,7 +26,9 @@ torch.set_num_threads(1)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the tests' tensors are: cpu or cuda")
-    parser.addoption("--failures", type=Path, help="a file that takes each failure at once, for a run that is cut short")
+    parser.addoption(
+        "--failures", type=Path, help="a file that takes each failure at once, for a run that is cut short"
+    )
     parser.addoption("--schedule", default="forward", help="of threads in an emulated build: forward, reverse or warps")
 
 

@@ -32,9 +32,8 @@ def has_kernel(op: str) -> bool:
 def has_fused_step(name: str) -> bool:
     """Whether torch has a fused step of its optimizer of that name for the device."""
     op = f"aten::_fused_{name.lower()}_"
-    return name in ("SGD", "Adam", "AdamW", "Adagrad") and torch._C._dispatch_has_kernel_for_dispatch_key(
-        op, DEVICE.upper()
-    )
+    names = ("SGD", "Adam", "AdamW", *(["Adagrad"] if DEVICE == "cpu" else []))
+    return name in names and torch._C._dispatch_has_kernel_for_dispatch_key(op, DEVICE.upper())
 
 
 def generator(seed: int) -> torch.Generator:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as native
-from devices import cpu_only
+from devices import DEVICE, cpu_only
 from tolerances import DTYPES, SAME_FLOAT64, assert_close
 from torch import Tensor
 
@@ -69,22 +69,22 @@ def gradients(y: Tensor, leaves: list[Any], grad_y: Tensor) -> list[Tensor]:
 
 
 def operands(shape: Any, dtype: torch.dtype, memory_format: Any, dim: int, bias: bool, residual: bool) -> list[Any]:
-    x = torch.randn(shape).to(dtype)
-    b = torch.randn(x.shape[dim]).to(dtype) if bias else None
-    r = torch.randn(shape).to(dtype) if residual else None
+    """The same numbers on every device."""
+    x, b, r = (torch.randn(size, device="cpu").to(DEVICE, dtype) for size in (shape, shape[dim], shape))
+    b, r = b if bias else None, r if residual else None
     return [t if t is None or t.dim() != 4 else t.contiguous(memory_format=memory_format) for t in (x, b, r)]
 
 
 def check(name: str | None, tensors: list[Any], p: float, dim: int, grad_y: Tensor | None = None) -> None:
-    """Forward and every gradient, against native in the dtype and in float64."""
+    """Forward and every gradient, against native in the dtype and in float64 on the CPU."""
     kept = mask(tensors[0], p)
     results = []
-    for function, double, noise in ((fused, False, p), (separate, False, kept), (separate, True, kept)):
-        leaves = [t if t is None else (t.double() if double else t).detach().requires_grad_() for t in tensors]
+    for function, double, noise in ((fused, False, p), (separate, False, kept), (separate, True, kept.cpu())):
+        leaves = [t if t is None else (t.double().cpu() if double else t).detach().requires_grad_() for t in tensors]
         y = function(name, *leaves, noise, dim)
         if grad_y is None:
             grad_y = torch.randn(y.shape).to(tensors[0].dtype)
-        results.append(gradients(y, leaves, grad_y.double() if double else grad_y))
+        results.append(gradients(y, leaves, grad_y.double().cpu() if double else grad_y))
     for got, want, truth in zip(*results):
         assert_close(got, want, truth, f"{name} of {tuple(tensors[0].shape)} bias dim {dim} p {p}")
     with torch.no_grad():

@@ -70,8 +70,10 @@ def check(x: Tensor, target: Tensor, weight: Tensor | None, **how: Any) -> None:
     ours = outcome(F.cross_entropy, x, target, weight, **how)
     peer = outcome(native.cross_entropy, x, target, weight, **how)
     oracle = outcome(native.cross_entropy, x.double(), doubled(target), doubled(weight), **how)
+    # Numbers of either sign in the place of probabilities cancel.
+    terms = (target.double() * x.double().log_softmax(class_dim(x))).abs() if target.is_floating_point() else x[:0]
     for result, reference, truth, what in zip(ours, peer, oracle, ("loss", "grad_x")):
-        assert_close(result, reference, truth, f"{what} {tuple(x.shape)} {how}")
+        assert_close(result, reference, truth, f"{what} {tuple(x.shape)} {how}", max(1.0, terms.sum().item()))
 
 
 def check_all(dtype: torch.dtype) -> None:
@@ -283,7 +285,8 @@ def test_autocast_gives_float32() -> None:
         with torch.autocast(DEVICE):
             ours, peer = F.cross_entropy(x.to(dtype), target), native.cross_entropy(x.to(dtype), target)
         assert ours.dtype == peer.dtype == torch.float32
-        torch.testing.assert_close(ours, peer)
+        # Not the peer's value: on CUDA its log_softmax stays in 16 bits.
+        torch.testing.assert_close(ours, native.cross_entropy(x.double(), target).float())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)

@@ -36,14 +36,14 @@ VARIANTS: list[tuple[type, dict[str, Any], torch.dtype]] = [
 
 def _parameters(dtype: torch.dtype, device: str = DEVICE) -> list[torch.nn.Parameter]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.nn.Parameter(torch.randn(s, generator=generator).to(device, dtype)) for s in SIZES]
+    return [torch.nn.Parameter(torch.randn(s, generator=generator, device="cpu").to(device, dtype)) for s in SIZES]
 
 
 def _give_gradients(params: list[torch.nn.Parameter], step: int) -> None:
     """In place where there are gradients, as a captured step has it."""
     generator = torch.Generator().manual_seed(step + 1)
     for p in params:
-        grad = torch.randn(p.shape, generator=generator).to(p.device, p.dtype)
+        grad = torch.randn(p.shape, generator=generator, device="cpu").to(p.device, p.dtype)
         p.grad = grad if p.grad is None else p.grad.copy_(grad)
 
 

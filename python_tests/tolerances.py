@@ -35,14 +35,17 @@ def largest_error(result: Tensor, oracle: Tensor) -> float:
     return difference.max().item() if difference.numel() else 0.0
 
 
-def assert_close(ours: Tensor, native: Tensor, oracle: Tensor, what: str = "result") -> None:
+def assert_close(ours: Tensor, native: Tensor, oracle: Tensor, what: str = "result", terms: float = 1.0) -> None:
     """Fails unless ``ours`` is as near to the float64 ``oracle`` as twice ``native``'s distance plus ATOL.
 
-    All three have the same shape; ``ours`` and ``native`` the same dtype.
+    All three have the same shape; ``ours`` and ``native`` the same dtype and device. The oracle may be on the CPU: some
+    native CUDA kernels have constants in float32 (hardswish, hardsigmoid), and so are none in float64. ``terms`` is the
+    size of what cancels in the result, if that is larger than the result.
     """
+    oracle = oracle.to(ours.device)
     assert ours.dtype == native.dtype, f"{what}: dtype {ours.dtype} instead of {native.dtype}"
     error, allowed = largest_error(ours, oracle), largest_error(native, oracle)
-    scale = max(1.0, oracle.double().abs().nan_to_num(0, 0, 0).max().item()) if oracle.numel() else 1.0
+    scale = max(terms, oracle.double().abs().nan_to_num(0, 0, 0).max().item()) if oracle.numel() else terms
     limit = TWICE_NATIVE * allowed + ATOL[ours.dtype] * scale
     assert error <= limit, f"{what}: error {error:.3e}, allowed {limit:.3e} (native has {allowed:.3e})"
 

@@ -80,7 +80,7 @@ def _max_pool(
     try:
         if not return_indices and not _wants_gradient(input):
             y = _ops.max_pool(input, *window, ceil_mode)
-            return y.contiguous() if space == 1 else y
+            return y.contiguous() if space == 1 and input.is_cpu else y  # as torch's
         y, offsets = _ops.max_pool_with_offsets(input, *window, ceil_mode)
     except RuntimeError as error:
         raise _refused(error, f"max_pool{space}d", *given) from None
