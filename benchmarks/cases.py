@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 import nnart_ops
 import nnart_ops.functional as ours
 from benchmarks.case import DTYPES, Case
-from benchmarks.layers import CONVOLUTIONS, TRANSPOSED, Layer
+from benchmarks.layers import CONVOLUTIONS, NETWORKS, NETWORKS_TRANSPOSED, TRANSPOSED, Layer
 from benchmarks.models import MODELS
 from benchmarks.optimizers import optimizers
 
@@ -132,8 +132,24 @@ def convolutions(dtype: str) -> Iterator[Case]:
     return itertools.chain(_layers(dtype, CONVOLUTIONS, "conv"), _layers(dtype, TRANSPOSED, "conv_transpose"))
 
 
-def _layers(dtype: str, layers: dict[str, Layer], function_name: str) -> Iterator[Case]:
-    for (name, (x_size, w_size, options)), (layout, formats) in itertools.product(layers.items(), LAYOUTS.items()):
+def gemm(dtype: str) -> Iterator[Case]:
+    """CUDA's implicit GEMM on layers of known networks in NHWC. In 16 bits: native takes float32 for TF32."""
+    if dtype not in ("bfloat16", "float16"):
+        return
+    with nnart_ops.config(conv_strategy="gemm"):
+        yield from _layers(dtype, NETWORKS, "conv", ("NHWC",))
+        yield from _layers(dtype, NETWORKS_TRANSPOSED, "conv_transpose", ("NHWC",))
+
+
+# Above so many operations a byte, arithmetic bounds a convolution on a tensor core (H200: 790 TFLOP/s, 4.3 TB/s).
+DENSE = 180
+
+
+def _layers(
+    dtype: str, layers: dict[str, Layer], function_name: str, layouts: Sequence[str] = tuple(LAYOUTS)
+) -> Iterator[Case]:
+    for (name, (x_size, w_size, options)), layout in itertools.product(layers.items(), layouts):
+        formats = LAYOUTS[layout]
         if formats and len(x_size) not in formats:
             continue
         memory_format = formats.get(len(x_size), torch.contiguous_format)
@@ -185,8 +201,9 @@ def _layers(dtype: str, layers: dict[str, Layer], function_name: str) -> Iterato
         into_y, into_x = (w.shape[0], w.shape[1]) if transposed else (w.shape[1], w.shape[0])
         terms = {"forward": into_y * taps, "dgrad": into_x * taps, "wgrad": y.numel() // y.shape[1]}
         moved = (xs[0].numel() + w.numel() + y.numel()) * w.element_size()
-        work = {"bytes": moved} if w.is_cuda else {"flops": flops}
-        kind = functools.partial(Case, "conv", dtype=dtype, **work)
+        work = {"bytes": moved} if w.is_cuda and flops < DENSE * moved else {"flops": flops}
+        family = "gemm" if layers in (NETWORKS, NETWORKS_TRANSPOSED) else "conv"
+        kind = functools.partial(Case, family, dtype=dtype, **work)
         tolerance = exact * terms["forward"] ** 0.5
         yield kind(f"{label} forward", ours=forward(pair[0]), peer=forward(pair[1]), tolerance=tolerance)
         sides = fused("relu", None)
@@ -436,11 +453,13 @@ FAMILIES = {
     "cross_entropy": cross_entropies,
     "dropout": dropouts,
     "gated": gated,
+    "gemm": gemm,
     "optimizer": optimizers,
     "model": models,
     "overhead": overhead,
     "pooling": pooling,
     "softmax": softmaxes,
 }
-# Have CUDA kernels.
-ON_CUDA = ("activation", "conv", "cross_entropy", "dropout", "gated", "optimizer", "overhead", "pooling", "softmax")
+# Only CUDA has the GEMM that is compared there, only the CPU the networks' plans.
+ON_CPU = tuple(name for name in FAMILIES if name != "gemm")
+ON_CUDA = tuple(name for name in FAMILIES if name != "model")

@@ -109,6 +109,84 @@ CONVOLUTIONS: dict[str, Layer] = {
     "32->32 3x3x3 @14": ((2, 32, 14, 14, 14), (32, 32, 3, 3, 3), {"padding": 1}),
 }
 
+# Dense and grouped layers of known networks at the sizes that a GPU trains them with.
+NETWORKS: dict[str, Layer] = {
+    # ResNet-50 (He et al. 2016, table 1)
+    "ResNet 3->64 7x7 s2 @224": _dense(64, (3, 64), 7, 224, stride=2),
+    **{
+        f"ResNet {c[0]}->{c[1]} 1x1 @{size}": _dense(64, c, 1, size)
+        for size, pairs in {
+            56: [(64, 64), (64, 256), (256, 64), (256, 128)],
+            28: [(128, 512), (512, 128), (512, 256)],
+            14: [(256, 1024), (1024, 256), (1024, 512)],
+            7: [(512, 2048), (2048, 512)],
+        }.items()
+        for c in pairs
+    },
+    **{f"ResNet {c}->{c} 3x3 @{n}": _dense(64, (c, c), 3, n) for c, n in ((64, 56), (128, 28), (256, 14), (512, 7))},
+    **{
+        f"ResNet {c}->{c} 3x3 s2 @{size}": _dense(64, (c, c), 3, size, stride=2)
+        for c, size in ((128, 56), (256, 28), (512, 14))
+    },
+    **{
+        f"ResNet {c}->{2 * c} 1x1 s2 @{size}": _dense(64, (c, 2 * c), 1, size, stride=2)
+        for c, size in ((256, 56), (512, 28), (1024, 14))
+    },
+    # ResNeXt-50 32x4d (Xie et al. 2017, table 1)
+    **{
+        f"ResNeXt {c}->{c} 3x3 g32 @{size}": _dense(64, (c, c), 3, size, groups=32)
+        for c, size in ((128, 56), (256, 28), (512, 14), (1024, 7))
+    },
+    "ResNeXt 256->256 3x3 s2 g32 @56": _dense(64, (256, 256), 3, 56, stride=2, groups=32),
+    # RegNetX-3.2GF, 48 channels a group (Radosavovic et al. 2020, appendix D)
+    **{
+        f"RegNet {c}->{c} 3x3 g{c // 48} @{size}": _dense(64, (c, c), 3, size, groups=c // 48)
+        for c, size in ((96, 56), (192, 28), (432, 14), (1008, 7))
+    },
+    # ConvNeXt-T without its depthwise layers (Liu et al. 2022, table 9)
+    "ConvNeXt 3->96 4x4 s4 @224": _dense(64, (3, 96), 4, 224, stride=4, padding=0),
+    "ConvNeXt 96->192 2x2 s2 @56": _dense(64, (96, 192), 2, 56, stride=2, padding=0),
+    **{
+        f"ConvNeXt {c[0]}->{c[1]} 1x1 @{size}": _dense(64, c, 1, size)
+        for c, size in (
+            *(((96, 384), 56), ((384, 96), 56), ((192, 768), 28), ((768, 192), 28)),
+            *(((384, 1536), 14), ((768, 3072), 7)),
+        )
+    },
+    # U-Net (Ronneberger et al. 2015), padded
+    **{
+        f"U-Net {c[0]}->{c[1]} 3x3 @{size}": _dense(4, c, 3, size)
+        for c, size in (((64, 64), 256), ((128, 64), 256), ((128, 128), 128), ((256, 256), 64))
+    },
+    # a convolutional VAE
+    **{
+        f"VAE {c[0]}->{c[1]} 4x4 s2 @{size}": _dense(128, c, 4, size, stride=2, padding=1)
+        for c, size in (((3, 32), 64), ((32, 64), 32), ((64, 128), 16))
+    },
+    # C3D (Tran et al. 2015)
+    **{
+        f"C3D {c[0]}->{c[1]} 3x3x3 @{n[0]}x{n[1]}": ((4, c[0], n[0], n[1], n[1]), (c[1], c[0], 3, 3, 3), {"padding": 1})
+        for c, n in (((3, 64), (16, 112)), ((64, 128), (16, 56)), ((256, 256), (8, 28)), ((512, 512), (4, 14)))
+    },
+    # first layers
+    "first 1->32 3x3 @28": _dense(512, (1, 32), 3, 28, padding=0),
+    "first 3->32 3x3 s2 @224": _dense(64, (3, 32), 3, 224, stride=2),
+    "first 3->64 3x3 @32": _dense(512, (3, 64), 3, 32),
+    "first 3->192 16x16 s16 @224": _dense(64, (3, 192), 16, 224, stride=16, padding=0),
+    # airbench94's network on CIFAR-10 (Jordan 2024)
+    "airbench 3->24 2x2 @32": _dense(1024, (3, 24), 2, 32, padding=0),
+    **{
+        f"airbench {c[0]}->{c[1]} 3x3 @{size}": _dense(1024, c, 3, size)
+        for c, size in (((24, 64), 31), ((64, 64), 15), ((64, 256), 15), ((256, 256), 7), ((256, 256), 3))
+    },
+}
+NETWORKS_TRANSPOSED: dict[str, Layer] = {
+    "U-Net 128->64 2x2 s2 @128": ((4, 128, 128, 128), (128, 64, 2, 2), {"stride": 2}),
+    "U-Net 512->256 2x2 s2 @32": ((4, 512, 32, 32), (512, 256, 2, 2), {"stride": 2}),
+    "VAE 128->64 4x4 s2 @8": ((128, 128, 8, 8), (128, 64, 4, 4), {"stride": 2, "padding": 1}),
+    "VAE 64->3 4x4 s2 @32": ((128, 64, 32, 32), (64, 3, 4, 4), {"stride": 2, "padding": 1}),
+}
+
 # Transposed: the weight's first size is the input's.
 TRANSPOSED: dict[str, Layer] = {
     "128->64 2x2 s2 @28": ((8, 128, 28, 28), (128, 64, 2, 2), {"stride": 2}),

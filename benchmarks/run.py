@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks import timing
 from benchmarks.case import DTYPES, Case
-from benchmarks.cases import FAMILIES, ON_CUDA
+from benchmarks.cases import FAMILIES, ON_CPU, ON_CUDA
 
 
 def check(case: Case) -> None:
@@ -35,7 +35,7 @@ def measure(
 ) -> dict[str, Any]:
     """One row of the table: times in ms, rates, the share of the roofline, the ratio to the strongest peer."""
     check(case)
-    peers = timing.peers_of(case.peer, convolves=case.family == "conv", compiles=compiles)
+    peers = timing.peers_of(case.peer, convolves=case.family in ("conv", "gemm"), compiles=compiles)
     comparison = timing.compare(case.ours, peers, rounds=rounds, inner=case.inner)
     row: dict[str, Any] = {
         "family": case.family,
@@ -88,7 +88,10 @@ def main() -> None:
         "--compile-every", type=int, default=0, metavar="N", help="torch.compile is a peer of each N-th case; 0: none"
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no case after so many seconds")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="run each N-th case of a family")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="leave cases out of each family to take no more"
+    )
     parser.add_argument("--commit", default="", help="what was checked out, where there is no .git to ask")
     parser.add_argument("--json", type=Path, help="also write the rows and the environment to this file")
     arguments = parser.parse_args()
@@ -106,14 +109,19 @@ def main() -> None:
         print(f"{versions['cpu_isa']} kernels; allocator thresholds set for both sides; ratio = native time / our time")
     print(f"{'case':52s} {'dtype':9s} {'ours ms':>9s} {'native ms':>9s}  {'our rate':>16s} roof    ratio")
     rows, wrong, bandwidth, flops = [], list[dict[str, str]](), dict[tuple[int, bool], float](), dict[str, float]()
-    start, cases = time.monotonic(), 0
-    families = arguments.family or sorted(FAMILIES.keys() if arguments.device == "cpu" else ON_CUDA)
-    for family, dtype in itertools.product(families, arguments.dtype):
-        for case in FAMILIES[family](dtype):
-            if time.monotonic() - start > arguments.seconds:
-                break
-            if arguments.only not in case.name:
+    end, cases, left_out = time.monotonic() + arguments.seconds, 0, dict[str, str]()
+    families = arguments.family or sorted(ON_CPU if arguments.device == "cpu" else ON_CUDA)
+    pairs = list(itertools.product(families, arguments.dtype))
+    for done, (family, dtype) in enumerate(pairs):
+        now = time.monotonic()
+        end_of_share = now + (end - now) / (len(pairs) - done)
+        wanted = (case for case in FAMILIES[family](dtype) if arguments.only in case.name)
+        for number, case in enumerate(wanted):
+            if number % arguments.every:
                 continue
+            if time.monotonic() > end_of_share:
+                left_out[f"{family} {dtype}"] = f"all from '{case.name}' on"
+                break
             cases += 1
             compiles = arguments.compile_every > 0 and cases % arguments.compile_every == 0
             try:
@@ -122,10 +130,24 @@ def main() -> None:
             except (AssertionError, RuntimeError) as error:
                 wrong.append({"family": family, "case": case.name, "dtype": dtype, "error": str(error)})
                 print(f"{case.name:52s} {dtype:9s} WRONG: {error}", flush=True)
+    for name, which in left_out.items():
+        print(f"{name}: {which} left out for want of time")
+    if arguments.every > 1:
+        print(f"of all others each {arguments.every}-th case")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(
-            json.dumps({**environment, "rows": rows, **({"wrong": wrong} if wrong else {})}, indent=1) + "\n"
+            json.dumps(
+                {
+                    **environment,
+                    "rows": rows,
+                    **({"wrong": wrong} if wrong else {}),
+                    "every": arguments.every,
+                    "left_out": left_out,
+                },
+                indent=1,
+            )
+            + "\n"
         )
         print(f"written to {arguments.json}")
     if wrong:

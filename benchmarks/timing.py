@@ -65,7 +65,8 @@ def _cpu_seconds(function: Callable[[int], Any], i: int, inner: int) -> float:
     return (time.perf_counter() - start) / inner
 
 
-FLUSHED_BYTES = 1 << 29  # ten times the largest second-level cache, and long enough for Python to queue the next call
+FLUSHED_BYTES = 1 << 29  # ten times the largest second-level cache
+FLUSHES = 4  # 0.5 ms on an H200: long enough for Python to queue the next call
 
 
 @functools.cache
@@ -75,7 +76,8 @@ def _flushed() -> torch.Tensor:
 
 def _gpu_seconds(function: Callable[[int], Any], i: int, inner: int) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    _flushed().sum()  # read, not written: what is left in the cache need not be written back in the call's time
+    for _ in range(FLUSHES):
+        _flushed().sum()  # read, not written: what is left in the cache need not be written back in the call's time
     start.record()
     for _ in range(inner):
         function(i)
@@ -152,8 +154,9 @@ def in_place_bandwidth(sizes: Sequence[int]) -> dict[int, float]:
 
 def peak_flops(dtype: torch.dtype) -> float:
     """Floating-point operations per second of a large matrix product, what dense arithmetic can reach here."""
-    n = 1024 if dtype != torch.float64 else 512
-    a, b = torch.rand(n, n).to(dtype), torch.rand(n, n).to(dtype)
+    n = 8192 if torch.get_default_device().type == "cuda" else 1024
+    n = n if dtype != torch.float64 else n // 2
+    a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
     seconds = _seconds()
     samples = [seconds(lambda i: torch.mm(a, b), i, 1) for i in range(8)]
     return 2 * n**3 / min(samples)

@@ -128,7 +128,7 @@ def check_max(name: str, x: Tensor, *arguments: Any) -> None:
     result, our_indices = ours(x, *arguments, return_indices=True)
     assert same(result, y)
     assert same(ours(x, *arguments), peer(x, *arguments))
-    # On CUDA torch's index of a channels-last window of minus infinities is 0, outside the window; on the CPU its first.
+    # On CUDA torch's index of a channels-last window of minus infinities is 0, outside it; on the CPU the first in it.
     assert torch.equal(our_indices.cpu(), peer(x.cpu(), *arguments, return_indices=True)[1])
     assert same_strides(our_indices, indices)
     if y.numel() == 0:

@@ -142,11 +142,13 @@ class Check:
             return Outcome("skipped", "compute-sanitizer is not installed")
         tests = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
         options = ["--tool", tool, "--error-exitcode", 66, "--kernel-regex", "kns=nnart"]
-        files = [ROOT / "python_tests" / name for name in ("test_cuda_kernels.py", "test_cuda_optim.py")]
+        files = [
+            ROOT / "python_tests" / name for name in ("test_cuda_conv.py", "test_cuda_kernels.py", "test_cuda_optim.py")
+        ]
         selected = [
             *files,
             "-k",
-            "(test_every_kernel or test_depthwise or same_bits_again_and) and (float32 or bfloat16)",
+            "(test_every_kernel or test_depthwise or test_transposed or same_bits_again_and) and (float32 or bfloat16)",
         ]
         more = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         outcome = self.run(tool, [sanitizer, *options, *tests, *selected], more)
@@ -171,7 +173,20 @@ class Check:
         """Every family against native."""
         rows = self.out.parent / f"{self.out.stem}_bench.json"
         limit = self.limits["bench"] * 0.8
-        options = ["--device", "cuda", "--rounds", 9, "--compile-every", 9, "--seconds", limit, "--json", rows]
+        options = [
+            "--device",
+            "cuda",
+            "--rounds",
+            9,
+            "--every",
+            3,
+            "--compile-every",
+            9,
+            "--seconds",
+            limit,
+            "--json",
+            rows,
+        ]
         if self.commit:
             options += ["--commit", self.commit]
         outcome = self.run("bench", [sys.executable, "-m", "benchmarks.run", *options])
