@@ -10,6 +10,7 @@ import argparse
 import itertools
 import json
 import math
+import random
 import sys
 import time
 from pathlib import Path
@@ -88,7 +89,7 @@ def main() -> None:
         "--compile-every", type=int, default=0, metavar="N", help="torch.compile is a peer of each N-th case; 0: none"
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="run each N-th case of a family")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="run one in N cases of a family")
     parser.add_argument(
         "--seconds", type=float, default=math.inf, help="leave cases out of each family to take no more"
     )
@@ -116,8 +117,9 @@ def main() -> None:
         now = time.monotonic()
         end_of_share = now + (end - now) / (len(pairs) - done)
         wanted = (case for case in FAMILIES[family](dtype) if arguments.only in case.name)
-        for number, case in enumerate(wanted):
-            if number % arguments.every:
+        chance = random.Random(7)  # and not each N-th, which may always be a forward
+        for case in wanted:
+            if chance.random() >= 1 / arguments.every:
                 continue
             if time.monotonic() > end_of_share:
                 left_out[f"{family} {dtype}"] = f"all from '{case.name}' on"
@@ -133,7 +135,7 @@ def main() -> None:
     for name, which in left_out.items():
         print(f"{name}: {which} left out for want of time")
     if arguments.every > 1:
-        print(f"of all others each {arguments.every}-th case")
+        print(f"of all others one in {arguments.every}, drawn")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(

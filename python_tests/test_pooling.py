@@ -133,13 +133,13 @@ def check_max(name: str, x: Tensor, *arguments: Any) -> None:
     assert same_strides(our_indices, indices)
     if y.numel() == 0:
         return  # torch has no gradient of it
-    leaf, oracle = x.detach().clone().requires_grad_(), x.detach().double().requires_grad_()
+    leaf, oracle = x.detach().clone().requires_grad_(), x.detach().double().cpu().requires_grad_()
     grad = torch.randn(y.shape, generator=generator(1)).to(x.dtype)
     (grad_x,) = torch.autograd.grad(ours(leaf, *arguments), leaf, grad)
-    (expected,) = torch.autograd.grad(peer(oracle, *arguments), oracle, grad.double())
+    (expected,) = torch.autograd.grad(peer(oracle, *arguments), oracle, grad.double().cpu())
     # Summed in the compute type (gradients of about one), rounded to the storage type once.
     limit = storage_rounding(x.dtype) * expected.abs() + 64 * compute_eps(x.dtype)
-    assert ((grad_x.double() - expected).abs() <= limit).all()
+    assert ((grad_x.double().cpu() - expected).abs() <= limit).all()
     assert same_strides(grad_x, expected) or name == "adaptive_max_pool3d"  # where torch's is always contiguous
 
 

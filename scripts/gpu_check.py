@@ -141,6 +141,7 @@ class Check:
         if not Path(sanitizer).exists():
             return Outcome("skipped", "compute-sanitizer is not installed")
         tests = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        tests += ["--device", "cuda"]
         options = ["--tool", tool, "--error-exitcode", 66, "--kernel-regex", "kns=nnart"]
         files = [
             ROOT / "python_tests" / name for name in ("test_cuda_conv.py", "test_cuda_kernels.py", "test_cuda_optim.py")

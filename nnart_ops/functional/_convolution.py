@@ -13,14 +13,14 @@ from nnart_ops import _extension
 from nnart_ops.autograd.conv import autocast_operands, known_from_output
 from nnart_ops.autograd.function import transforms_active
 from nnart_ops.functional._epilogue import epilogue_of
-from nnart_ops.functional._native import device_kernel_takes, kernel_takes
+from nnart_ops.functional._native import kernel_takes, trial_kernel_takes
 
 Ints = int | Sequence[int]
 _MOST_PLANS = 4096
 
 
 def _takes(*tensors: Tensor) -> bool:
-    return kernel_takes(*tensors) if tensors[0].is_cpu else device_kernel_takes(*tensors)
+    return kernel_takes(*tensors) if tensors[0].is_cpu else trial_kernel_takes(*tensors)
 
 
 def _is_ours_on_cuda(weight: Tensor, groups: int) -> bool:

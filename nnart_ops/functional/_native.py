@@ -19,13 +19,8 @@ def kernel_takes(*tensors: Tensor) -> bool:
 
 
 def device_kernel_takes(*tensors: Tensor) -> bool:
-    """:func:`kernel_takes` for the families that have CUDA kernels too: all ``tensors`` are on one device.
-
-    On CUDA only where ``NNART_CUDA_ON_TRIAL`` asks for kernels that have not passed all their tests on a GPU yet.
-    """
+    """:func:`kernel_takes` for the families that have CUDA kernels too: all ``tensors`` are on one device."""
     first = tensors[0]
-    if first.is_cuda and not _on_trial():
-        return False
     for tensor in tensors[1:]:
         same = tensor.dtype is first.dtype and tensor.device == first.device
         if not (same and one_device_kernel_takes(tensor)):
@@ -33,8 +28,14 @@ def device_kernel_takes(*tensors: Tensor) -> bool:
     return one_device_kernel_takes(first)
 
 
+def trial_kernel_takes(*tensors: Tensor) -> bool:
+    """The same for the families whose CUDA kernels are on trial: not yet as fast as native in the mean of their
+    benchmarks, or not yet through all their tests on a GPU. There only ``NNART_CUDA_ON_TRIAL=1`` asks for them."""
+    return (not tensors[0].is_cuda or _on_trial()) and device_kernel_takes(*tensors)
+
+
 def one_device_kernel_takes(tensor: Tensor) -> bool:
-    """The same of one tensor for the families that have passed, the element-wise activations."""
+    """The same of one tensor."""
     return (
         type(tensor) in _TYPES
         and tensor.dtype in _DTYPES

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nnart_ops.autograd import pooling as _ops
 from nnart_ops.autograd.function import transforms_active
-from nnart_ops.functional._native import device_kernel_takes, float32_under_autocast
+from nnart_ops.functional._native import float32_under_autocast, trial_kernel_takes
 
 Size = int | Sequence[int]
 
@@ -73,7 +73,7 @@ def _max_pool(
     return_indices: bool,
 ) -> Any:
     given = (input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
-    window = _window(space, kernel_size, stride, padding, dilation) if device_kernel_takes(input) else None
+    window = _window(space, kernel_size, stride, padding, dilation) if trial_kernel_takes(input) else None
     if window is None:
         return getattr(native, f"max_pool{space}d")(*given)
     input = _under_autocast(input, space == 3)
@@ -100,7 +100,7 @@ def _avg_pool(
     *divisor_override: int | None,
 ) -> Tensor:
     given = (input, kernel_size, stride, padding, ceil_mode, count_include_pad, *divisor_override)
-    window = _window(space, kernel_size, stride, padding) if device_kernel_takes(input) else None
+    window = _window(space, kernel_size, stride, padding) if trial_kernel_takes(input) else None
     divisor = divisor_override[0] if divisor_override else None
     if window is None or divisor == 0:
         return getattr(native, f"avg_pool{space}d")(*given)
@@ -122,7 +122,7 @@ def _output_size(space: int, input: Tensor, output_size: Any) -> Any:
 
 
 def _adaptive_max_pool(space: int, input: Tensor, output_size: Any, return_indices: bool) -> Any:
-    sizes = _output_size(space, input, output_size) if device_kernel_takes(input) else None
+    sizes = _output_size(space, input, output_size) if trial_kernel_takes(input) else None
     if sizes is None:
         return getattr(native, f"adaptive_max_pool{space}d")(input, output_size, return_indices)
     input = _under_autocast(input, space == 3)
@@ -139,7 +139,7 @@ def _adaptive_max_pool(space: int, input: Tensor, output_size: Any, return_indic
 
 
 def _adaptive_avg_pool(space: int, input: Tensor, output_size: Any) -> Tensor:
-    sizes = _output_size(space, input, output_size) if device_kernel_takes(input) else None
+    sizes = _output_size(space, input, output_size) if trial_kernel_takes(input) else None
     if sizes is None:
         return getattr(native, f"adaptive_avg_pool{space}d")(input, output_size)
     input = _under_autocast(input, space == 3)
@@ -150,7 +150,7 @@ def _adaptive_avg_pool(space: int, input: Tensor, output_size: Any) -> Tensor:
 
 
 def _lp_pool(space: int, input: Tensor, norm_type: float, kernel_size: Any, stride: Any, ceil_mode: bool) -> Tensor:
-    sizes = _window(space, kernel_size, stride) if device_kernel_takes(input) else None
+    sizes = _window(space, kernel_size, stride) if trial_kernel_takes(input) else None
     if sizes is None:
         return getattr(native, f"lp_pool{space}d")(input, norm_type, kernel_size, stride, ceil_mode)
     if norm_type in (math.inf, -math.inf):
@@ -164,7 +164,7 @@ def _lp_pool(space: int, input: Tensor, norm_type: float, kernel_size: Any, stri
 def _max_unpool(
     space: int, input: Tensor, indices: Tensor, kernel_size: Any, stride: Any, padding: Any, output_size: Any
 ) -> Tensor:
-    sizes = _window(space, kernel_size, stride, padding) if device_kernel_takes(input) else None
+    sizes = _window(space, kernel_size, stride, padding) if trial_kernel_takes(input) else None
     takes = sizes is not None and input.dim() in (space + 1, space + 2) and input.shape == indices.shape
     takes = takes and input.device == indices.device
     if not takes or indices.dtype != torch.int64 or any(size == 0 for size in input.shape[-space - 1 :]):

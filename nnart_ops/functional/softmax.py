@@ -13,7 +13,7 @@ from torch import Tensor
 from nnart_ops.autograd.cross_entropy import cross_entropy as _cross_entropy
 from nnart_ops.autograd.dropout import memory_order
 from nnart_ops.autograd.softmax import softmax as _softmax
-from nnart_ops.functional._native import device_kernel_takes, float32_under_autocast
+from nnart_ops.functional._native import device_kernel_takes, float32_under_autocast, trial_kernel_takes
 
 
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
@@ -168,7 +168,7 @@ def _converted(input: Tensor, dtype: torch.dtype | None) -> Tensor:
 def _dimension(x: Tensor, dim: int | None) -> int | None:
     """``dim`` from the front, or None if the native operation shall run or refuse."""
     dims = max(x.dim(), 1)
-    if dim is None or not device_kernel_takes(x) or not -dims <= dim < dims:
+    if dim is None or not trial_kernel_takes(x) or not -dims <= dim < dims:
         return None
     return dim % dims
 
