@@ -163,6 +163,18 @@ def test_sums_of_many_pixels() -> None:
     assert (first.cpu().double() - expected).abs().max() <= LIMITS[torch.float32] * expected.abs().max()
 
 
+def test_a_residual_between_two_packs() -> None:
+    """Its address decides how the result is stored, and not what it is."""
+    x, weight = torch.randn(2, 8, 5, 6).bfloat16(), torch.randn(16, 8, 1, 1).bfloat16()
+    memory = torch.randn(2 * 5 * 6 * 16 + 1).bfloat16()
+    x, results = x.contiguous(memory_format=torch.channels_last), []
+    residual = memory[1:].view(2, 5, 6, 16).permute(0, 3, 1, 2)
+    for aligned in (residual.clone(memory_format=torch.channels_last), residual):
+        with nnart_ops.config(conv_strategy="gemm"):
+            results.append(F.conv2d(x, weight, activation="relu", residual=aligned))
+    assert torch.equal(*results)
+
+
 def test_it_is_ours() -> None:
     """What this file holds to float64 is the kernel of csrc/cuda, not another's convolution."""
     x, weight = torch.randn(1, 8, 5, 5), torch.randn(4, 8, 3, 3)

@@ -61,6 +61,22 @@ def test_traffic() -> None:
     assert run.stdout.count("\n| ") > 80
 
 
+def test_a_filter_of_one_tap_comes_in_packs() -> None:
+    """Axes with one element may have any stride: they decide nothing about how a convolution's operands are read."""
+    code = """
+import emulation, torch, nnart_ops
+x, weight = torch.randn(2, 16, 5, 6).bfloat16(), torch.randn(24, 16, 1, 1).bfloat16()
+with nnart_ops.config(conv_strategy="gemm"):
+    nnart_ops.functional.conv2d(x.contiguous(memory_format=torch.channels_last), weight)
+(kernel,) = emulation.loaded().kernels()
+assert kernel.count("Packs)1") == 2, kernel
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=emulation.environment("emulation")
+    )
+    assert run.returncode == 0, run.stderr
+
+
 # ---- the emulation itself
 
 BUGS = ("none", "no_barrier", "wrong_barrier", "no_second_barrier", "past_the_end", "past_the_array", "lonely_barrier")

@@ -28,6 +28,9 @@ class Divisor {
   __device__ __forceinline__ int64_t divide(int64_t n) const {
     return is_short_ ? int64_t(quotient(uint32_t(n), multiplier_, shift_)) : n / divisor_;
   }
+  __device__ __forceinline__ int64_t rest(int64_t n, int64_t quotient) const {
+    return is_short_ ? int64_t(uint32_t(n) - uint32_t(quotient) * uint32_t(divisor_)) : n - quotient * divisor_;
+  }
   __host__ __device__ __forceinline__ int64_t number() const { return divisor_; }
 
  private:
@@ -42,7 +45,7 @@ struct Division {
 };
 __device__ __forceinline__ Division divide(int64_t n, const Divisor& by) {
   int64_t quotient = by.divide(n);
-  return {quotient, n - quotient * by.number()};
+  return {quotient, by.rest(n, quotient)};
 }
 
 }  // namespace nnart::cuda

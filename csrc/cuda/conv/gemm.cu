@@ -18,6 +18,7 @@ constexpr int kStages = 3;      // pieces in shared memory: one is multiplied, t
 constexpr int kLineBytes = 64;  // of the terms of a row in a piece
 constexpr int kLinePacks = kLineBytes / kAccessBytes;
 constexpr int kTileColumns = 64;
+constexpr int kSumsStride = kTileColumns + 8;  // of a tile's rows in shared memory: four rows in different banks
 template <class S>
 constexpr int kTileRows = sizeof(S) == 8 ? 64 : 128;
 template <class S>
@@ -40,12 +41,18 @@ __device__ __forceinline__ int pack_of_lines(int term, int p) {
   return (term * packs + (p ^ (term & 7))) * kAccessBytes;
 }
 
+// Whether whole packs of a group's channels lie side by side in the tensor.
+template <class S>
+bool in_packs_of(const ConvOperand& operand, int64_t channels_of_group) {
+  return channels_of_group % kPackWidth<S> == 0 && in_packs(operand, kPackWidth<S>, sizeof(S));
+}
+
 struct GemmPlan {
   int64_t m, n, k;                    // of a group
   int64_t row_tiles, column_tiles;    // of a group
   int64_t pieces, terms_of_piece;     // of k
   int64_t rows_group, columns_group;  // from a group's first element to the next one's, of each matrix
-  bool pairs;                         // neighbouring channels of the result can be stored at once
+  bool packs;                         // the result is stored in packs of channels
 
   __host__ __device__ __forceinline__ int64_t tiles() const { return row_tiles * column_tiles; }
 };
@@ -77,7 +84,8 @@ GemmPlan plan_gemm(const ConvArgs& args, const GemmAxis (&axes)[3]) {
     plan.terms_of_piece = least(plan.terms_of_piece, ceil_div(terms, kTerms<S>) * kTerms<S>);
     plan.pieces = ceil_div(plan.k, plan.terms_of_piece);
   }
-  plan.pairs = plan.n % 2 == 0 && in_packs(result, 2, sizeof(S));
+  const void* residual = args.finish ? args.finish->residual : nullptr;
+  plan.packs = in_packs_of<S>(result, plan.n) && reinterpret_cast<uintptr_t>(residual) % kAccessBytes == 0;
   return plan;
 }
 
@@ -88,6 +96,7 @@ struct Matrices {
   using Row = Pixel;
   using Column = int64_t;  // where its part of the weight begins
   using Term = Tap;
+  using TermPlace = TapPlace;
 
   Coordinates coordinates;
   const S *in, *weight;
@@ -101,7 +110,9 @@ struct Matrices {
 
   __device__ __forceinline__ Row row(int64_t m) const { return coordinates.pixel(m); }
   __device__ __forceinline__ Column column(int64_t n) const { return n * column_stride; }
-  __device__ __forceinline__ Term term(int64_t k) const { return coordinates.tap(k); }
+  __device__ __forceinline__ TermPlace term_place(int64_t k) const { return coordinates.tap_place(k); }
+  __device__ __forceinline__ void advance(TermPlace& place, int by) const { coordinates.advance(place, by); }
+  __device__ __forceinline__ Term term(const TermPlace& place) const { return coordinates.tap(place); }
   // Places of elements from the group's first one, negative for zeros.
   __device__ __forceinline__ int64_t in_rows(const Row& row, const Term& term) const {
     return coordinates.meet(row, term);
@@ -121,6 +132,7 @@ struct Matrices<S, ConvPass::Wgrad> {
     Pixel in_x;
     int64_t in_y;
   };
+  using TermPlace = int64_t;
 
   Coordinates coordinates;
   const S *x, *y;
@@ -133,8 +145,10 @@ struct Matrices<S, ConvPass::Wgrad> {
         y_strides(args.y) {}
 
   __device__ __forceinline__ Row row(int64_t m) const { return m * y_strides.channel; }
-  __device__ __forceinline__ Column column(int64_t n) const { return coordinates.tap(n); }
-  __device__ __forceinline__ Term term(int64_t k) const {
+  __device__ __forceinline__ Column column(int64_t n) const { return coordinates.tap(coordinates.tap_place(n)); }
+  __device__ __forceinline__ TermPlace term_place(int64_t k) const { return k; }
+  __device__ __forceinline__ void advance(TermPlace& place, int by) const { place += by; }
+  __device__ __forceinline__ Term term(TermPlace k) const {
     return {coordinates.pixel(k), coordinates.in_result(k, y_strides)};
   }
   __device__ __forceinline__ int64_t in_rows(const Row& row, const Term& term) const { return row + term.in_y; }
@@ -147,8 +161,9 @@ struct Matrices<S, ConvPass::Wgrad> {
 
 // ---- one matrix's pieces, from global to shared memory
 
-// `lines` rows or columns from `first` on. know(i) is what is known of line i, place(line, term) where an element is.
-template <class S, int lines, Packs packs, class Line>
+// `lines` rows or columns from `first` on, and terms from `begin` on, step by step. know(i) is what is known of line i,
+// place(line, term) where an element is.
+template <class S, int lines, Packs packs, class Line, class TermPlace>
 struct Loader {
   static constexpr int width = kPackWidth<S>;
   static constexpr int line_packs = lines / width;  // at a term
@@ -157,13 +172,18 @@ struct Loader {
                               : packs == Packs::OfLines ? line_packs
                                                         : (lines < kGemmThreads ? lines : kGemmThreads);
   static constexpr int count = packs == Packs::OfTerms ? lines / wide : 1;
+  // From one of the thread's terms to the next.
+  static constexpr int apart = packs == Packs::OfTerms ? kTerms<S> : kGemmThreads / wide;
 
   const S* data;
   Line line[count];
   bool there[count];
+  TermPlace next;
 
-  template <class Know>
-  __device__ __forceinline__ Loader(const S* data, int64_t first, int64_t end, const Know& know) : data(data) {
+  template <class Matrix, class Know>
+  __device__ __forceinline__ Loader(const Matrix& matrix, const S* data, int64_t first, int64_t end, int64_t begin,
+                                    const Know& know)
+      : data(data), next(matrix.term_place(begin + first_term())) {
 #pragma unroll
     for (int i = 0; i < count; ++i) {
       int64_t at = first + (packs == Packs::OfLines ? mine() * width : mine() + i * wide);
@@ -174,31 +194,42 @@ struct Loader {
   __device__ __forceinline__ static int mine() {
     return packs == Packs::OfTerms ? int(threadIdx.x) / kLinePacks : int(threadIdx.x) % wide;
   }
+  __device__ __forceinline__ static int first_term() {
+    return packs == Packs::OfTerms ? int(threadIdx.x) % kLinePacks * width : int(threadIdx.x) / wide;
+  }
+  template <class Matrix>
+  __device__ __forceinline__ auto next_term(const Matrix& matrix) {
+    auto term = matrix.term(next);
+    matrix.advance(next, apart);
+    return term;
+  }
   template <class Matrix, class Place>
-  __device__ __forceinline__ void load(const Matrix& matrix, unsigned char* tile, int64_t k, int64_t end,
-                                       const Place& place) const {
+  __device__ __forceinline__ void load(const Matrix& matrix, unsigned char* tile, int k, int end, const Place& place) {
     if constexpr (packs == Packs::OfTerms) {
       int p = int(threadIdx.x) % kLinePacks;
       bool exists = k + p * width < end;
-      auto term = matrix.term(exists ? k + p * width : 0);
+      auto term = next_term(matrix);
 #pragma unroll
       for (int i = 0; i < count; ++i) {
-        int64_t at = exists && there[i] ? place(line[i], term) : -1;
+        int64_t at = place(line[i], term);  // without a branch, in which the compiler would compute the term again
+        at = exists & there[i] ? at : -1;
         copy_async(tile + pack_of_terms(mine() + i * wide, p), data + (at < 0 ? 0 : at), at >= 0);
       }
     } else if constexpr (packs == Packs::OfLines) {
 #pragma unroll
-      for (int t = 0; t < kTerms<S>; t += kGemmThreads / wide) {
-        int term = t + int(threadIdx.x) / wide;
-        int64_t at = there[0] && k + term < end ? place(line[0], matrix.term(k + term)) : -1;
-        copy_async(tile + pack_of_lines<line_packs>(term, mine()), data + (at < 0 ? 0 : at), at >= 0);
+      for (int t = first_term(); t < kTerms<S>; t += apart) {
+        auto term = next_term(matrix);
+        int64_t at = place(line[0], term);
+        at = there[0] & (k + t < end) ? at : -1;
+        copy_async(tile + pack_of_lines<line_packs>(t, mine()), data + (at < 0 ? 0 : at), at >= 0);
       }
     } else {
 #pragma unroll 4
-      for (int t = int(threadIdx.x) / wide; t < kTerms<S>; t += kGemmThreads / wide) {
+      for (int t = first_term(); t < kTerms<S>; t += apart) {
         S value = narrow(Type<S>{}, ComputeType<S>(0));
+        auto term = next_term(matrix);
         if (there[0] && k + t < end) {
-          int64_t at = place(line[0], matrix.term(k + t));
+          int64_t at = place(line[0], term);
           if (at >= 0) value = data[at];
         }
         reinterpret_cast<S*>(tile + pack_of_terms(mine(), t / width))[t % width] = value;
@@ -249,21 +280,18 @@ struct Product {
           multiply_add(Type<S>{}, sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
     }
   }
-  // Calls visit(row of the tile, by_column), and that with visit(column, two sums side by side).
+  // Calls visit(row and column of the tile, two sums side by side).
   template <class Visit>
-  __device__ __forceinline__ void each_row(const Visit& visit) const {
+  __device__ __forceinline__ void each(const Visit& visit) const {
     int lane = int(threadIdx.x) % kWarp;
 #pragma unroll
     for (int i = 0; i < row_blocks; ++i)
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
-        visit(first_row() + i * 16 + half * 8 + lane / 4, [&](const auto& store) {
+      for (int j = 0; j < column_blocks; ++j)
 #pragma unroll
-          for (int j = 0; j < column_blocks; ++j) {
-            const float two[2] = {sums[i][j][2 * half], sums[i][j][2 * half + 1]};
-            store(first_column() + j * 8 + lane % 4 * 2, two);
-          }
-        });
+        for (int half = 0; half < 2; ++half)
+          visit(first_row() + i * 16 + half * 8 + lane / 4, first_column() + j * 8 + lane % 4 * 2,
+                Pack<float, 2>{{sums[i][j][2 * half], sums[i][j][2 * half + 1]}});
   }
 };
 
@@ -297,16 +325,12 @@ struct PlainProduct {
     }
   }
   template <class Visit>
-  __device__ __forceinline__ void each_row(const Visit& visit) const {
+  __device__ __forceinline__ void each(const Visit& visit) const {
 #pragma unroll
     for (int i = 0; i < rows_each; ++i)
-      visit(first_row() + i * high, [&](const auto& store) {
 #pragma unroll
-        for (int j = 0; j < columns_each; ++j) {
-          const C one[1] = {sums[i][j]};
-          store(first_column() + j * wide, one);
-        }
-      });
+      for (int j = 0; j < columns_each; ++j)
+        visit(first_row() + i * high, first_column() + j * wide, Pack<C, 1>{{sums[i][j]}});
   }
 };
 
@@ -315,6 +339,18 @@ using ProductOf = std::conditional_t<sizeof(S) == 2, Product<S, rows, columns>, 
 
 // ---- the kernel
 
+// Calls visit(row, column, sums) for each `width` sums side by side of a tile's rows: neighbouring threads go along a
+// row, or down.
+template <int rows, int width, class C, class Visit>
+__device__ __forceinline__ void each_part(const C* sums, bool down, const Visit& visit) {
+  constexpr int parts_of_row = kTileColumns / width;
+#pragma unroll 1
+  for (int i = int(threadIdx.x); i < rows * parts_of_row; i += kGemmThreads) {
+    int row = down ? i % rows : i / parts_of_row, column = (down ? i / rows : i % parts_of_row) * width;
+    visit(row, column, load<width>(sums + row * kSumsStride + column));
+  }
+}
+
 template <class S, ConvPass pass, Packs packed_rows, Packs packed_columns>
 __global__ void __launch_bounds__(kGemmThreads, 2)
     gemm_kernel(Matrices<S, pass> matrices, GemmPlan plan, S* result, ConvStrides result_strides, Epilogue<S> epilogue,
@@ -322,69 +358,75 @@ __global__ void __launch_bounds__(kGemmThreads, 2)
   using Matrix = Matrices<S, pass>;
   constexpr int tile_rows = kTileRows<S>, row_bytes = tile_rows * kLineBytes;
   constexpr int stage_bytes = row_bytes + kTileColumns * kLineBytes;
-  auto* stages =
-      reinterpret_cast<unsigned char*>(shared_array<Pack<uint32_t, 4>, kStages * stage_bytes / kAccessBytes>());
+  using C = ComputeType<S>;
+  constexpr int sums_bytes = tile_rows * kSumsStride * int(sizeof(C));
+  constexpr int bytes = sums_bytes > kStages * stage_bytes ? sums_bytes : kStages * stage_bytes;
+  Pack<uint32_t, 4>* memory = shared_array<Pack<uint32_t, 4>, bytes / kAccessBytes>();
+  auto* stages = reinterpret_cast<unsigned char*>(memory);
   int64_t tile = blockIdx.x % plan.tiles(), rest = blockIdx.x / plan.tiles();
   int64_t piece = rest % plan.pieces, group = rest / plan.pieces;
   int64_t first_row = tile / plan.column_tiles * tile_rows, first_column = tile % plan.column_tiles * kTileColumns;
   int64_t begin = piece * plan.terms_of_piece, end = least(begin + plan.terms_of_piece, plan.k);
 
-  Loader<S, tile_rows, packed_rows, typename Matrix::Row> rows(matrices.rows() + group * plan.rows_group, first_row,
-                                                               plan.m, [&](int64_t m) { return matrices.row(m); });
-  Loader<S, kTileColumns, packed_columns, typename Matrix::Column> columns(
-      matrices.columns() + group * plan.columns_group, first_column, plan.n,
+  using TermPlace = typename Matrix::TermPlace;
+  Loader<S, tile_rows, packed_rows, typename Matrix::Row, TermPlace> rows(
+      matrices, matrices.rows() + group * plan.rows_group, first_row, plan.m, begin,
+      [&](int64_t m) { return matrices.row(m); });
+  Loader<S, kTileColumns, packed_columns, typename Matrix::Column, TermPlace> columns(
+      matrices, matrices.columns() + group * plan.columns_group, first_column, plan.n, begin,
       [&](int64_t n) { return matrices.column(n); });
-  auto fill = [&](int64_t step) {
-    int64_t k = begin + step * kTerms<S>;
-    if (k < end) {
-      unsigned char* stage = stages + step % kStages * stage_bytes;
-      rows.load(matrices, stage, k, end,
+  int terms = int(end - begin), k = 0, filled = 0;  // of the piece, those asked for, and the stage of the next ones
+  auto fill = [&] {
+    if (k < terms) {
+      unsigned char* stage = stages + filled * stage_bytes;
+      rows.load(matrices, stage, k, terms,
                 [&](const auto& line, const auto& term) { return matrices.in_rows(line, term); });
-      columns.load(matrices, stage + row_bytes, k, end,
+      columns.load(matrices, stage + row_bytes, k, terms,
                    [&](const auto& line, const auto& term) { return matrices.in_columns(line, term); });
     }
     end_group_of_copies();
+    k += kTerms<S>;
+    filled = filled + 1 < kStages ? filled + 1 : 0;
   };
 
   ProductOf<S, packed_rows, packed_columns> product;
-  int64_t steps = ceil_div(end - begin, kTerms<S>);
-  for (int64_t step = 0; step < kStages - 1; ++step) fill(step);
-  for (int64_t step = 0; step < steps; ++step) {
+  for (int stage = 0; stage < kStages - 1; ++stage) fill();
+  for (int done = 0, multiplied = 0; done < terms; done += kTerms<S>) {
     wait_for_copies<kStages - 2>();
     __syncthreads();  // the step's piece is there, and nobody multiplies the one whose place the next takes
-    fill(step + kStages - 1);
-    const unsigned char* stage = stages + step % kStages * stage_bytes;
+    fill();
+    const unsigned char* stage = stages + multiplied * stage_bytes;
     product.add(stage, stage + row_bytes);
+    multiplied = multiplied + 1 < kStages ? multiplied + 1 : 0;
   }
 
-  product.each_row([&](int row, const auto& each_column) {
-    int64_t m = first_row + row;
-    if (m >= plan.m) return;
-    if constexpr (pass == ConvPass::Wgrad) {
-      int64_t groups = gridDim.x / (plan.tiles() * plan.pieces);
-      double* sums = partial_sums + ((piece * groups + group) * plan.m + m) * plan.n;
-      each_column([&](int column, const auto& values) {
-#pragma unroll
-        for (int k = 0; k < int(sizeof values / sizeof values[0]); ++k)
-          if (first_column + column + k < plan.n) sums[first_column + column + k] = double(values[k]);
-      });
-    } else {
-      int64_t at = matrices.coordinates.in_result(m, result_strides) + group * plan.n * result_strides.channel;
-      each_column([&](int column, const auto& values) {
-        constexpr int count = sizeof values / sizeof values[0];
-        int64_t n = first_column + column, channel = group * plan.n + n;
-        if (count == 2 && plan.pairs) {
-          if (n < plan.n) epilogue.store(result, at + n, channel, values);
-          return;
-        }
-#pragma unroll
-        for (int k = 0; k < count; ++k) {
-          const ComputeType<S> one[1] = {values[k]};
-          if (n + k < plan.n) epilogue.store(result, at + (n + k) * result_strides.channel, channel + k, one);
-        }
-      });
-    }
+  // Through shared memory, so that neighbouring threads write neighbouring elements, and what follows the sums is a
+  // loop: written out for each register, it would not fit the cache of instructions.
+  __syncthreads();
+  auto* sums = reinterpret_cast<C*>(memory);
+  product.each([&](int row, int column, const auto& pack) {
+    *reinterpret_cast<std::decay_t<decltype(pack)>*>(sums + row * kSumsStride + column) = pack;
   });
+  __syncthreads();
+  if constexpr (pass == ConvPass::Wgrad) {
+    int64_t groups = gridDim.x / (plan.tiles() * plan.pieces);
+    double* of_piece = partial_sums + (piece * groups + group) * plan.m * plan.n;
+    each_part<tile_rows, 1>(sums, false, [&](int row, int column, const auto& part) {
+      int64_t m = first_row + row, n = first_column + column;
+      if (m < plan.m && n < plan.n) of_piece[m * plan.n + n] = double(part.lanes[0]);
+    });
+  } else {
+    auto finish = [&](int row, int column, const auto& part) {
+      int64_t m = first_row + row, n = first_column + column, channel = group * plan.n + n;
+      if (m >= plan.m || n >= plan.n) return;
+      int64_t at = matrices.coordinates.in_result(m, result_strides) + channel * result_strides.channel;
+      epilogue.store(result, at, channel, part.lanes);
+    };
+    if (plan.packs)
+      each_part<tile_rows, kPackWidth<S>>(sums, false, finish);
+    else
+      each_part<tile_rows, 1>(sums, result_strides.channel != 1, finish);
+  }
 }
 
 // ---- on the host
@@ -397,12 +439,6 @@ const char* launch_gemm(const ConvArgs& args, const GemmAxis (&axes)[3], cudaStr
   return launch_kernel(gemm_kernel<S, pass, packed_rows, packed_columns>, args.groups * plan.pieces * plan.tiles(),
                        kGemmThreads, stream, Matrices<S, pass>(args, axes), plan, static_cast<S*>(result.data),
                        ConvStrides(result), Epilogue<S>(args), args.partial_sums);
-}
-
-// Whether whole packs of a group's channels can be read from the tensor.
-template <class S>
-bool in_packs_of(const ConvOperand& operand, int64_t channels_of_group) {
-  return channels_of_group % kPackWidth<S> == 0 && in_packs(operand, kPackWidth<S>, sizeof(S));
 }
 
 template <class S>

@@ -54,17 +54,22 @@ struct GemmAxis {
   }
 };
 
-// A pixel, and where its tap 0 meets the other tensor.
+// Where a pixel's tap 0 meets the other tensor: the element, which may lie outside of it, and the place on each axis.
 struct Pixel {
-  int64_t image;
+  int64_t at;
   int32_t place[3];
 };
 
 // A tap and a channel beside it: how far both are from the first ones in the other tensor, and in the weight.
 struct Tap {
-  int64_t channel;
+  int64_t at;
   int32_t shift[3];
   int64_t in_weight;
+};
+
+// The place of a tap in their order, and of its channel.
+struct TapPlace {
+  int32_t channel, number[3];
 };
 
 // From numbers to pixels and taps, and from both to an element.
@@ -123,34 +128,50 @@ struct Coordinates {
   __device__ __forceinline__ Pixel pixel(int64_t i) const {
     Pixel pixel;
     int32_t at[3];
-    pixel.image = locate(i, at) * in.batch;
+    pixel.at = locate(i, at) * in.batch;
 #pragma unroll
-    for (int a = 0; a < 3; ++a) pixel.place[a] = at[a] * axis[a].place_step + axis[a].place;
+    for (int a = 0; a < 3; ++a) {
+      pixel.place[a] = at[a] * axis[a].place_step + axis[a].place;
+      pixel.at += pixel.place[a] * in.space[a];
+    }
     return pixel;
   }
-  __device__ __forceinline__ Tap tap(int64_t i) const {
+  __device__ __forceinline__ TapPlace tap_place(int64_t i) const {
     Division by = divide(i, channels);
     int64_t t = channels_first ? by.rest : by.quotient, channel = channels_first ? by.quotient : by.rest;
     Division w = divide(t, taps_w), h = divide(w.quotient, taps_h);
-    int64_t q[3] = {h.quotient, h.rest, w.rest};
-    Tap tap{channel * in.channel, {}, first_in_weight + channel * weight_channel};
+    return {int32_t(channel), {int32_t(h.quotient), int32_t(h.rest), int32_t(w.rest)}};
+  }
+  // Goes so many channels on, from one tap to the next: without a division.
+  __device__ __forceinline__ void advance(TapPlace& place, int32_t by) const {
+    int32_t count = int32_t(channels.number());
+    place.channel += by;
+    while (place.channel >= count) {
+      place.channel -= count;
+      if (++place.number[2] < axis[2].taps) continue;
+      place.number[2] = 0;
+      if (++place.number[1] < axis[1].taps) continue;
+      place.number[1] = 0;
+      ++place.number[0];
+    }
+  }
+  __device__ __forceinline__ Tap tap(const TapPlace& place) const {
+    const int32_t (&q)[3] = place.number;
+    Tap tap{place.channel * in.channel, {}, first_in_weight + place.channel * weight_channel};
 #pragma unroll
     for (int a = 0; a < 3; ++a) {
-      tap.shift[a] = int32_t(q[a]) * axis[a].shift;
+      tap.shift[a] = q[a] * axis[a].shift;
+      tap.at += tap.shift[a] * in.space[a];
       tap.in_weight += q[a] * weight.space[a];
     }
     return tap;
   }
   // Where the tap of a pixel meets an element, counted from the group's first one, or -1 for padding.
   __device__ __forceinline__ int64_t meet(const Pixel& pixel, const Tap& tap) const {
-    int64_t at = pixel.image + tap.channel;
+    bool inside = true;
 #pragma unroll
-    for (int a = 0; a < 3; ++a) {
-      int32_t place = pixel.place[a] + tap.shift[a];
-      if (place < 0 || place >= axis[a].size) return -1;
-      at += place * in.space[a];
-    }
-    return at;
+    for (int a = 0; a < 3; ++a) inside &= uint32_t(pixel.place[a] + tap.shift[a]) < uint32_t(axis[a].size);
+    return inside ? pixel.at + tap.at : -1;
   }
 };
 
