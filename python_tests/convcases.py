@@ -80,3 +80,23 @@ def check(
             assert_close(got, want, truth, name)
     if strides:
         assert results[0][0].stride() == results[1][0].stride()
+
+
+def check_autocast(ours: tuple[Any, ...], theirs: Any, tensors: list[Tensor], dtype: torch.dtype) -> None:
+    """Each of ``ours`` beside torch's under autocast: results in ``dtype``, gradients in the parameters' float32."""
+    doubles = [t.to(dtype).double().requires_grad_() for t in tensors]
+    exact = theirs(*doubles)
+    grad_y = torch.randn(exact.shape).to(dtype)
+    truth = [exact.detach(), *torch.autograd.grad(exact, doubles, grad_y.double())]
+    results = []
+    for function in (theirs, *ours):
+        leaves = [t.clone().requires_grad_() for t in tensors]
+        with torch.autocast("cpu", dtype):
+            y = function(*leaves)
+            assert function(*(t.double() for t in tensors)).dtype == torch.float64
+        results.append([y.detach(), *torch.autograd.grad(y, leaves, grad_y)])
+    assert [t.dtype for t in results[0]] == [dtype, *(torch.float32,) * len(tensors)]
+    for result in results[1:]:
+        for name, got, want, exact in zip(("y", "grad_x", "grad_weight", "grad_bias"), result, results[0], truth):
+            assert got.dtype == want.dtype
+            assert_close(got.to(dtype), want.to(dtype), exact, name)

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as native
-from convcases import DTYPES, LAYOUTS, case, check, functions, laid_out, operands, outcome
+from convcases import DTYPES, LAYOUTS, case, check, check_autocast, functions, laid_out, operands, outcome
 from devices import DEVICE, cpu_only
-from tolerances import SAME_BFLOAT16, SAME_FLOAT32
+from tolerances import SAME_FLOAT32
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vmap
 from torch.testing._internal.common_methods_invocations import op_db
@@ -411,20 +411,8 @@ def test_per_sample_gradients_and_jacobians() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast(dtype: torch.dtype) -> None:
-    results = []
-    tensors = operands((2, 3, 8, 8), (4, 3, 3, 3), True, torch.float32, "")
     op = lambda x, w, b: torch.ops.nnart_ops.conv(x, w, b, [1, 1], [0] * 4, [1, 1], 1)  # noqa: E731
-    for conv in (F.conv2d, native.conv2d, op):
-        leaves = [t.clone().requires_grad_() for t in tensors]
-        with torch.autocast("cpu", dtype):
-            y = conv(*leaves)
-            assert conv(*(t.double() for t in tensors)).dtype == torch.float64
-        y.float().pow(2).sum().backward()
-        results.append([y.detach(), *(leaf.grad for leaf in leaves)])
-    assert [t.dtype for t in results[0]] == [dtype, *(torch.float32,) * 3]
-    for other in results[1:]:
-        for a, b in zip(results[0], other):
-            torch.testing.assert_close(a, b, **SAME_BFLOAT16)
+    check_autocast((F.conv2d, op), native.conv2d, operands((2, 3, 8, 8), (4, 3, 3, 3), True, torch.float32, ""), dtype)
 
 
 def test_compile_with_dynamic_batch() -> None:

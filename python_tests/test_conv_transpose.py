@@ -13,9 +13,20 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as native
-from convcases import DTYPES, LAYOUTS, away_from_kinks, case, check, functions, laid_out, operands, outcome
+from convcases import (
+    DTYPES,
+    LAYOUTS,
+    away_from_kinks,
+    case,
+    check,
+    check_autocast,
+    functions,
+    laid_out,
+    operands,
+    outcome,
+)
 from devices import DEVICE
-from tolerances import SAME_BFLOAT16, assert_close
+from tolerances import assert_close
 from torch import Tensor
 from torch.func import grad, vmap
 from torch.testing._internal.common_methods_invocations import op_db
@@ -283,17 +294,7 @@ def test_per_sample_gradients() -> None:
 def test_autocast(dtype: torch.dtype) -> None:
     tensors = transposed_operands((2, 3, 8, 8), (3, 4, 3, 3), True, torch.float32, "contiguous")
     op = lambda x, w, b: torch.ops.nnart_ops.conv_transpose(x, w, b, [2, 4, 10, 10], [1, 1], [0] * 4, [1, 1], 1)  # noqa: E731
-    results = []
-    for function in (F.conv_transpose2d, native.conv_transpose2d, op):
-        leaves = [t.clone().requires_grad_() for t in tensors]
-        with torch.autocast("cpu", dtype):
-            y = function(*leaves)
-        y.float().pow(2).sum().backward()
-        results.append([y.detach(), *(leaf.grad for leaf in leaves)])
-    assert results[0][0].dtype == dtype
-    for other in results[1:]:
-        for a, b in zip(results[0], other):
-            torch.testing.assert_close(a, b, **SAME_BFLOAT16)
+    check_autocast((F.conv_transpose2d, op), native.conv_transpose2d, tensors, dtype)
 
 
 def test_compile_with_dynamic_batch() -> None:

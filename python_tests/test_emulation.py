@@ -84,16 +84,16 @@ BUGS += ("lonely_shuffle", "shared_output", "wrong_wait")
 THREADS, BLOCKS = 96, 3
 
 
-def build_planted(folder: Path, sanitizer: str, *options: str) -> Path:
-    """planted_bugs.cu and the emulation as a library."""
+def build_planted(folder: Path, source: Path, sanitizer: str, *options: str) -> Path:
+    """A source with planted bugs and the emulation as a library. What lies in the folder goes before csrc."""
     instrumented = f"-fsanitize={sanitizer}"
     # ThreadSanitizer's calls go to the emulation and not to its library.
     linked = [] if sanitizer == "thread" else [instrumented]
     compiler = os.environ.get("CXX", "c++").split()
-    common = ["-std=c++20", "-O1", "-g1", "-fPIC", "-w", f"-I{ROOT}/csrc/emulation/include", f"-I{ROOT}/csrc"]
-    common += options
+    folders = [folder, ROOT / "csrc" / "emulation" / "include", ROOT / "csrc"]
+    common = ["-std=c++20", "-O1", "-g1", "-fPIC", "-w", *(f"-I{path}" for path in folders), *options]
     as_cuda = ["-x", "c++", "-include", "cuda_runtime.h"]
-    parts = {"planted": [*as_cuda, instrumented, str(TESTS / "planted_bugs.cu")]}
+    parts = {"planted": [*as_cuda, instrumented, str(source)]}
     for name in ("emulation", "accesses"):
         parts[name] = [*linked, str(ROOT / "csrc" / "emulation" / f"{name}.cpp")]
     for name, words in parts.items():
@@ -107,7 +107,7 @@ def build_planted(folder: Path, sanitizer: str, *options: str) -> Path:
 @pytest.fixture(scope="module", params=[[], ["-DNNART_PORTABLE_FIBERS"]], ids=["fibers", "portable"])
 def planted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With this machine's switch from fiber to fiber, and with that of other processors."""
-    return build_planted(tmp_path_factory.mktemp("planted"), "thread", *request.param)
+    return build_planted(tmp_path_factory.mktemp("planted"), TESTS / "planted_bugs.cu", "thread", *request.param)
 
 
 def run_planted(library: Path, bug: str, x: torch.Tensor) -> tuple[torch.Tensor, str | None]:
@@ -148,7 +148,7 @@ def test_planted_bugs_are_caught(planted: Path, schedule: str) -> None:
 
 
 def test_planted_accesses_out_of_bounds_are_caught(tmp_path: Path) -> None:
-    library = build_planted(tmp_path, "address")
+    library = build_planted(tmp_path, TESTS / "planted_bugs.cu", "address")
     code = """
 import ctypes, sys
 library, bug = ctypes.CDLL(sys.argv[1]), int(sys.argv[2])
@@ -170,6 +170,60 @@ print("done")
         else:
             assert "heap-buffer-overflow" in run.stderr, (bug, run.stdout, run.stderr)
             assert "planted_bugs.cu" in run.stderr
+
+
+# What is changed in csrc/cuda/conv, and how the emulation tells: by wrong numbers, by NaN or by what it says.
+GEMM_BUGS = {
+    "none": ("gemm.cu", "", "", "right"),
+    "off_by_one_in_the_map": ("gemm.cuh", "place(int32_t(-a.pad)),", "place(int32_t(1 - a.pad)),", "wrong"),
+    "off_by_one_at_the_border": ("gemm.cuh", "< uint32_t(axis[a].size)", "<= uint32_t(axis[a].size)", "wrong"),
+    "swizzle_of_one_side": (
+        "gemm.cu",
+        "pack_of_terms(mine() + i * wide, p),",
+        "(mine() + i * wide) * 64 + p * 16,",
+        "wrong",
+    ),
+    "swizzle_with_conflicts": ("gemm.cu", "(line >> 1 & (kLinePacks - 1))", "(line & (kLinePacks - 1))", "same banks"),
+    "no_barrier_in_the_loop": ("gemm.cu", "__syncthreads();  // the step's", "// the step's", "race in"),
+    "no_barrier_before_the_sums": ("gemm.cu", "__syncthreads();\n  auto* sums", "auto* sums", "race in"),
+    "too_early": ("gemm.cu", "wait_for_copies<kStages - 2>", "wait_for_copies<kStages - 1>", "race in"),
+}
+
+
+@pytest.mark.parametrize("bug", GEMM_BUGS)
+def test_planted_bugs_of_the_gemm_are_caught(bug: str, tmp_path: Path) -> None:
+    """In its map from pixels and taps to elements, its barriers and its swizzled shared memory."""
+    name, right, wrong, told = GEMM_BUGS[bug]
+    folder = tmp_path / "cuda" / "conv"
+    folder.mkdir(parents=True)
+    for file in ("gemm.cu", "gemm.cuh"):
+        text = (ROOT / "csrc" / "cuda" / "conv" / file).read_text()
+        if file == name and right:
+            assert text.count(right) == 1
+            text = text.replace(right, wrong)
+        if file == "gemm.cu":  # without its entry, which would have every kernel compiled
+            text = text[: text.index("\nconst char* gemm(")] + "\n}  // namespace nnart::cuda\n"
+        (folder / file).write_text(text)
+    library = build_planted(tmp_path, TESTS / "planted_gemm.cu", "thread")
+    run = ctypes.CDLL(str(library)).run
+    run.restype = ctypes.c_char_p
+    sizes = (2, 16, 24, 9)
+    batch, channels, out, size = sizes
+    last = {"memory_format": torch.channels_last}
+    x, weight = (torch.randn(n, channels, s, s).bfloat16().contiguous(**last) for n, s in ((batch, size), (out, 3)))
+    expected = torch.nn.functional.conv2d(x.double(), weight.double(), padding=1)
+    emulated, found = Emulation(str(library)), set[str]()
+    for schedule in SCHEDULES:
+        emulated.schedule(schedule)
+        y = torch.full((batch, out, size, size), torch.nan, dtype=torch.bfloat16).contiguous(**last)
+        with emulated.watched():
+            said = run(*(ctypes.c_void_p(t.data_ptr()) for t in (x, weight, y)), *map(ctypes.c_int64, sizes))
+        if said:
+            found.add(said.decode())
+        else:
+            close = bool(((y.double() - expected).abs() <= 0.01 * expected.abs().max()).all())
+            found.add("right" if close else "wrong")
+    assert all(told in one for one in found), found
 
 
 def kernels_of_the_project() -> set[str]:

@@ -86,6 +86,11 @@ template <bool transposed>
 void load_matrices(uint32_t (&parts)[4], const void* row) {
   uint64_t rows[emulation::kWarp];
   emulation::exchange_all(reinterpret_cast<uint64_t>(row), rows, "load_matrices");
+  for (int matrix = 0; matrix < 4; ++matrix) {  // a row takes 4 of the 32 banks, and a matrix comes at once
+    uint32_t banks = 0;
+    for (int r = 0; r < 8; ++r) banks |= 1u << rows[8 * matrix + r] / kCopyBytes % 8;
+    if (banks != 0xff) emulation::stop("load_matrices: rows of a matrix in the same banks");
+  }
   int lane = int(threadIdx.x % emulation::kWarp), line = lane / 4, first = lane % 4 * 2;
   auto element = [&](int i, int r, int c) { return uint32_t{reinterpret_cast<const uint16_t*>(rows[8 * i + r])[c]}; };
   for (int i = 0; i < 4; ++i)
