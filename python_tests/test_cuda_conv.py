@@ -4,6 +4,7 @@ strides and dilations, groups, channels of whole packs and of none, with and wit
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,6 +162,22 @@ def test_sums_of_many_pixels() -> None:
         first, second = (torch.autograd.grad(F.conv2d(x, weight, None, 1, 1), weight, grad)[0] for _ in "ab")
     assert torch.equal(first, second)
     assert (first.cpu().double() - expected).abs().max() <= LIMITS[torch.float32] * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_wide_tiles(name: str) -> None:
+    """Of 128 columns, where there are enough of them to fill a card; a transposed convolution is a gradient of x."""
+    groups, few, many = 256, 16, 128
+    sizes = (groups * many, few, 3, 1) if name == "conv2d" else (groups * few, many, 3, 1)
+    x, weight = (torch.randn(size).bfloat16() for size in ((1, groups * few, 3, 4), sizes))
+    x, weight = (t.contiguous(memory_format=torch.channels_last) for t in (x, weight))
+    expected = getattr(native, name)(x.double().cpu(), weight.double().cpu(), padding=(1, 0), groups=groups)
+    with nnart_ops.config(conv_strategy="gemm"):
+        y = getattr(F, name)(x, weight, padding=(1, 0), groups=groups)
+    assert (y.cpu().double() - expected).abs().max() <= LIMITS[torch.bfloat16] * expected.abs().max()
+    if EMULATION is not None:
+        conv_pass = int(name != "conv2d")
+        assert any(re.search(rf"ConvPass\){conv_pass}, 128, ", kernel) for kernel in EMULATION.kernels())
 
 
 def test_a_residual_between_two_packs() -> None:

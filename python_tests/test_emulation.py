@@ -185,7 +185,8 @@ GEMM_BUGS = {
     ),
     "swizzle_with_conflicts": ("gemm.cu", "(line >> 1 & (kLinePacks - 1))", "(line & (kLinePacks - 1))", "same banks"),
     "no_barrier_in_the_loop": ("gemm.cu", "__syncthreads();  // the step's", "// the step's", "race in"),
-    "no_barrier_before_the_sums": ("gemm.cu", "__syncthreads();\n  auto* sums", "auto* sums", "race in"),
+    "no_barrier_before_the_sums": ("gemm.cu", "    __syncthreads();\n    if (product", "    if (product", "race in"),
+    "no_barrier_after_the_sums": ("gemm.cu", "      });\n    __syncthreads();\n", "      });\n", "race in"),
     "too_early": ("gemm.cu", "wait_for_copies<kStages - 2>", "wait_for_copies<kStages - 1>", "race in"),
 }
 

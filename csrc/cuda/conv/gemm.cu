@@ -17,16 +17,23 @@ constexpr int kGemmThreads = 128;
 constexpr int kStages = 3;      // pieces in shared memory: one is multiplied, the others are under way
 constexpr int kLineBytes = 64;  // of the terms of a row in a piece
 constexpr int kLinePacks = kLineBytes / kAccessBytes;
-constexpr int kTileColumns = 64;
-constexpr int kSumsStride = kTileColumns + 8;  // of a tile's rows in shared memory: four rows in different banks
-template <class S>
-constexpr int kTileRows = sizeof(S) == 8 ? 64 : 128;
 template <class S>
 constexpr int kTerms = kLineBytes / int(sizeof(S));  // of a piece
+
+// A tile's columns. A wide tile reads two thirds of what two narrow ones do.
+constexpr int kNarrow = 64, kWide = 128;
+template <class S>
+constexpr int kTileRows = sizeof(S) == 8 ? 64 : 128;
+
+// Of a tile's sums in shared memory, so many columns at a time, from row to row: four rows are in different banks.
+constexpr int kSumsStride = kNarrow + 8;
 
 // The weight's gradient is cut into pieces along its terms: enough blocks to fill a card, and no more terms than float
 // may sum up, but enough that the sums between count little.
 constexpr int64_t kFillingTiles = 512, kLeastTermsOfPiece = 2048, kMostTermsOfPiece = 16384;
+
+// So many wide tiles are two for each multiprocessor of the cards that there are.
+constexpr int64_t kFillingWideTiles = 256;
 
 // How the elements of a matrix come: one by one, or in packs of terms of one line, or of lines at one term.
 enum class Packs { None, OfTerms, OfLines };
@@ -48,6 +55,7 @@ bool in_packs_of(const ConvOperand& operand, int64_t channels_of_group) {
 }
 
 struct GemmPlan {
+  int64_t columns;                    // of a tile
   int64_t m, n, k;                    // of a group
   int64_t row_tiles, column_tiles;    // of a group
   int64_t pieces, terms_of_piece;     // of k
@@ -57,8 +65,9 @@ struct GemmPlan {
   __host__ __device__ __forceinline__ int64_t tiles() const { return row_tiles * column_tiles; }
 };
 
+// `all_packs` says that both matrices come in packs.
 template <class S>
-GemmPlan plan_gemm(const ConvArgs& args, const GemmAxis (&axes)[3]) {
+GemmPlan plan_gemm(const ConvArgs& args, const GemmAxis (&axes)[3], bool all_packs) {
   GemmPlan plan{};
   int64_t in = args.in_channels / args.groups, out = args.out_channels / args.groups;
   int64_t taps = Coordinates::taps(axes), pixels = Coordinates::pixels(args, axes);
@@ -66,17 +75,21 @@ GemmPlan plan_gemm(const ConvArgs& args, const GemmAxis (&axes)[3]) {
   const ConvOperand& result = args.pass == ConvPass::Forward ? args.y : args.x;
   switch (args.pass) {
     case ConvPass::Forward:
-      plan = {pixels, out, taps * in, 0, 0, 1, 0, x_group, weight_group, false};
+      plan = {kNarrow, pixels, out, taps * in, 0, 0, 1, 0, x_group, weight_group, false};
       break;
     case ConvPass::Dgrad:
-      plan = {pixels, in, taps * out, 0, 0, 1, 0, y_group, weight_group, false};
+      plan = {kNarrow, pixels, in, taps * out, 0, 0, 1, 0, y_group, weight_group, false};
       break;
     case ConvPass::Wgrad:
-      plan = {out, taps * in, pixels, 0, 0, 1, 0, y_group, x_group, false};
+      plan = {kNarrow, out, taps * in, pixels, 0, 0, 1, 0, y_group, x_group, false};
       break;
   }
   plan.row_tiles = ceil_div(plan.m, kTileRows<S>);
-  plan.column_tiles = ceil_div(plan.n, kTileColumns);
+  bool wide = sizeof(S) == 2 && all_packs && ceil_div(plan.n, kNarrow) % 2 == 0;
+  if (args.pass != ConvPass::Wgrad)
+    wide = wide && args.groups * plan.row_tiles * ceil_div(plan.n, kWide) >= kFillingWideTiles;
+  if (wide) plan.columns = kWide;
+  plan.column_tiles = ceil_div(plan.n, plan.columns);
   plan.terms_of_piece = ceil_div(most(plan.k, 1), kTerms<S>) * kTerms<S>;
   if (args.pass == ConvPass::Wgrad) {
     int64_t filling = ceil_div(kFillingTiles, plan.tiles() * args.groups);
@@ -91,12 +104,15 @@ GemmPlan plan_gemm(const ConvArgs& args, const GemmAxis (&axes)[3]) {
 
 // ---- the matrices of a pass: what is known of a row, of a column and of a term, and the elements
 
+// A step goes from one of a thread's terms to its next. An element is so far from a group's first one as its line and
+// term meet, if they do, and as the term's channel adds: what is known of a term is that of all its tap's channels.
 template <class S, ConvPass pass>
 struct Matrices {
   using Row = Pixel;
   using Column = int64_t;  // where its part of the weight begins
   using Term = Tap;
-  using TermPlace = TapPlace;
+  using Place = TapPlace;
+  using Step = int;
 
   Coordinates coordinates;
   const S *in, *weight;
@@ -108,17 +124,27 @@ struct Matrices {
         weight(static_cast<const S*>(args.weight.data)),
         column_stride(pass == ConvPass::Forward ? args.weight.batch : args.weight.channel) {}
 
-  __device__ __forceinline__ Row row(int64_t m) const { return coordinates.pixel(m); }
+  __device__ __forceinline__ Row row(int64_t m) const { return coordinates.pixel(coordinates.pixel_place(m)); }
   __device__ __forceinline__ Column column(int64_t n) const { return n * column_stride; }
-  __device__ __forceinline__ TermPlace term_place(int64_t k) const { return coordinates.tap_place(k); }
-  __device__ __forceinline__ void advance(TermPlace& place, int by) const { coordinates.advance(place, by); }
-  __device__ __forceinline__ Term term(const TermPlace& place) const { return coordinates.tap(place); }
-  // Places of elements from the group's first one, negative for zeros.
-  __device__ __forceinline__ int64_t in_rows(const Row& row, const Term& term) const {
-    return coordinates.meet(row, term);
+  __device__ __forceinline__ Place place(int64_t k) const { return coordinates.tap_place(k); }
+  __device__ __forceinline__ Step step(int terms) const { return terms; }
+  __device__ __forceinline__ bool advance(Place& place, Step step) const { return coordinates.advance(place, step); }
+  __device__ __forceinline__ Term term(const Place& place) const { return coordinates.tap(place); }
+  __device__ __forceinline__ bool meet(const Row& row, const Term& term, int64_t& at) const {
+    return coordinates.meet(row, term, at);
   }
-  __device__ __forceinline__ int64_t in_columns(const Column& column, const Term& term) const {
-    return column + term.in_weight;
+  __device__ __forceinline__ bool meet(Column column, const Term& term, int64_t& at) const {
+    at = column + term.in_weight;
+    return true;
+  }
+  // From a group's first element to that of the place's channel: in packs of terms channels are neighbours.
+  template <Packs packs>
+  __device__ __forceinline__ int64_t in_rows(const Place& place) const {
+    return packs == Packs::OfTerms ? place.channel : place.channel * coordinates.in.channel;
+  }
+  template <Packs packs>
+  __device__ __forceinline__ int64_t in_columns(const Place& place) const {
+    return packs == Packs::OfTerms ? place.channel : place.channel * coordinates.weight_channel;
   }
   __device__ __forceinline__ const S* rows() const { return in; }
   __device__ __forceinline__ const S* columns() const { return weight; }
@@ -126,13 +152,19 @@ struct Matrices {
 
 template <class S>
 struct Matrices<S, ConvPass::Wgrad> {
-  using Row = int64_t;  // where its channel begins
-  using Column = Tap;
+  struct Row {
+    int64_t at;  // its channel in y
+  };
+  struct Column {
+    int64_t channel;
+    Tap tap;
+  };
   struct Term {
     Pixel in_x;
     int64_t in_y;
   };
-  using TermPlace = int64_t;
+  using Place = PixelPlace;
+  using Step = PixelPlace;
 
   Coordinates coordinates;
   const S *x, *y;
@@ -144,16 +176,36 @@ struct Matrices<S, ConvPass::Wgrad> {
         y(static_cast<const S*>(args.y.data)),
         y_strides(args.y) {}
 
-  __device__ __forceinline__ Row row(int64_t m) const { return m * y_strides.channel; }
-  __device__ __forceinline__ Column column(int64_t n) const { return coordinates.tap(coordinates.tap_place(n)); }
-  __device__ __forceinline__ TermPlace term_place(int64_t k) const { return k; }
-  __device__ __forceinline__ void advance(TermPlace& place, int by) const { place += by; }
-  __device__ __forceinline__ Term term(TermPlace k) const {
-    return {coordinates.pixel(k), coordinates.in_result(k, y_strides)};
+  __device__ __forceinline__ Row row(int64_t m) const { return {m * y_strides.channel}; }
+  __device__ __forceinline__ Column column(int64_t n) const {
+    TapPlace place = coordinates.tap_place(n);
+    return {place.channel * coordinates.in.channel, coordinates.tap(place)};
   }
-  __device__ __forceinline__ int64_t in_rows(const Row& row, const Term& term) const { return row + term.in_y; }
-  __device__ __forceinline__ int64_t in_columns(const Column& column, const Term& term) const {
-    return coordinates.meet(term.in_x, column);
+  __device__ __forceinline__ Place place(int64_t k) const { return coordinates.pixel_place(k); }
+  __device__ __forceinline__ Step step(int terms) const { return coordinates.pixel_place(terms); }
+  __device__ __forceinline__ bool advance(Place& place, const Step& step) const {
+    coordinates.advance(place, step);
+    return true;
+  }
+  __device__ __forceinline__ Term term(const Place& place) const {
+    return {coordinates.pixel(place), coordinates.in_result(place, y_strides)};
+  }
+  __device__ __forceinline__ bool meet(const Row& row, const Term& term, int64_t& at) const {
+    at = row.at + term.in_y;
+    return true;
+  }
+  __device__ __forceinline__ bool meet(const Column& column, const Term& term, int64_t& at) const {
+    bool inside = coordinates.meet(term.in_x, column.tap, at);
+    at += column.channel;
+    return inside;
+  }
+  template <Packs>
+  __device__ __forceinline__ int64_t in_rows(const Place&) const {
+    return 0;
+  }
+  template <Packs>
+  __device__ __forceinline__ int64_t in_columns(const Place&) const {
+    return 0;
   }
   __device__ __forceinline__ const S* rows() const { return y; }
   __device__ __forceinline__ const S* columns() const { return x; }
@@ -161,9 +213,9 @@ struct Matrices<S, ConvPass::Wgrad> {
 
 // ---- one matrix's pieces, from global to shared memory
 
-// `lines` rows or columns from `first` on, and terms from `begin` on, step by step. know(i) is what is known of line i,
-// place(line, term) where an element is.
-template <class S, int lines, Packs packs, class Line, class TermPlace>
+// `lines` rows or columns from `first` on, and terms from `begin` on, step by step. know(i) is
+// what is known of line i.
+template <class Matrix, class S, int lines, Packs packs, class Line>
 struct Loader {
   static constexpr int width = kPackWidth<S>;
   static constexpr int line_packs = lines / width;  // at a term
@@ -175,20 +227,23 @@ struct Loader {
   // From one of the thread's terms to the next.
   static constexpr int apart = packs == Packs::OfTerms ? kTerms<S> : kGemmThreads / wide;
 
-  const S* data;
   Line line[count];
-  bool there[count];
-  TermPlace next;
+  uint32_t exist = 0;  // a bit for each line
+  typename Matrix::Place next;
+  typename Matrix::Step step;
+  // Where the lines meet the tap of `next`, and which of them do; `fresh` where that is yet to be found.
+  int64_t at[count] = {};
+  uint32_t inside = 0;
+  bool fresh = true;
 
-  template <class Matrix, class Know>
-  __device__ __forceinline__ Loader(const Matrix& matrix, const S* data, int64_t first, int64_t end, int64_t begin,
-                                    const Know& know)
-      : data(data), next(matrix.term_place(begin + first_term())) {
+  template <class Know>
+  __device__ __forceinline__ Loader(const Matrix& matrix, int64_t first, int64_t end, int64_t begin, const Know& know)
+      : next(matrix.place(begin + first_term())), step(matrix.step(apart)) {
 #pragma unroll
     for (int i = 0; i < count; ++i) {
-      int64_t at = first + (packs == Packs::OfLines ? mine() * width : mine() + i * wide);
-      there[i] = at < end;
-      line[i] = know(there[i] ? at : first);
+      int64_t number = first + (packs == Packs::OfLines ? mine() * width : mine() + i * wide);
+      exist |= uint32_t(number < end) << i;
+      line[i] = know(number < end ? number : first);
     }
   }
   __device__ __forceinline__ static int mine() {
@@ -197,42 +252,43 @@ struct Loader {
   __device__ __forceinline__ static int first_term() {
     return packs == Packs::OfTerms ? int(threadIdx.x) % kLinePacks * width : int(threadIdx.x) / wide;
   }
-  template <class Matrix>
-  __device__ __forceinline__ auto next_term(const Matrix& matrix) {
+  __device__ __forceinline__ void find(const Matrix& matrix) {
+    if (!fresh) return;
     auto term = matrix.term(next);
-    matrix.advance(next, apart);
-    return term;
+    inside = 0;
+#pragma unroll
+    for (int i = 0; i < count; ++i) inside |= uint32_t(matrix.meet(line[i], term, at[i])) << i;
+    inside &= exist;
   }
-  template <class Matrix, class Place>
-  __device__ __forceinline__ void load(const Matrix& matrix, unsigned char* tile, int k, int end, const Place& place) {
+  // Of the step that is k terms after `begin`, where `end` are left. `data` is the group's first element,
+  // channel(place) how far that of the place's channel is from it.
+  template <class Channel>
+  __device__ __forceinline__ void load(const Matrix& matrix, unsigned char* tile, int k, int end, const S* data,
+                                       const Channel& channel) {
     if constexpr (packs == Packs::OfTerms) {
       int p = int(threadIdx.x) % kLinePacks;
-      bool exists = k + p * width < end;
-      auto term = next_term(matrix);
+      find(matrix);
+      const S* from = data + channel(next);
+      uint32_t there = k + p * width < end ? inside : 0;
 #pragma unroll
-      for (int i = 0; i < count; ++i) {
-        int64_t at = place(line[i], term);  // without a branch, in which the compiler would compute the term again
-        at = exists & there[i] ? at : -1;
-        copy_async(tile + pack_of_terms(mine() + i * wide, p), data + (at < 0 ? 0 : at), at >= 0);
-      }
-    } else if constexpr (packs == Packs::OfLines) {
-#pragma unroll
-      for (int t = first_term(); t < kTerms<S>; t += apart) {
-        auto term = next_term(matrix);
-        int64_t at = place(line[0], term);
-        at = there[0] & (k + t < end) ? at : -1;
-        copy_async(tile + pack_of_lines<line_packs>(t, mine()), data + (at < 0 ? 0 : at), at >= 0);
-      }
+      for (int i = 0; i < count; ++i)
+        copy_async(tile + pack_of_terms(mine() + i * wide, p), from + at[i], there >> i & 1);
+      fresh = matrix.advance(next, step);
     } else {
-#pragma unroll 4
-      for (int t = first_term(); t < kTerms<S>; t += apart) {
-        S value = narrow(Type<S>{}, ComputeType<S>(0));
-        auto term = next_term(matrix);
-        if (there[0] && k + t < end) {
-          int64_t at = place(line[0], term);
-          if (at >= 0) value = data[at];
+#pragma unroll(packs == Packs::OfLines ? 2 : 4)
+      for (int i = 0; i < kTerms<S> / apart; ++i) {
+        int t = first_term() + i * apart;
+        find(matrix);
+        const S* from = data + (channel(next) + at[0]);
+        bool there = inside != 0 && k + t < end;
+        if constexpr (packs == Packs::OfLines) {
+          copy_async(tile + pack_of_lines<line_packs>(t, mine()), from, there);
+        } else {
+          S value = narrow(Type<S>{}, ComputeType<S>(0));
+          if (there) value = *from;
+          reinterpret_cast<S*>(tile + pack_of_terms(mine(), t / width))[t % width] = value;
         }
-        reinterpret_cast<S*>(tile + pack_of_terms(mine(), t / width))[t % width] = value;
+        fresh = matrix.advance(next, step);
       }
     }
   }
@@ -241,9 +297,9 @@ struct Loader {
 // ---- the product of two pieces, and who has which of its sums
 
 // By tensor cores: two by two warps, each with half of the tile's rows and columns.
-template <class S, Packs packed_rows, Packs packed_columns>
+template <class S, int tile_columns, Packs packed_rows, Packs packed_columns>
 struct Product {
-  static constexpr int rows_of_warp = kTileRows<S> / 2, columns_of_warp = kTileColumns / 2;
+  static constexpr int rows_of_warp = kTileRows<S> / 2, columns_of_warp = tile_columns / 2;
   static constexpr int row_blocks = rows_of_warp / 16, column_blocks = columns_of_warp / 8;
   float sums[row_blocks][column_blocks][4] = {};
 
@@ -272,7 +328,7 @@ struct Product {
         load_lines<packed_rows, kTileRows<S>>(a[i], rows, first_row() + i * 16, lane / 8 % 2, half, lane / 16);
 #pragma unroll
       for (int j = 0; j < column_blocks / 2; ++j)
-        load_lines<packed_columns, kTileColumns>(b[j], columns, first_column() + j * 16, lane / 16, half, lane / 8 % 2);
+        load_lines<packed_columns, tile_columns>(b[j], columns, first_column() + j * 16, lane / 16, half, lane / 8 % 2);
 #pragma unroll
       for (int i = 0; i < row_blocks; ++i)
 #pragma unroll
@@ -299,7 +355,7 @@ struct Product {
 template <class C>
 struct PlainProduct {
   static constexpr int width = kPackWidth<C>, wide = 16, high = kGemmThreads / wide;
-  static constexpr int rows_each = kTileRows<C> / high, columns_each = kTileColumns / wide;
+  static constexpr int rows_each = kTileRows<C> / high, columns_each = kNarrow / wide;
   C sums[rows_each][columns_each] = {};
 
   __device__ __forceinline__ static int first_row() { return int(threadIdx.x) / wide; }
@@ -334,16 +390,16 @@ struct PlainProduct {
   }
 };
 
-template <class S, Packs rows, Packs columns>
-using ProductOf = std::conditional_t<sizeof(S) == 2, Product<S, rows, columns>, PlainProduct<S>>;
+template <class S, int columns, Packs packed_rows, Packs packed_columns>
+using ProductOf = std::conditional_t<sizeof(S) == 2, Product<S, columns, packed_rows, packed_columns>, PlainProduct<S>>;
 
 // ---- the kernel
 
-// Calls visit(row, column, sums) for each `width` sums side by side of a tile's rows: neighbouring threads go along a
+// Calls visit(row, column, sums) for each `width` sums side by side in shared memory: neighbouring threads go along a
 // row, or down.
 template <int rows, int width, class C, class Visit>
 __device__ __forceinline__ void each_part(const C* sums, bool down, const Visit& visit) {
-  constexpr int parts_of_row = kTileColumns / width;
+  constexpr int parts_of_row = kNarrow / width;
 #pragma unroll 1
   for (int i = int(threadIdx.x); i < rows * parts_of_row; i += kGemmThreads) {
     int row = down ? i % rows : i / parts_of_row, column = (down ? i / rows : i % parts_of_row) * width;
@@ -351,13 +407,13 @@ __device__ __forceinline__ void each_part(const C* sums, bool down, const Visit&
   }
 }
 
-template <class S, ConvPass pass, Packs packed_rows, Packs packed_columns>
-__global__ void __launch_bounds__(kGemmThreads, 2)
+template <class S, ConvPass pass, int tile_columns, Packs packed_rows, Packs packed_columns>
+__global__ void __launch_bounds__(kGemmThreads, tile_columns == kNarrow ? 3 : 2)
     gemm_kernel(Matrices<S, pass> matrices, GemmPlan plan, S* result, ConvStrides result_strides, Epilogue<S> epilogue,
                 double* partial_sums) {
   using Matrix = Matrices<S, pass>;
   constexpr int tile_rows = kTileRows<S>, row_bytes = tile_rows * kLineBytes;
-  constexpr int stage_bytes = row_bytes + kTileColumns * kLineBytes;
+  constexpr int stage_bytes = row_bytes + tile_columns * kLineBytes;
   using C = ComputeType<S>;
   constexpr int sums_bytes = tile_rows * kSumsStride * int(sizeof(C));
   constexpr int bytes = sums_bytes > kStages * stage_bytes ? sums_bytes : kStages * stage_bytes;
@@ -365,31 +421,30 @@ __global__ void __launch_bounds__(kGemmThreads, 2)
   auto* stages = reinterpret_cast<unsigned char*>(memory);
   int64_t tile = blockIdx.x % plan.tiles(), rest = blockIdx.x / plan.tiles();
   int64_t piece = rest % plan.pieces, group = rest / plan.pieces;
-  int64_t first_row = tile / plan.column_tiles * tile_rows, first_column = tile % plan.column_tiles * kTileColumns;
+  int64_t first_row = tile / plan.column_tiles * tile_rows, first_column = tile % plan.column_tiles * tile_columns;
   int64_t begin = piece * plan.terms_of_piece, end = least(begin + plan.terms_of_piece, plan.k);
 
-  using TermPlace = typename Matrix::TermPlace;
-  Loader<S, tile_rows, packed_rows, typename Matrix::Row, TermPlace> rows(
-      matrices, matrices.rows() + group * plan.rows_group, first_row, plan.m, begin,
-      [&](int64_t m) { return matrices.row(m); });
-  Loader<S, kTileColumns, packed_columns, typename Matrix::Column, TermPlace> columns(
-      matrices, matrices.columns() + group * plan.columns_group, first_column, plan.n, begin,
-      [&](int64_t n) { return matrices.column(n); });
+  Loader<Matrix, S, tile_rows, packed_rows, typename Matrix::Row> rows(matrices, first_row, plan.m, begin,
+                                                                       [&](int64_t m) { return matrices.row(m); });
+  Loader<Matrix, S, tile_columns, packed_columns, typename Matrix::Column> columns(
+      matrices, first_column, plan.n, begin, [&](int64_t n) { return matrices.column(n); });
+  const S* data_of_rows = matrices.rows() + group * plan.rows_group;
+  const S* data_of_columns = matrices.columns() + group * plan.columns_group;
   int terms = int(end - begin), k = 0, filled = 0;  // of the piece, those asked for, and the stage of the next ones
   auto fill = [&] {
     if (k < terms) {
       unsigned char* stage = stages + filled * stage_bytes;
-      rows.load(matrices, stage, k, terms,
-                [&](const auto& line, const auto& term) { return matrices.in_rows(line, term); });
-      columns.load(matrices, stage + row_bytes, k, terms,
-                   [&](const auto& line, const auto& term) { return matrices.in_columns(line, term); });
+      rows.load(matrices, stage, k, terms, data_of_rows,
+                [&](const auto& place) { return matrices.template in_rows<packed_rows>(place); });
+      columns.load(matrices, stage + row_bytes, k, terms, data_of_columns,
+                   [&](const auto& place) { return matrices.template in_columns<packed_columns>(place); });
     }
     end_group_of_copies();
     k += kTerms<S>;
     filled = filled + 1 < kStages ? filled + 1 : 0;
   };
 
-  ProductOf<S, packed_rows, packed_columns> product;
+  ProductOf<S, tile_columns, packed_rows, packed_columns> product;
   for (int stage = 0; stage < kStages - 1; ++stage) fill();
   for (int done = 0, multiplied = 0; done < terms; done += kTerms<S>) {
     wait_for_copies<kStages - 2>();
@@ -402,43 +457,57 @@ __global__ void __launch_bounds__(kGemmThreads, 2)
 
   // Through shared memory, so that neighbouring threads write neighbouring elements, and what follows the sums is a
   // loop: written out for each register, it would not fit the cache of instructions.
-  __syncthreads();
   auto* sums = reinterpret_cast<C*>(memory);
-  product.each([&](int row, int column, const auto& pack) {
-    *reinterpret_cast<std::decay_t<decltype(pack)>*>(sums + row * kSumsStride + column) = pack;
-  });
-  __syncthreads();
-  if constexpr (pass == ConvPass::Wgrad) {
-    int64_t groups = gridDim.x / (plan.tiles() * plan.pieces);
-    double* of_piece = partial_sums + (piece * groups + group) * plan.m * plan.n;
-    each_part<tile_rows, 1>(sums, false, [&](int row, int column, const auto& part) {
-      int64_t m = first_row + row, n = first_column + column;
-      if (m < plan.m && n < plan.n) of_piece[m * plan.n + n] = double(part.lanes[0]);
-    });
-  } else {
-    auto finish = [&](int row, int column, const auto& part) {
-      int64_t m = first_row + row, n = first_column + column, channel = group * plan.n + n;
-      if (m >= plan.m || n >= plan.n) return;
-      int64_t at = matrices.coordinates.in_result(m, result_strides) + channel * result_strides.channel;
-      epilogue.store(result, at, channel, part.lanes);
-    };
-    if (plan.packs)
-      each_part<tile_rows, kPackWidth<S>>(sums, false, finish);
-    else
-      each_part<tile_rows, 1>(sums, result_strides.channel != 1, finish);
+#pragma unroll 1
+  for (int part = 0; part < tile_columns; part += kNarrow) {
+    __syncthreads();
+    if (product.first_column() / kNarrow == part / kNarrow)
+      product.each([&](int row, int column, const auto& pack) {
+        *reinterpret_cast<std::decay_t<decltype(pack)>*>(sums + row * kSumsStride + column % kNarrow) = pack;
+      });
+    __syncthreads();
+    if constexpr (pass == ConvPass::Wgrad) {
+      int64_t groups = gridDim.x / (plan.tiles() * plan.pieces);
+      double* of_piece = partial_sums + (piece * groups + group) * plan.m * plan.n;
+      each_part<tile_rows, 1>(sums, false, [&](int row, int column, const auto& one) {
+        int64_t m = first_row + row, n = first_column + part + column;
+        if (m < plan.m && n < plan.n) of_piece[m * plan.n + n] = double(one.lanes[0]);
+      });
+    } else {
+      auto finish = [&](int row, int column, const auto& pack) {
+        int64_t m = first_row + row, n = first_column + part + column, channel = group * plan.n + n;
+        if (m >= plan.m || n >= plan.n) return;
+        const Coordinates& coordinates = matrices.coordinates;
+        int64_t pixel = coordinates.in_result(coordinates.pixel_place(m), result_strides);
+        epilogue.store(result, pixel + channel * result_strides.channel, channel, pack.lanes);
+      };
+      if (plan.packs)
+        each_part<tile_rows, kPackWidth<S>>(sums, false, finish);
+      else
+        each_part<tile_rows, 1>(sums, result_strides.channel != 1, finish);
+    }
   }
 }
 
 // ---- on the host
 
+template <class S, ConvPass pass, int columns, Packs packed_rows, Packs packed_columns>
+const char* launch_planned(const ConvArgs& args, const GemmAxis (&axes)[3], const GemmPlan& plan, cudaStream_t stream) {
+  const ConvOperand& result = pass == ConvPass::Forward ? args.y : args.x;
+  return launch_kernel(gemm_kernel<S, pass, columns, packed_rows, packed_columns>,
+                       args.groups * plan.pieces * plan.tiles(), kGemmThreads, stream, Matrices<S, pass>(args, axes),
+                       plan, static_cast<S*>(result.data), ConvStrides(result), Epilogue<S>(args), args.partial_sums);
+}
+
 template <class S, ConvPass pass, Packs packed_rows, Packs packed_columns>
 const char* launch_gemm(const ConvArgs& args, const GemmAxis (&axes)[3], cudaStream_t stream) {
-  GemmPlan plan = plan_gemm<S>(args, axes);
+  constexpr bool all_packs = packed_rows != Packs::None && packed_columns != Packs::None;
+  GemmPlan plan = plan_gemm<S>(args, axes, all_packs);
   if (plan.m == 0) return nullptr;  // a phase without pixels
-  const ConvOperand& result = pass == ConvPass::Forward ? args.y : args.x;
-  return launch_kernel(gemm_kernel<S, pass, packed_rows, packed_columns>, args.groups * plan.pieces * plan.tiles(),
-                       kGemmThreads, stream, Matrices<S, pass>(args, axes), plan, static_cast<S*>(result.data),
-                       ConvStrides(result), Epilogue<S>(args), args.partial_sums);
+  if constexpr (sizeof(S) == 2 && all_packs)
+    if (plan.columns == kWide)
+      return launch_planned<S, pass, kWide, packed_rows, packed_columns>(args, axes, plan, stream);
+  return launch_planned<S, pass, kNarrow, packed_rows, packed_columns>(args, axes, plan, stream);
 }
 
 template <class S>
@@ -474,20 +543,22 @@ const char* dgrad(const ConvArgs& args, cudaStream_t stream) {
 }
 
 template <class S>
-const char* wgrad_sums(const ConvArgs& args, const GemmAxis (&axes)[3], cudaStream_t stream) {
-  constexpr ConvPass pass = ConvPass::Wgrad;
-  int64_t in = args.in_channels / args.groups, out = args.out_channels / args.groups;
-  if constexpr (sizeof(S) == 2)
-    if (in_packs_of<S>(args.x, in) && in_packs_of<S>(args.y, out) && args.weight.channel == 1)
-      return launch_gemm<S, pass, Packs::OfLines, Packs::OfLines>(args, axes, stream);
-  return launch_gemm<S, pass, Packs::None, Packs::None>(args, axes, stream);
+bool wgrad_in_packs(const ConvArgs& args) {
+  return sizeof(S) == 2 && in_packs_of<S>(args.x, args.in_channels / args.groups) &&
+         in_packs_of<S>(args.y, args.out_channels / args.groups) && args.weight.channel == 1;
 }
 
 template <class S>
 const char* wgrad(const ConvArgs& args, cudaStream_t stream) {
+  constexpr ConvPass pass = ConvPass::Wgrad;
   const GemmAxis axes[3] = {GemmAxis(args.axis[0]), GemmAxis(args.axis[1]), GemmAxis(args.axis[2])};
-  if (const char* error = wgrad_sums<S>(args, axes, stream)) return error;
-  GemmPlan plan = plan_gemm<S>(args, axes);
+  const char* error = nullptr;
+  bool in_packs = wgrad_in_packs<S>(args);
+  if (!in_packs) error = launch_gemm<S, pass, Packs::None, Packs::None>(args, axes, stream);
+  if constexpr (sizeof(S) == 2)
+    if (in_packs) error = launch_gemm<S, pass, Packs::OfLines, Packs::OfLines>(args, axes, stream);
+  if (error) return error;
+  GemmPlan plan = plan_gemm<S>(args, axes, in_packs);
   int64_t sums = args.groups * plan.m * plan.n;
   int columns = power_of_two(sums, kWarp);
   return launch_kernel(add_pieces_kernel<S>, ceil_div(sums, columns), kChannelThreads, stream,
@@ -512,7 +583,8 @@ int64_t gemm_scratch(const ConvArgs& args) {
   int64_t numbers = 0;
   const GemmAxis axes[3] = {GemmAxis(args.axis[0]), GemmAxis(args.axis[1]), GemmAxis(args.axis[2])};
   with_dtype(args.dtype, [&](auto type) {
-    GemmPlan plan = plan_gemm<typename decltype(type)::type>(args, axes);
+    using S = typename decltype(type)::type;
+    GemmPlan plan = plan_gemm<S>(args, axes, wgrad_in_packs<S>(args));
     numbers = args.groups * plan.pieces * plan.m * plan.n;
   });
   return numbers;

@@ -54,22 +54,25 @@ struct GemmAxis {
   }
 };
 
-// Where a pixel's tap 0 meets the other tensor: the element, which may lie outside of it, and the place on each axis.
-struct Pixel {
-  int64_t at;
-  int32_t place[3];
+// An image, and the number of one of its pixels along each axis.
+struct PixelPlace {
+  int32_t image, number[3];
 };
 
-// A tap and a channel beside it: how far both are from the first ones in the other tensor, and in the weight.
-struct Tap {
-  int64_t at;
-  int32_t shift[3];
-  int64_t in_weight;
-};
-
-// The place of a tap in their order, and of its channel.
+// A channel, and the number of a tap along each axis.
 struct TapPlace {
   int32_t channel, number[3];
+};
+
+// An image, and where on each axis a pixel's tap 0 meets the other tensor, or would.
+struct Pixel {
+  int32_t image, place[3];
+};
+
+// How far a tap is from tap 0 on each axis, and where it is in the weight's channel 0.
+struct Tap {
+  int32_t shift[3];
+  int64_t in_weight;
 };
 
 // From numbers to pixels and taps, and from both to an element.
@@ -109,31 +112,31 @@ struct Coordinates {
     return (args.pass == ConvPass::Dgrad ? args.out_channels : args.in_channels) / args.groups;
   }
 
-  // The image of pixel i, and its number along each axis.
-  __device__ __forceinline__ int64_t locate(int64_t i, int32_t (&at)[3]) const {
+  __device__ __forceinline__ PixelPlace pixel_place(int64_t i) const {
     Division w = divide(i, width), h = divide(w.quotient, height), d = divide(h.quotient, depth);
-    at[0] = int32_t(d.rest);
-    at[1] = int32_t(h.rest);
-    at[2] = int32_t(w.rest);
-    return d.quotient;
+    return {int32_t(d.quotient), {int32_t(d.rest), int32_t(h.rest), int32_t(w.rest)}};
   }
-  // Where pixel i is in the result.
-  __device__ __forceinline__ int64_t in_result(int64_t i, const ConvStrides& strides) const {
-    int32_t at[3];
-    int64_t place = locate(i, at) * strides.batch;
+  // Goes on by the pixels that `by` is the place of: an addition of numbers with these digits.
+  __device__ __forceinline__ void advance(PixelPlace& place, const PixelPlace& by) const {
+    int32_t carry = 0;
 #pragma unroll
-    for (int a = 0; a < 3; ++a) place += (axis[a].origin + int64_t(at[a]) * axis[a].step) * strides.space[a];
-    return place;
-  }
-  __device__ __forceinline__ Pixel pixel(int64_t i) const {
-    Pixel pixel;
-    int32_t at[3];
-    pixel.at = locate(i, at) * in.batch;
-#pragma unroll
-    for (int a = 0; a < 3; ++a) {
-      pixel.place[a] = at[a] * axis[a].place_step + axis[a].place;
-      pixel.at += pixel.place[a] * in.space[a];
+    for (int a = 2; a >= 0; --a) {
+      int32_t number = place.number[a] + by.number[a] + carry, size = axis[a].pixels;
+      carry = number >= size ? 1 : 0;
+      place.number[a] = carry ? number - size : number;
     }
+    place.image += by.image + carry;
+  }
+  __device__ __forceinline__ int64_t in_result(const PixelPlace& pixel, const ConvStrides& strides) const {
+    int64_t at = pixel.image * strides.batch;
+#pragma unroll
+    for (int a = 0; a < 3; ++a) at += (axis[a].origin + pixel.number[a] * axis[a].step) * strides.space[a];
+    return at;
+  }
+  __device__ __forceinline__ Pixel pixel(const PixelPlace& of) const {
+    Pixel pixel{of.image, {}};
+#pragma unroll
+    for (int a = 0; a < 3; ++a) pixel.place[a] = of.number[a] * axis[a].place_step + axis[a].place;
     return pixel;
   }
   __device__ __forceinline__ TapPlace tap_place(int64_t i) const {
@@ -142,36 +145,41 @@ struct Coordinates {
     Division w = divide(t, taps_w), h = divide(w.quotient, taps_h);
     return {int32_t(channel), {int32_t(h.quotient), int32_t(h.rest), int32_t(w.rest)}};
   }
-  // Goes so many channels on, from one tap to the next: without a division.
-  __device__ __forceinline__ void advance(TapPlace& place, int32_t by) const {
+  // Goes so many channels on, from one tap to the next; whether it is another tap.
+  __device__ __forceinline__ bool advance(TapPlace& place, int32_t by) const {
     int32_t count = int32_t(channels.number());
     place.channel += by;
-    while (place.channel >= count) {
+    if (place.channel < count) return false;
+    do {
       place.channel -= count;
       if (++place.number[2] < axis[2].taps) continue;
       place.number[2] = 0;
       if (++place.number[1] < axis[1].taps) continue;
       place.number[1] = 0;
       ++place.number[0];
-    }
+    } while (place.channel >= count);
+    return true;
   }
   __device__ __forceinline__ Tap tap(const TapPlace& place) const {
-    const int32_t (&q)[3] = place.number;
-    Tap tap{place.channel * in.channel, {}, first_in_weight + place.channel * weight_channel};
+    Tap tap{{}, first_in_weight};
 #pragma unroll
     for (int a = 0; a < 3; ++a) {
-      tap.shift[a] = q[a] * axis[a].shift;
-      tap.at += tap.shift[a] * in.space[a];
-      tap.in_weight += q[a] * weight.space[a];
+      tap.shift[a] = place.number[a] * axis[a].shift;
+      tap.in_weight += place.number[a] * weight.space[a];
     }
     return tap;
   }
-  // Where the tap of a pixel meets an element, counted from the group's first one, or -1 for padding.
-  __device__ __forceinline__ int64_t meet(const Pixel& pixel, const Tap& tap) const {
+  // Whether the tap of a pixel meets an element and not the padding, and where in the group's first channel.
+  __device__ __forceinline__ bool meet(const Pixel& pixel, const Tap& tap, int64_t& at) const {
     bool inside = true;
+    at = pixel.image * in.batch;
 #pragma unroll
-    for (int a = 0; a < 3; ++a) inside &= uint32_t(pixel.place[a] + tap.shift[a]) < uint32_t(axis[a].size);
-    return inside ? pixel.at + tap.at : -1;
+    for (int a = 0; a < 3; ++a) {
+      int32_t place = pixel.place[a] + tap.shift[a];
+      inside &= uint32_t(place) < uint32_t(axis[a].size);
+      at += place * in.space[a];
+    }
+    return inside;
   }
 };
 
