@@ -24,7 +24,7 @@ __global__ void reverse_kernel(const float* x, float* y, int rounds) {
   auto* shared = shared_array<float, kThreads>();
   int t = int(threadIdx.x), mirrored = kThreads - 1 - t;
   auto* copied = shared_array<float, kThreads, struct Copied>();
-  if (t % 4 == 0) copy_async(copied + t, x + int64_t(blockIdx.x) * kThreads + t, true);
+  if (t % 4 == 0) copy_async<16>(copied + t, x + int64_t(blockIdx.x) * kThreads + t, true);
   end_group_of_copies();
   wait_for_copies<bug == Bug::WrongWait ? 1 : 0>();
   __syncthreads();

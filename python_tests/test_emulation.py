@@ -177,13 +177,13 @@ GEMM_BUGS = {
     "none": ("gemm.cu", "", "", "right"),
     "off_by_one_in_the_map": ("gemm.cuh", "place(int32_t(-a.pad)),", "place(int32_t(1 - a.pad)),", "wrong"),
     "off_by_one_at_the_border": ("gemm.cuh", "< uint32_t(axis[a].size)", "<= uint32_t(axis[a].size)", "wrong"),
-    "swizzle_of_one_side": (
-        "gemm.cu",
-        "pack_of_terms(mine() + i * wide, p),",
-        "(mine() + i * wide) * 64 + p * 16,",
-        "wrong",
+    "swizzle_of_one_side": ("gemm_product.cuh", "2 * half + upper_terms))", "(2 * half + upper_terms) ^ 1))", "wrong"),
+    "swizzle_with_conflicts": (
+        "gemm_load.cuh",
+        "(line >> 1 & (kLinePacks - 1))",
+        "(line & (kLinePacks - 1))",
+        "same banks",
     ),
-    "swizzle_with_conflicts": ("gemm.cu", "(line >> 1 & (kLinePacks - 1))", "(line & (kLinePacks - 1))", "same banks"),
     "no_barrier_in_the_loop": ("gemm.cu", "__syncthreads();  // the step's", "// the step's", "race in"),
     "no_barrier_before_the_sums": ("gemm.cu", "    __syncthreads();\n    if (product", "    if (product", "race in"),
     "no_barrier_after_the_sums": ("gemm.cu", "      });\n    __syncthreads();\n", "      });\n", "race in"),
@@ -197,7 +197,7 @@ def test_planted_bugs_of_the_gemm_are_caught(bug: str, tmp_path: Path) -> None:
     name, right, wrong, told = GEMM_BUGS[bug]
     folder = tmp_path / "cuda" / "conv"
     folder.mkdir(parents=True)
-    for file in ("gemm.cu", "gemm.cuh"):
+    for file in ("gemm.cu", "gemm.cuh", "gemm_load.cuh", "gemm_product.cuh"):
         text = (ROOT / "csrc" / "cuda" / "conv" / file).read_text()
         if file == name and right:
             assert text.count(right) == 1

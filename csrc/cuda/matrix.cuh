@@ -5,13 +5,12 @@
 #include <type_traits>
 
 #include "cuda/launch.cuh"
-#include "cuda/numeric.cuh"
+#include "cuda/pack.cuh"
 
 namespace nnart::cuda {
 
-constexpr int kCopyBytes = 16;
-
-// copy_async: kCopyBytes from global to shared memory, both at multiples of that, or zeros where nothing is `there`.
+// copy_async: 4, 8 or 16 bytes from global to shared memory, both at multiples of that, or zeros where nothing is
+// `there`.
 // The thread has them once it has waited for the group that it ended after them, other threads after a barrier that
 // follows.
 //
@@ -27,10 +26,16 @@ constexpr int kCopyBytes = 16;
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
 
+template <int bytes>
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
-               "r"(there ? kCopyBytes : 0)
-               : "memory");
+  if constexpr (bytes == 16)  // past the first cache
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+                 "r"(there ? bytes : 0)
+                 : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(shared)), "l"(global), "n"(bytes),
+                 "r"(there ? bytes : 0)
+                 : "memory");
 }
 __device__ __forceinline__ void end_group_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int pending>
@@ -69,17 +74,22 @@ __device__ __forceinline__ void multiply_add(Type<S>, float (&sums)[4], const ui
 #else
 
 // Until it is waited for, NaN is there.
-inline void copy_async(void* shared, const void* global, bool there) {
-  constexpr uint32_t nothing = 0xffffffff;
-  *static_cast<uint4*>(shared) = uint4{nothing, nothing, nothing, nothing};
-  emulation::begin_copy({shared, there ? global : nullptr});
+template <int bytes>
+void copy_async(void* shared, const void* global, bool there) {
+  auto* words = static_cast<Access<bytes>*>(shared);
+  *words = ~Access<bytes>{};
+  emulation::begin_copy({shared, there ? global : nullptr, bytes});
 }
 inline void end_group_of_copies() { emulation::end_group_of_copies(); }
 template <int pending>
 void wait_for_copies() {
   emulation::Copy copy{};
+  auto make = [&](auto access) {
+    using A = decltype(access);
+    *static_cast<A*>(copy.to) = copy.from ? *static_cast<const A*>(copy.from) : A{};
+  };
   while (emulation::next_copy(pending, copy))
-    *static_cast<uint4*>(copy.to) = copy.from ? *static_cast<const uint4*>(copy.from) : uint4{};
+    copy.bytes == 16 ? make(uint4{}) : copy.bytes == 8 ? make(uint2{}) : make(uint32_t{});
 }
 
 template <bool transposed>
@@ -88,7 +98,7 @@ void load_matrices(uint32_t (&parts)[4], const void* row) {
   emulation::exchange_all(reinterpret_cast<uint64_t>(row), rows, "load_matrices");
   for (int matrix = 0; matrix < 4; ++matrix) {  // a row takes 4 of the 32 banks, and a matrix comes at once
     uint32_t banks = 0;
-    for (int r = 0; r < 8; ++r) banks |= 1u << rows[8 * matrix + r] / kCopyBytes % 8;
+    for (int r = 0; r < 8; ++r) banks |= 1u << rows[8 * matrix + r] / kAccessBytes % 8;
     if (banks != 0xff) emulation::stop("load_matrices: rows of a matrix in the same banks");
   }
   int lane = int(threadIdx.x % emulation::kWarp), line = lane / 4, first = lane % 4 * 2;

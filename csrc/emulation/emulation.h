@@ -67,10 +67,11 @@ uint32_t match_any(uint32_t mask, T value, const char* where) {
   return match_any_bits(mask, bits_of(value), where);
 }
 
-// An asynchronous copy of 16 bytes, or of zeros where from is null.
+// An asynchronous copy, or of zeros where from is null.
 struct Copy {
   void* to;
   const void* from;
+  int bytes;
 };
 
 // Copies of the running thread, by groups in the order in which it ended them. next_copy hands out those of all groups

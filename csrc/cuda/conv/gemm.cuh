@@ -169,16 +169,18 @@ struct Coordinates {
     }
     return tap;
   }
-  // Whether the tap of a pixel meets an element and not the padding, and where in the group's first channel.
-  __device__ __forceinline__ bool meet(const Pixel& pixel, const Tap& tap, int64_t& at) const {
-    bool inside = true;
-    at = pixel.image * in.batch;
+  // Where the tap of a pixel meets an element of the group's first channel, if it is inside of the tensor: each is a
+  // sum of the pixel's and the tap's own.
+  __device__ __forceinline__ int64_t at(const Pixel& pixel, const Tap& tap) const {
+    int64_t at = pixel.image * in.batch;
 #pragma unroll
-    for (int a = 0; a < 3; ++a) {
-      int32_t place = pixel.place[a] + tap.shift[a];
-      inside &= uint32_t(place) < uint32_t(axis[a].size);
-      at += place * in.space[a];
-    }
+    for (int a = 0; a < 3; ++a) at += (pixel.place[a] + tap.shift[a]) * in.space[a];
+    return at;
+  }
+  __device__ __forceinline__ bool is_inside(const int32_t (&place)[3], const int32_t (&shift)[3]) const {
+    bool inside = true;
+#pragma unroll
+    for (int a = 0; a < 3; ++a) inside &= uint32_t(place[a] + shift[a]) < uint32_t(axis[a].size);
     return inside;
   }
 };
