@@ -177,7 +177,12 @@ GEMM_BUGS = {
     "none": ("gemm.cu", "", "", "right"),
     "off_by_one_in_the_map": ("gemm.cuh", "place(int32_t(-a.pad)),", "place(int32_t(1 - a.pad)),", "wrong"),
     "off_by_one_at_the_border": ("gemm.cuh", "< uint32_t(axis[a].size)", "<= uint32_t(axis[a].size)", "wrong"),
-    "swizzle_of_one_side": ("gemm_product.cuh", "2 * half + upper_terms))", "(2 * half + upper_terms) ^ 1))", "wrong"),
+    "swizzle_of_one_side": (
+        "gemm_product.cuh",
+        "2 * half + upper_terms))",
+        "2 * half + (upper_terms ^ upper_lines)))",
+        "wrong",
+    ),
     "swizzle_with_conflicts": (
         "gemm_load.cuh",
         "(line >> 1 & (kLinePacks - 1))",
