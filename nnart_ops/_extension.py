@@ -74,7 +74,17 @@ def _load_cuda(built_with: str) -> str:
     except OSError as error:
         warnings.warn(f"nnart_ops: the CUDA kernels could not be loaded ({error}); CPU works.", stacklevel=3)
         return str(error)
+    _cuda_object().nnart_set_tf32_switch(tf32_switch)
     return "loaded"
+
+
+@ctypes.CFUNCTYPE(ctypes.c_bool)
+def tf32_switch() -> bool:
+    """Whether torch lets float32 convolutions multiply in TF32, by its older switch or its newer one.
+
+    The CUDA object asks before each of its own, from whichever thread runs it.
+    """
+    return torch._C._get_fp32_precision_getter("cuda", "conv") == "tf32"
 
 
 def cuda_loaded() -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -89,6 +90,10 @@ class Emulation:
                 launches.append(Launch(self._name(address), *map(int, numbers)))
         finally:
             self._library.nnart_emulation_watch(0)
+
+    def set_tf32_switch(self, switch: Any) -> None:
+        """What stands for torch's switch, as ``nnart_ops._extension.tf32_switch`` does on a GPU."""
+        self._library.nnart_set_tf32_switch(switch)
 
     def kernels(self) -> set[str]:
         """Every kernel that has run, with its template arguments."""

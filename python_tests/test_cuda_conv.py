@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 import nnart_ops
 import nnart_ops.functional as F
+from nnart_ops._extension import tf32_switch
 
 pytestmark = cuda_kernels_only
 
@@ -25,6 +27,7 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 # One rounding to the dtype, and sums of the compute type: relative to the largest element.
 LIMITS = {torch.float64: 1e-14, torch.float32: 3e-6, torch.bfloat16: 5e-3, torch.float16: 7e-4}
+LIMIT_TF32 = 1e-3  # of float32 whose factors have 11 bits
 EPILOGUES = ("", "relu", "silu", "residual")
 
 
@@ -106,16 +109,40 @@ def with_what_follows(y: Tensor, epilogue: str, residual: Tensor) -> Tensor:
     return {"": lambda t: t, "relu": torch.relu, "silu": native.silu}[epilogue](y)
 
 
-def check(results: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None:
+@pytest.fixture(autouse=True)
+def precision() -> Iterator[Callable[[str], None]]:
+    """Sets torch's precision of float32 convolutions on CUDA: exact, unless a test asks for another."""
+    if EMULATION is not None:
+        EMULATION.set_tf32_switch(tf32_switch)
+
+    def choose(precision: str) -> None:
+        torch.backends.cudnn.conv.fp32_precision = precision
+
+    before = torch.backends.cudnn.conv.fp32_precision
+    choose("ieee")
+    yield choose
+    choose(before)
+
+
+def check(results: list[Tensor], expected: list[Tensor], limit: float) -> None:
     for name, result, wanted in zip(("y", "grad_x", "grad_weight"), results, expected, strict=True):
-        assert result.dtype == dtype
         error, largest = (result.detach().double() - wanted).abs().max(), wanted.abs().max()
-        assert error <= LIMITS[dtype] * largest.clamp_min(1e-3), f"{name} is off by {error:.3e} of {largest:.3e}"
+        assert error <= limit * largest.clamp_min(1e-3), f"{name} is off by {error:.3e} of {largest:.3e}"
 
 
 @pytest.mark.parametrize("problem", problems(), ids=str)
 def test_against_float64_for(problem: Problem) -> None:
     """The forward with its epilogue, and both gradients of the convolution alone."""
+    hold_to_float64(problem, LIMITS[problem.dtype])
+
+
+@pytest.mark.parametrize("problem", [problem for problem in problems() if problem.dtype is torch.float32], ids=str)
+def test_tf32_against_float64_for(problem: Problem, precision: Callable[[str], None]) -> None:
+    precision("tf32")
+    hold_to_float64(problem, LIMIT_TF32)
+
+
+def hold_to_float64(problem: Problem, limit: float) -> None:
     name, where = f"conv{len(problem.image)}d", (problem.stride, problem.padding, problem.dilation, problem.groups)
     x, weight, bias, residual = operands(problem)
     epilogue: dict[str, Any] = {"activation": problem.epilogue} if problem.epilogue else {}
@@ -133,7 +160,8 @@ def test_against_float64_for(problem: Problem) -> None:
             y = getattr(F, name)(x, weight, given, *where, **epilogue)
         again = getattr(F, name)(*leaves, given, *where)
         gradients = torch.autograd.grad(again, leaves, grad.contiguous())
-    check([t.cpu() for t in (y, *gradients)], expected, problem.dtype)
+    assert {t.dtype for t in (y, *gradients)} == {problem.dtype}
+    check([t.cpu() for t in (y, *gradients)], expected, limit)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -190,6 +218,34 @@ def test_a_residual_between_two_packs() -> None:
         with nnart_ops.config(conv_strategy="gemm"):
             results.append(F.conv2d(x, weight, activation="relu", residual=aligned))
     assert torch.equal(*results)
+
+
+def test_tf32_is_torchs_switch() -> None:
+    """Set by the older interface or the newer one, and read at each call, the backward's too."""
+    x, weight = (torch.randn(2, 8, 6, 6).requires_grad_(), torch.randn(16, 8, 3, 3).requires_grad_())
+    exact = native.conv2d(x.double().cpu(), weight.double().cpu())
+    grad, rounded = torch.randn(exact.shape), []
+
+    def older(allowed: bool) -> None:
+        torch.backends.cudnn.allow_tf32 = allowed
+
+    def newer(allowed: bool) -> None:
+        torch.backends.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"
+
+    with nnart_ops.config(conv_strategy="gemm"):
+        for switch, allowed in ((newer, True), (newer, False), (older, True), (older, False)):
+            newer(False)
+            switch(allowed)
+            y = F.conv2d(x, weight)
+            error, largest = (y.detach().cpu() - exact.detach()).abs().max(), exact.detach().abs().max()
+            assert bool(error <= LIMITS[torch.float32] * largest) != allowed
+            switch(False)
+            first = torch.autograd.grad(y, weight, grad, retain_graph=True)[0]
+            switch(allowed)
+            rounded.append(torch.autograd.grad(y, weight, grad)[0])
+            assert torch.equal(first, rounded[-1]) != allowed
+    assert torch.equal(rounded[0], rounded[2])
+    assert torch.equal(rounded[1], rounded[3])
 
 
 def test_it_is_ours() -> None:

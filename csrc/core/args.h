@@ -135,6 +135,7 @@ struct ConvArgs {
   // does. May be null.
   const ActivationArgs* finish;
   double* partial_sums;  // Wgrad: scratch
+  bool tf32;             // CUDA's float32 may be rounded to TF32
 };
 
 // y = x > 0 ? x : w x and its gradients. Element (o channels + c) inner + i of x has the weight c.

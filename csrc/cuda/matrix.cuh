@@ -2,6 +2,7 @@
 // small matrices by a warp. For other compilers than nvcc each is a function of csrc/emulation.
 #pragma once
 
+#include <bit>
 #include <type_traits>
 
 #include "cuda/launch.cuh"
@@ -19,8 +20,9 @@ namespace nnart::cuda {
 // load_matrices: four of 8 x 8 two-byte elements. Lane l gives the address of row l % 8 of matrix l / 8, 16 bytes, and
 // gets of each matrix the elements 2 (l % 4) and the next of row l / 4; transposed, of column l / 4.
 //
-// multiply_add: sums += a b, of 16 x 16 and 16 x 8 elements, of which every lane has its part ("Matrix Fragments for
-// mma.m16n8k16" in the PTX ISA).
+// multiply_add: sums += a b, of 16 x 32 and 32 x 8 bytes, of which every lane has its part ("Matrix Fragments for
+// mma.m16n8k16" in the PTX ISA; m16n8k8 for float). Of float it takes what to_tf32 leaves, the upper 19 bits, rounded
+// to nearest.
 
 #if defined(__CUDACC__)
 
@@ -56,20 +58,28 @@ __device__ __forceinline__ void load_matrices(uint32_t (&parts)[4], const void* 
 }
 #undef NNART_LOAD_MATRICES
 
-#define NNART_MULTIPLY_ADD(type)                                                      \
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                 \
+#define NNART_MULTIPLY_ADD(k, type)                                                   \
+  asm volatile("mma.sync.aligned.m16n8k" k ".row.col.f32." type "." type              \
                ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
                : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])           \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
 template <class S>
 __device__ __forceinline__ void multiply_add(Type<S>, float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
                                              uint32_t b1) {
-  if constexpr (std::is_same_v<S, BFloat16>)
-    NNART_MULTIPLY_ADD("bf16");
+  if constexpr (std::is_same_v<S, float>)
+    NNART_MULTIPLY_ADD("8", "tf32");
+  else if constexpr (std::is_same_v<S, BFloat16>)
+    NNART_MULTIPLY_ADD("16", "bf16");
   else
-    NNART_MULTIPLY_ADD("f16");
+    NNART_MULTIPLY_ADD("16", "f16");
 }
 #undef NNART_MULTIPLY_ADD
+
+__device__ __forceinline__ uint32_t to_tf32(uint32_t bits) {
+  uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "r"(bits));
+  return rounded;
+}
 
 #else
 
@@ -108,19 +118,31 @@ void load_matrices(uint32_t (&parts)[4], const void* row) {
                           : element(i, line, first) | element(i, line, first + 1) << 16;
 }
 
+// To nearest, halves away from zero.
+inline uint32_t to_tf32(uint32_t bits) {
+  bool is_finite = (bits >> 23 & 0xff) != 0xff;
+  return is_finite ? (bits + 0x1000) & ~uint32_t{0x1fff} : bits;
+}
+
 template <class S>
 void multiply_add(Type<S>, float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   uint64_t of_a[2][emulation::kWarp], of_b[emulation::kWarp];
   for (int half = 0; half < 2; ++half)
     emulation::exchange_all(a[2 * half] | uint64_t{a[2 * half + 1]} << 32, of_a[half], "multiply_add");
   emulation::exchange_all(b0 | uint64_t{b1} << 32, of_b, "multiply_add");
-  auto element = [](uint64_t parts, int i) { return widen(S{uint16_t(parts >> (16 * i))}); };
+  constexpr int width = int(4 / sizeof(S));  // elements in a register
+  auto element = [](uint64_t parts, int i) {
+    if constexpr (std::is_same_v<S, float>)
+      return std::bit_cast<float>(uint32_t(parts >> (32 * i)) & ~uint32_t{0x1fff});
+    else
+      return widen(S{uint16_t(parts >> (16 * i))});
+  };
   int lane = int(threadIdx.x % emulation::kWarp), row = lane / 4, column = lane % 4 * 2;
-  for (int k = 0; k < 16; ++k) {
-    int half = k / 8, of_lane = k % 8 / 2, odd = k % 2;
+  for (int k = 0; k < 8 * width; ++k) {
+    int half = k / (4 * width), of_lane = k % (4 * width) / width, odd = k % width;
     for (int i = 0; i < 4; ++i) {
-      float x = element(of_a[half][4 * row + of_lane], 2 * (i / 2) + odd);
-      float y = element(of_b[4 * (column + i % 2) + of_lane], 2 * half + odd);
+      float x = element(of_a[half][4 * row + of_lane], width * (i / 2) + odd);
+      float y = element(of_b[4 * (column + i % 2) + of_lane], width * half + odd);
       sums[i] += x * y;
     }
   }

@@ -219,6 +219,7 @@ ConvArgs problem(ConvPass pass, const Geometry& g, DType dtype, bool channels_la
   args.channels_last = channels_last;
   bool one_padding = std::equal(g.padding.begin(), g.padding.begin() + g.dims, g.padding.begin() + g.dims);
   args.strategy = plan_of(args, g.batched && one_padding && native_conv_is_fast(args.dtype)).strategy;
+  args.tf32 = dtype == DType::Float32 && args.strategy == ConvStrategy::Gemm && allows_tf32();
   return args;
 }
 

@@ -18,6 +18,9 @@ bool native_conv_is_fast(DType dtype);
 // Whether this device has a kernel for a strategy of ours.
 bool has_kernel(ConvStrategy);
 
+// Whether float32 convolutions on this device may multiply in TF32: torch's switch, as it stands.
+bool allows_tf32();
+
 // The bytes of a vector register in the kernels in use, 0 where they have none.
 int64_t vector_bytes();
 

@@ -27,6 +27,7 @@ int64_t vector_bytes() {
 bool keeps_table(const Tensor& on) { return !on.is_cpu(); }
 
 bool has_kernel(ConvStrategy) { return true; }
+bool allows_tf32() { return false; }
 
 int64_t scratch(const ConvArgs&) { return 0; }
 int64_t scratch(const PReluArgs& args) { return prelu_tasks(args.outer, args.inner) * args.channels; }

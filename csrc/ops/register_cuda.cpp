@@ -6,6 +6,7 @@
 #include "ops/conv_plan.h"
 #include "ops/launch.h"
 #include "ops/register.h"
+#include "ops/tf32.h"
 
 namespace nnart {
 namespace {

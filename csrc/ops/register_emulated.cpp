@@ -5,6 +5,7 @@
 #include "cuda/kernels.h"
 #include "ops/launch.h"
 #include "ops/register.h"
+#include "ops/tf32.h"
 
 namespace nnart {
 namespace {

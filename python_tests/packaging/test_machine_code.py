@@ -82,15 +82,15 @@ def test_main_paths_move_16_bytes_at_once(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_convolutions_in_16_bits_run_on_tensor_cores(architecture: str) -> None:
+def test_convolutions_in_16_bits_and_tf32_run_on_tensor_cores(architecture: str) -> None:
     kernels = [k for k in machine_code.kernels() if k.architecture == architecture and k.source == "gemm.cu"]
     names = machine_code.demangled(kernel.symbol for kernel in kernels)
-    halves = {
-        name: kernel for kernel, name in zip(kernels, names) if re.match(r"gemm_kernel<(BFloat16|Float16), ", name)
+    multiplying = {
+        name: kernel for kernel, name in zip(kernels, names) if re.match(r"gemm_kernel<\w+, \(Multiply\)1, ", name)
     }
-    assert len(halves) == 22
-    accesses = machine_code.accesses(list(halves.values()))
-    for name, kernel in halves.items():
+    assert len(multiplying) == 29
+    accesses = machine_code.accesses(list(multiplying.values()))
+    for name, kernel in multiplying.items():
         kinds = {text.split(".")[0] for text in accesses[kernel.symbol]}
         assert kinds >= {"HMMA", "LDSM"}, name
         assert ("LDGSTS" in kinds) == ("(Packs)0, (Packs)0" not in name), name

@@ -1,5 +1,5 @@
 // Any convolution as a product of matrices (conv/gemm.cuh): of 16-bit elements by tensor cores with sums in float, of
-// others by multiply-adds in their own precision.
+// float likewise where torch lets it be rounded to TF32, of others by multiply-adds in their own precision.
 //
 // A block computes a tile of the result. Pieces of both matrices, of so many terms, go through shared memory while
 // those of the steps before are multiplied: in packs that no thread waits for where neighbouring terms, or neighbouring
@@ -39,9 +39,9 @@ struct GemmPlan {
   __host__ __device__ __forceinline__ int64_t tiles() const { return row_tiles * column_tiles; }
 };
 
-// `all_packs` says that both matrices come in packs.
+// `may_be_wide` says that there are kernels with wide tiles: for tensor cores, where both matrices come in packs.
 template <class S>
-GemmPlan plan_gemm(const ConvArgs& args, const GemmAxis (&axes)[3], bool all_packs) {
+GemmPlan plan_gemm(const ConvArgs& args, const GemmAxis (&axes)[3], bool may_be_wide) {
   GemmPlan plan{};
   int64_t in = args.in_channels / args.groups, out = args.out_channels / args.groups;
   int64_t taps = Coordinates::taps(axes), pixels = Coordinates::pixels(args, axes);
@@ -59,7 +59,7 @@ GemmPlan plan_gemm(const ConvArgs& args, const GemmAxis (&axes)[3], bool all_pac
       break;
   }
   plan.row_tiles = ceil_div(plan.m, kTileRows<S>);
-  bool wide = sizeof(S) == 2 && all_packs && ceil_div(plan.n, kNarrow) % 2 == 0;
+  bool wide = may_be_wide && ceil_div(plan.n, kNarrow) % 2 == 0;
   if (args.pass != ConvPass::Wgrad)
     wide = wide && args.groups * plan.row_tiles * ceil_div(plan.n, kWide) >= kFillingWideTiles;
   if (wide) plan.columns = kWide;
@@ -94,7 +94,7 @@ __device__ __forceinline__ void each_part(const C* sums, bool down, const Visit&
 template <int tile_columns, Packs packed_rows, Packs packed_columns>
 constexpr int kBlocks = tile_columns == kNarrow && packed_rows != Packs::None && packed_columns != Packs::None ? 3 : 2;
 
-template <class S, ConvPass pass, int tile_columns, Packs packed_rows, Packs packed_columns>
+template <class S, Multiply how, ConvPass pass, int tile_columns, Packs packed_rows, Packs packed_columns>
 __global__ void __launch_bounds__(kGemmThreads, kBlocks<tile_columns, packed_rows, packed_columns>)
     gemm_kernel(Matrices<S, pass> matrices, GemmPlan plan, S* result, ConvStrides result_strides, Epilogue<S> epilogue,
                 double* partial_sums) {
@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks<tile_columns, packed_row
     columns.put(stage + row_bytes);
   };
 
-  ProductOf<S, tile_columns, packed_rows, packed_columns> product;
+  ProductOf<S, how, tile_columns, packed_rows, packed_columns> product;
   tabulate(0);
   for (int stage = 0; stage < kStages - 1; ++stage) {
     if constexpr (gathers) __syncthreads();
@@ -200,53 +200,55 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks<tile_columns, packed_row
 
 // ---- on the host
 
-template <class S, ConvPass pass, int columns, Packs packed_rows, Packs packed_columns>
+template <class S, Multiply how, ConvPass pass, int columns, Packs packed_rows, Packs packed_columns>
 const char* launch_planned(const ConvArgs& args, const GemmAxis (&axes)[3], const GemmPlan& plan, cudaStream_t stream) {
   const ConvOperand& result = pass == ConvPass::Forward ? args.y : args.x;
-  return launch_kernel(gemm_kernel<S, pass, columns, packed_rows, packed_columns>,
+  return launch_kernel(gemm_kernel<S, how, pass, columns, packed_rows, packed_columns>,
                        args.groups * plan.pieces * plan.tiles(), kGemmThreads, stream, Matrices<S, pass>(args, axes),
                        plan, static_cast<S*>(result.data), ConvStrides(result), Epilogue<S>(args), args.partial_sums);
 }
 
-template <class S, ConvPass pass, Packs packed_rows, Packs packed_columns>
+template <class S, Multiply how, ConvPass pass, Packs packed_rows, Packs packed_columns>
 const char* launch_gemm(const ConvArgs& args, const GemmAxis (&axes)[3], cudaStream_t stream) {
   constexpr bool all_packs = packed_rows != Packs::None && packed_columns != Packs::None;
-  GemmPlan plan = plan_gemm<S>(args, axes, all_packs);
+  constexpr bool may_be_wide = all_packs && how == Multiply::TensorCores;
+  GemmPlan plan = plan_gemm<S>(args, axes, may_be_wide);
   if (plan.m == 0) return nullptr;  // a phase without pixels
-  if constexpr (sizeof(S) == 2 && all_packs)
+  if constexpr (may_be_wide)
     if (plan.columns == kWide)
-      return launch_planned<S, pass, kWide, packed_rows, packed_columns>(args, axes, plan, stream);
-  return launch_planned<S, pass, kNarrow, packed_rows, packed_columns>(args, axes, plan, stream);
+      return launch_planned<S, how, pass, kWide, packed_rows, packed_columns>(args, axes, plan, stream);
+  return launch_planned<S, how, pass, kNarrow, packed_rows, packed_columns>(args, axes, plan, stream);
 }
 
-template <class S>
+template <class S, Multiply how>
 const char* forward(const ConvArgs& args, cudaStream_t stream) {
   const GemmAxis axes[3] = {GemmAxis(args.axis[0]), GemmAxis(args.axis[1]), GemmAxis(args.axis[2])};
   constexpr ConvPass pass = ConvPass::Forward;
   int64_t in = args.in_channels / args.groups;
-  if (!in_packs_of<S>(args.x, in)) return launch_gemm<S, pass, Packs::None, Packs::None>(args, axes, stream);
-  if (!in_packs_of<S>(args.weight, in)) return launch_gemm<S, pass, Packs::OfTerms, Packs::None>(args, axes, stream);
-  return launch_gemm<S, pass, Packs::OfTerms, Packs::OfTerms>(args, axes, stream);
+  if (!in_packs_of<S>(args.x, in)) return launch_gemm<S, how, pass, Packs::None, Packs::None>(args, axes, stream);
+  if (!in_packs_of<S>(args.weight, in))
+    return launch_gemm<S, how, pass, Packs::OfTerms, Packs::None>(args, axes, stream);
+  return launch_gemm<S, how, pass, Packs::OfTerms, Packs::OfTerms>(args, axes, stream);
 }
 
-template <class S>
+template <class S, Multiply how>
 const char* dgrad_phase(const ConvArgs& args, const GemmAxis (&axes)[3], cudaStream_t stream) {
   constexpr ConvPass pass = ConvPass::Dgrad;
   if (!in_packs_of<S>(args.y, args.out_channels / args.groups))
-    return launch_gemm<S, pass, Packs::None, Packs::None>(args, axes, stream);
+    return launch_gemm<S, how, pass, Packs::None, Packs::None>(args, axes, stream);
   if constexpr (sizeof(S) == 2)
     if (in_packs_of<S>(args.weight, args.in_channels / args.groups))
-      return launch_gemm<S, pass, Packs::OfTerms, Packs::OfLines>(args, axes, stream);
-  return launch_gemm<S, pass, Packs::OfTerms, Packs::None>(args, axes, stream);
+      return launch_gemm<S, how, pass, Packs::OfTerms, Packs::OfLines>(args, axes, stream);
+  return launch_gemm<S, how, pass, Packs::OfTerms, Packs::None>(args, axes, stream);
 }
 
-template <class S>
+template <class S, Multiply how>
 const char* dgrad(const ConvArgs& args, cudaStream_t stream) {
   for (int64_t d = 0; d < args.axis[0].stride; ++d)
     for (int64_t h = 0; h < args.axis[1].stride; ++h)
       for (int64_t w = 0; w < args.axis[2].stride; ++w) {
         const GemmAxis axes[3] = {GemmAxis(args.axis[0], d), GemmAxis(args.axis[1], h), GemmAxis(args.axis[2], w)};
-        if (const char* error = dgrad_phase<S>(args, axes, stream)) return error;
+        if (const char* error = dgrad_phase<S, how>(args, axes, stream)) return error;
       }
   return nullptr;
 }
@@ -257,15 +259,15 @@ bool wgrad_in_packs(const ConvArgs& args) {
          in_packs_of<S>(args.y, args.out_channels / args.groups) && args.weight.channel == 1;
 }
 
-template <class S>
+template <class S, Multiply how>
 const char* wgrad(const ConvArgs& args, cudaStream_t stream) {
   constexpr ConvPass pass = ConvPass::Wgrad;
   const GemmAxis axes[3] = {GemmAxis(args.axis[0]), GemmAxis(args.axis[1]), GemmAxis(args.axis[2])};
   const char* error = nullptr;
   bool in_packs = wgrad_in_packs<S>(args);
-  if (!in_packs) error = launch_gemm<S, pass, Packs::None, Packs::None>(args, axes, stream);
+  if (!in_packs) error = launch_gemm<S, how, pass, Packs::None, Packs::None>(args, axes, stream);
   if constexpr (sizeof(S) == 2)
-    if (in_packs) error = launch_gemm<S, pass, Packs::OfLines, Packs::OfLines>(args, axes, stream);
+    if (in_packs) error = launch_gemm<S, how, pass, Packs::OfLines, Packs::OfLines>(args, axes, stream);
   if (error) return error;
   GemmPlan plan = plan_gemm<S>(args, axes, in_packs);
   int64_t sums = args.groups * plan.m * plan.n;
@@ -275,17 +277,33 @@ const char* wgrad(const ConvArgs& args, cudaStream_t stream) {
                        static_cast<S*>(args.weight.data));
 }
 
+template <class S, Multiply how>
+const char* run(const ConvArgs& args, cudaStream_t stream) {
+  switch (args.pass) {
+    case ConvPass::Forward:
+      return forward<S, how>(args, stream);
+    case ConvPass::Dgrad:
+      return dgrad<S, how>(args, stream);
+    case ConvPass::Wgrad:
+      return wgrad<S, how>(args, stream);
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 const char* gemm(const ConvArgs& args, cudaStream_t stream) {
-  const char* error = nullptr;
-  with_dtype(args.dtype, [&](auto type) {
-    using S = typename decltype(type)::type;
-    error = args.pass == ConvPass::Forward ? forward<S>(args, stream)
-            : args.pass == ConvPass::Dgrad ? dgrad<S>(args, stream)
-                                           : wgrad<S>(args, stream);
-  });
-  return error;
+  switch (args.dtype) {
+    case DType::Float32:
+      return args.tf32 ? run<float, Multiply::TensorCores>(args, stream) : run<float, Multiply::Plain>(args, stream);
+    case DType::Float64:
+      return run<double, Multiply::Plain>(args, stream);
+    case DType::BFloat16:
+      return run<BFloat16, Multiply::TensorCores>(args, stream);
+    case DType::Float16:
+      return run<Float16, Multiply::TensorCores>(args, stream);
+  }
+  return nullptr;
 }
 
 int64_t gemm_scratch(const ConvArgs& args) {

@@ -17,8 +17,8 @@ struct Product {
   __device__ __forceinline__ static int first_row() { return int(threadIdx.x) / kWarp / 2 * rows_of_warp; }
   __device__ __forceinline__ static int first_column() { return int(threadIdx.x) / kWarp % 2 * columns_of_warp; }
 
-  // Sixteen lines from `line` on by the sixteen terms of a half, as four matrices of which the lane's is that of the
-  // lines' and terms' upper or lower eight.
+  // Sixteen lines from `line` on by the 32 bytes of terms of a half, as four matrices of which the lane's is that of
+  // the upper or lower eight lines and 16 bytes.
   template <Packs packs, int lines>
   __device__ __forceinline__ static void load_lines(uint32_t (&parts)[4], const unsigned char* tile, int line,
                                                     int upper_lines, int half, int upper_terms) {
@@ -28,11 +28,14 @@ struct Product {
                                                                              line / kPackWidth<S> + upper_lines));
     else
       load_matrices<false>(parts, tile + pack_of_terms(line + upper_lines * 8 + lane, 2 * half + upper_terms));
+    if constexpr (std::is_same_v<S, float>)
+#pragma unroll
+      for (uint32_t& part : parts) part = to_tf32(part);
   }
   __device__ __forceinline__ void add(const unsigned char* rows, const unsigned char* columns) {
     int lane = int(threadIdx.x) % kWarp;
 #pragma unroll
-    for (int half = 0; half < kTerms<S> / 16; ++half) {
+    for (int half = 0; half < kLinePacks / 2; ++half) {
       uint32_t a[row_blocks][4], b[column_blocks / 2][4];
 #pragma unroll
       for (int i = 0; i < row_blocks; ++i)
@@ -101,7 +104,10 @@ struct PlainProduct {
   }
 };
 
-template <class S, int columns, Packs packed_rows, Packs packed_columns>
-using ProductOf = std::conditional_t<sizeof(S) == 2, Product<S, columns, packed_rows, packed_columns>, PlainProduct<S>>;
+enum class Multiply { Plain, TensorCores };
+
+template <class S, Multiply how, int columns, Packs packed_rows, Packs packed_columns>
+using ProductOf = std::conditional_t<how == Multiply::TensorCores, Product<S, columns, packed_rows, packed_columns>,
+                                     PlainProduct<ComputeType<S>>>;
 
 }  // namespace nnart::cuda
