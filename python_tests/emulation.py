@@ -74,6 +74,11 @@ class Emulation:
             getattr(self._library, f"nnart_emulation_{name}").restype = ctypes.c_char_p
         self._library.nnart_emulation_object.restype = ctypes.c_void_p
 
+    @property
+    def sees_accesses(self) -> bool:
+        """Whether it was compiled so that ``watched`` has something to see."""
+        return "sanitized" not in self._path
+
     def schedule(self, name: str) -> None:
         """In which order the threads of every launch from now on run."""
         self._library.nnart_emulation_schedule(SCHEDULES.index(name))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import nnart_ops
 import nnart_ops.functional as F
+from benchmarks.gemm_tiles import Convolution, bytes_of
 from nnart_ops._extension import tf32_switch
 
 pytestmark = cuda_kernels_only
@@ -218,6 +219,53 @@ def test_a_residual_between_two_packs() -> None:
         with nnart_ops.config(conv_strategy="gemm"):
             results.append(F.conv2d(x, weight, activation="relu", residual=aligned))
     assert torch.equal(*results)
+
+
+COUNTED = {
+    "packs": Problem(torch.bfloat16, 2, (32, 72), 1, (20, 15), (3, 3), (1, 1), (1, 1), (1, 1), True, True, ""),
+    "wide": Problem(torch.bfloat16, 1, (16, 128), 1, (17, 18), (3, 3), (1, 1), (1, 1), (1, 1), True, False, ""),
+    "one tap": Problem(torch.float16, 2, (64, 136), 1, (13, 15), (1, 1), (1, 1), (0, 0), (1, 1), True, False, ""),
+    "strided": Problem(torch.bfloat16, 2, (24, 40), 1, (23, 21), (3, 3), (2, 2), (1, 1), (1, 1), True, False, ""),
+    "groups": Problem(torch.bfloat16, 2, (8, 16), 3, (15, 16), (3, 3), (1, 1), (1, 1), (2, 2), True, False, ""),
+    "first": Problem(torch.float16, 2, (3, 24), 1, (22, 21), (5, 5), (2, 2), (2, 2), (1, 1), True, True, ""),
+    "planes": Problem(torch.bfloat16, 2, (16, 24), 1, (15, 17), (3, 3), (1, 1), (1, 1), (1, 1), False, False, ""),
+    "tf32": Problem(torch.float32, 2, (20, 72), 1, (14, 15), (3, 3), (1, 1), (1, 1), (1, 1), True, False, ""),
+    "double": Problem(
+        torch.float64, 1, (6, 12), 1, (4, 7, 8), (3, 2, 3), (1, 1, 1), (1, 0, 1), (1, 1, 1), True, True, ""
+    ),
+}
+
+
+@pytest.mark.skipif(EMULATION is None or not EMULATION.sees_accesses, reason="of an emulation that counts bytes")
+@pytest.mark.parametrize("name", COUNTED)
+def test_bytes_are_those_of_the_tiles(name: str, precision: Callable[[str], None]) -> None:
+    """Counted access by access, within 10 % of benchmarks/gemm_tiles.py; no two accesses race."""
+    precision("tf32")
+    problem = COUNTED[name]
+    x, weight, bias, _ = operands(problem)
+    where = (problem.stride, problem.padding, problem.dilation, problem.groups)
+    sizes = (problem.batch, problem.groups, problem.channels, problem.image, problem.kernel, *where[:3])
+    conv = getattr(F, f"conv{len(problem.image)}d")
+    given, counted = bias if problem.bias else None, {}
+    with nnart_ops.config(conv_strategy="gemm"):
+        with EMULATION.watched() as counted["forward"]:
+            y = conv(x, weight, given, *where)
+        grad = torch.empty_like(y).normal_()
+        for i, which in enumerate(("dgrad", "wgrad")):
+            leaves = [x.detach(), weight.detach()]
+            leaves[i].requires_grad_()
+            y = conv(*leaves, given, *where)
+            with EMULATION.watched() as counted[which]:
+                torch.autograd.grad(y, leaves[i], grad)
+    for which, launches in counted.items():
+        biased = problem.bias and which == "forward"
+        expected = bytes_of(Convolution(*sizes), which, str(problem.dtype)[6:], problem.channels_last, biased)
+        gemm = [launch for launch in launches if "gemm_kernel" in launch.kernel or "add_pieces" in launch.kernel]
+        for moved, wanted in (
+            (sum(launch.read for launch in gemm), expected.read),
+            (sum(launch.written for launch in gemm), expected.written),
+        ):
+            assert abs(moved - wanted) <= 0.1 * wanted, f"{which}: {moved} bytes, the tiles have {wanted}"
 
 
 def test_tf32_is_torchs_switch() -> None:
