@@ -93,7 +93,8 @@ def test_convolutions_in_16_bits_and_tf32_run_on_tensor_cores(architecture: str)
     for name, kernel in multiplying.items():
         kinds = {text.split(".")[0] for text in accesses[kernel.symbol]}
         assert kinds >= {"HMMA", "LDSM"}, name
-        assert ("LDGSTS" in kinds) == ("(Packs)0, (Packs)0" not in name), name
+        holds = "float" not in name and "(Packs)0, (Packs)0" in name  # no asynchronous copy moves two bytes
+        assert ("LDGSTS" in kinds) != holds, name
 
 
 PLANTED = """

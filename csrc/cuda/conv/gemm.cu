@@ -90,12 +90,13 @@ __device__ __forceinline__ void each_part(const C* sums, bool down, const Visit&
   }
 }
 
-// That a multiprocessor has registers for: what is gathered takes some.
-template <int tile_columns, Packs packed_rows, Packs packed_columns>
-constexpr int kBlocks = tile_columns == kNarrow && packed_rows != Packs::None && packed_columns != Packs::None ? 3 : 2;
+// That a multiprocessor has registers for: what is gathered takes some, and so do doubles.
+template <class S, int tile_columns, Packs packed_rows, Packs packed_columns>
+constexpr int kBlocks =
+    tile_columns == kNarrow && packed_rows != Packs::None && packed_columns != Packs::None && sizeof(S) < 8 ? 3 : 2;
 
 template <class S, Multiply how, ConvPass pass, int tile_columns, Packs packed_rows, Packs packed_columns>
-__global__ void __launch_bounds__(kGemmThreads, kBlocks<tile_columns, packed_rows, packed_columns>)
+__global__ void __launch_bounds__(kGemmThreads, kBlocks<S, tile_columns, packed_rows, packed_columns>)
     gemm_kernel(Matrices<S, pass> matrices, GemmPlan plan, S* result, ConvStrides result_strides, Epilogue<S> epilogue,
                 double* partial_sums) {
   using Matrix = Matrices<S, pass>;
@@ -113,8 +114,11 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks<tile_columns, packed_row
   int64_t first_row = int64_t(row_tile) * tile_rows, first_column = int64_t(column_tile) * tile_columns;
   int64_t begin = piece * plan.terms_of_piece, end = least(begin + plan.terms_of_piece, plan.k);
 
-  LoaderOf<Matrix, S, true, tile_rows, packed_rows> rows(matrices, first_row, plan.m, begin);
-  LoaderOf<Matrix, S, false, tile_columns, packed_columns> columns(matrices, first_column, plan.n, begin);
+  LoaderOf<Matrix, S, true, tile_rows, packed_rows> rows(matrices, first_row, plan.m);
+  LoaderOf<Matrix, S, false, tile_columns, packed_columns> columns(matrices, first_column, plan.n);
+  auto row_walk = rows.walk(matrices, begin);
+  auto column_walk = columns.walk(matrices, begin);
+  constexpr bool one_walk = packed_rows == Packs::OfTerms && packed_columns == Packs::OfTerms;
   const S* data_of_rows = matrices.rows() + group * plan.rows_group;
   const S* data_of_columns = matrices.columns() + group * plan.columns_group;
   int terms = int(end - begin), k = 0, filled = 0;  // of the piece, those asked for, and the stage of the next ones
@@ -133,8 +137,9 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks<tile_columns, packed_row
   auto ask = [&] {
     unsigned char* stage = k < terms ? stages + filled * stage_bytes : nullptr;
     if (stage) {
-      rows.ask(matrices, of_step(k), stage, k, terms, data_of_rows);
-      columns.ask(matrices, of_step(k), stage + row_bytes, k, terms, data_of_columns);
+      if constexpr (one_walk) column_walk = row_walk;
+      row_walk = rows.ask(matrices, row_walk, of_step(k), stage, k, terms, data_of_rows);
+      column_walk = columns.ask(matrices, column_walk, of_step(k), stage + row_bytes, k, terms, data_of_columns);
     }
     end_group_of_copies();
     k += kTerms<S>;
@@ -154,14 +159,13 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks<tile_columns, packed_row
     if constexpr (gathers) __syncthreads();
     put(ask());
   }
-  for (int done = 0, multiplied = 0; done < terms; done += kTerms<S>) {
+  while (k < terms + (kStages - 1) * kTerms<S>) {
     wait_for_copies<kStages - 2>();
     __syncthreads();  // the step's pieces are there, and nobody multiplies those whose place the next takes
     unsigned char* asked = ask();
-    const unsigned char* stage = stages + multiplied * stage_bytes;
+    const unsigned char* stage = stages + filled * stage_bytes;  // the one to be filled after this step
     product.add(stage, stage + row_bytes);
     put(asked);
-    multiplied = multiplied + 1 < kStages ? multiplied + 1 : 0;
   }
 
   // Through shared memory, so that neighbouring threads write neighbouring elements, and what follows the sums is a

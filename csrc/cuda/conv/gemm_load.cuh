@@ -174,10 +174,19 @@ struct Matrices<S, ConvPass::Wgrad> {
   }
 };
 
+// The term that a thread is at, its steps from one to the next, and whether it is the first one with its tap.
+template <class Matrix>
+struct Walk {
+  typename Matrix::Place place;
+  typename Matrix::Step step;
+  bool fresh = true;
+};
+
 // ---- one matrix's pieces: `lines` rows or columns from `first` on, and terms from `begin` on, step by step
 //
 // ask() begins to load the step that is k terms after `begin`, of which `end` are left, into a piece of shared memory;
-// what a thread holds of it put() brings there. `data` is the group's first element.
+// what a thread holds of it put() brings there. `data` is the group's first element. It comes by its terms on a walk,
+// and returns where that is after the step, or by a table of the step's.
 
 // No thread waits for a pack.
 template <class Matrix, class S, bool of_rows, int lines, Packs packs>
@@ -191,15 +200,11 @@ struct Loader {
 
   std::conditional_t<of_rows, typename Matrix::Row, typename Matrix::Column> line[count];
   uint32_t exist = 0;  // a bit for each line
-  typename Matrix::Place next;
-  typename Matrix::Step step;
-  // Where the lines meet the tap of `next`, and which of them do; `fresh` where that is yet to be found.
+  // Where the lines meet the tap that the walk is at, and which of them do.
   int64_t at[count] = {};
   uint32_t inside = 0;
-  bool fresh = true;
 
-  __device__ __forceinline__ Loader(const Matrix& matrix, int64_t first, int64_t end, int64_t begin)
-      : next(matrix.place(begin + first_term())), step(matrix.step(apart)) {
+  __device__ __forceinline__ Loader(const Matrix& matrix, int64_t first, int64_t end) {
 #pragma unroll
     for (int i = 0; i < count; ++i) {
       int64_t number = first + (packs == Packs::OfTerms ? mine() + i * wide : mine() * width);
@@ -217,22 +222,24 @@ struct Loader {
   __device__ __forceinline__ static int first_term() {
     return packs == Packs::OfTerms ? int(threadIdx.x) % kLinePacks * width : int(threadIdx.x) / wide;
   }
-  __device__ __forceinline__ void find(const Matrix& matrix) {
-    if (!fresh) return;
-    auto term = matrix.term(next);
+  __device__ __forceinline__ static Walk<Matrix> walk(const Matrix& matrix, int64_t begin) {
+    return {matrix.place(begin + first_term()), matrix.step(apart)};
+  }
+  __device__ __forceinline__ void find(const Matrix& matrix, const typename Matrix::Place& place) {
+    auto term = matrix.term(place);
     inside = 0;
 #pragma unroll
     for (int i = 0; i < count; ++i) inside |= uint32_t(matrix.meet(line[i], term, at[i])) << i;
     inside &= exist;
   }
-  __device__ __forceinline__ void ask(const Matrix& matrix, const GatheredTerm*, unsigned char* piece, int k, int end,
-                                      const S* data) {
+  __device__ __forceinline__ Walk<Matrix> ask(const Matrix& matrix, Walk<Matrix> walk, const GatheredTerm*,
+                                              unsigned char* piece, int k, int end, const S* data) {
     constexpr int terms = packs == Packs::OfTerms ? 1 : kTerms<S> / apart;
 #pragma unroll 2
     for (int j = 0; j < terms; ++j) {
       int t = first_term() + j * apart;
-      find(matrix);
-      const S* from = data + matrix.template channel<packs, of_rows>(next);
+      if (walk.fresh) find(matrix, walk.place);
+      const S* from = data + matrix.template channel<packs, of_rows>(walk.place);
       uint32_t there = k + t < end ? inside : 0;
 #pragma unroll
       for (int i = 0; i < count; ++i) {
@@ -240,8 +247,9 @@ struct Loader {
                                          : pack_of_lines<line_packs>(t, mine());
         copy_async<kAccessBytes>(piece + to, from + at[i], there >> i & 1);
       }
-      fresh = matrix.advance(next, step);
+      walk.fresh = matrix.advance(walk.place, walk.step);
     }
+    return walk;
   }
   __device__ __forceinline__ void put(unsigned char*) const {}
 };
@@ -258,7 +266,7 @@ struct Gatherer {
   bool exists;
   Pack<S, width> held[holds ? packs : 1];
 
-  __device__ __forceinline__ Gatherer(const Matrix& matrix, int64_t first, int64_t end, int64_t) {
+  __device__ __forceinline__ Gatherer(const Matrix& matrix, int64_t first, int64_t end) {
     int64_t number = first + mine();
     exists = number < end;
     number = exists ? number : first;
@@ -266,8 +274,10 @@ struct Gatherer {
   }
   __device__ __forceinline__ static int mine() { return int(threadIdx.x) % lines; }
   __device__ __forceinline__ static int first_pack() { return int(threadIdx.x) / lines * packs; }
-  __device__ __forceinline__ void ask(const Matrix& matrix, const GatheredTerm* table, unsigned char* piece, int k,
-                                      int end, const S* data) {
+  struct None {};
+  __device__ __forceinline__ static None walk(const Matrix&, int64_t) { return {}; }
+  __device__ __forceinline__ None ask(const Matrix& matrix, None, const GatheredTerm* table, unsigned char* piece,
+                                      int k, int end, const S* data) {
 #pragma unroll
     for (int i = 0; i < packs; ++i) {
       int p = first_pack() + i;
@@ -283,6 +293,7 @@ struct Gatherer {
           copy_async<sizeof(S)>(piece + pack_of_terms(mine(), p) + e * int(sizeof(S)), data + at, there);
       }
     }
+    return {};
   }
   __device__ __forceinline__ void put(unsigned char* piece) const {
     if constexpr (holds)

@@ -36,18 +36,18 @@ struct Product {
     int lane = int(threadIdx.x) % kWarp;
 #pragma unroll
     for (int half = 0; half < kLinePacks / 2; ++half) {
-      uint32_t a[row_blocks][4], b[column_blocks / 2][4];
-#pragma unroll
-      for (int i = 0; i < row_blocks; ++i)
-        load_lines<packed_rows, kTileRows<S>>(a[i], rows, first_row() + i * 16, lane / 8 % 2, half, lane / 16);
+      uint32_t b[column_blocks / 2][4];
 #pragma unroll
       for (int j = 0; j < column_blocks / 2; ++j)
         load_lines<packed_columns, tile_columns>(b[j], columns, first_column() + j * 16, lane / 16, half, lane / 8 % 2);
 #pragma unroll
-      for (int i = 0; i < row_blocks; ++i)
+      for (int i = 0; i < row_blocks; ++i) {
+        uint32_t a[4];
+        load_lines<packed_rows, kTileRows<S>>(a, rows, first_row() + i * 16, lane / 8 % 2, half, lane / 16);
 #pragma unroll
         for (int j = 0; j < column_blocks; ++j)
-          multiply_add(Type<S>{}, sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+          multiply_add(Type<S>{}, sums[i][j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+      }
     }
   }
   // Calls visit(row and column of the tile, two sums side by side).
