@@ -90,10 +90,10 @@ __device__ __forceinline__ void each_part(const C* sums, bool down, const Visit&
   }
 }
 
-// That a multiprocessor has registers for: what is gathered takes some, and so do doubles.
+// That a multiprocessor has registers for: what is gathered takes some, and so do larger elements.
 template <class S, int tile_columns, Packs packed_rows, Packs packed_columns>
 constexpr int kBlocks =
-    tile_columns == kNarrow && packed_rows != Packs::None && packed_columns != Packs::None && sizeof(S) < 8 ? 3 : 2;
+    tile_columns == kNarrow && packed_rows != Packs::None && packed_columns != Packs::None && sizeof(S) == 2 ? 3 : 2;
 
 template <class S, Multiply how, ConvPass pass, int tile_columns, Packs packed_rows, Packs packed_columns>
 __global__ void __launch_bounds__(kGemmThreads, kBlocks<S, tile_columns, packed_rows, packed_columns>)
