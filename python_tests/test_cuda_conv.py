@@ -274,8 +274,8 @@ def test_tf32_is_torchs_switch() -> None:
     exact = native.conv2d(x.double().cpu(), weight.double().cpu())
     grad, rounded = torch.randn(exact.shape), []
 
-    def older(allowed: bool) -> None:
-        torch.backends.cudnn.allow_tf32 = allowed
+    def older(allowed: bool) -> None:  # torch.backends.cudnn.allow_tf32, which torch.testing freezes
+        torch._C._set_cudnn_allow_tf32(allowed)
 
     def newer(allowed: bool) -> None:
         torch.backends.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"

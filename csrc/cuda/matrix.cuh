@@ -2,7 +2,6 @@
 // small matrices by a warp. For other compilers than nvcc each is a function of csrc/emulation.
 #pragma once
 
-#include <bit>
 #include <type_traits>
 
 #include "cuda/launch.cuh"
@@ -133,7 +132,7 @@ void multiply_add(Type<S>, float (&sums)[4], const uint32_t (&a)[4], uint32_t b0
   constexpr int width = int(4 / sizeof(S));  // elements in a register
   auto element = [](uint64_t parts, int i) {
     if constexpr (std::is_same_v<S, float>)
-      return std::bit_cast<float>(uint32_t(parts >> (32 * i)) & ~uint32_t{0x1fff});
+      return __builtin_bit_cast(float, uint32_t(parts >> (32 * i)) & ~uint32_t{0x1fff});
     else
       return widen(S{uint16_t(parts >> (16 * i))});
   };
