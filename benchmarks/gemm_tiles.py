@@ -103,12 +103,16 @@ def columns_of(tiles_down: int, n: int, may_be_wide: bool, any_number: bool) -> 
 
 def bytes_of(conv: Convolution, which: str, dtype: str, channels_last: bool = True, bias: bool = False) -> Bytes:
     """``which``: ``forward``, ``dgrad`` or ``wgrad``. float32 is multiplied as TF32."""
-    size, (c_in, c_out), groups = ELEMENT_BYTES[dtype], conv.channels, conv.groups
+    size = ELEMENT_BYTES[dtype]
+    fitting = [n for n in range(1, conv.groups + 1) if conv.groups % n == 0 and n * max(conv.channels) <= NARROW]
+    together = max(fitting, default=1)  # groups that a tile takes as one
+    groups, (c_in, c_out) = conv.groups // together, (c * together for c in conv.channels)
     rows = 64 if size == 8 else 128
     width = 16 // size
     packs = channels_last and c_in % width == 0 and c_out % width == 0
-    filters, taps = groups * c_in * c_out * prod(conv.kernel) * size, prod(conv.kernel)
-    x, y = (groups * c * pixels * size for c, pixels in zip(conv.channels, (conv.batch * prod(conv.image), conv.out)))
+    taps = prod(conv.kernel)
+    filters = groups * c_in * c_out // together * taps * size
+    x, y = (groups * c * pixels * size for c, pixels in zip((c_in, c_out), (conv.batch * prod(conv.image), conv.out)))
     floor = x + y + filters
     if which == "wgrad":
         m, n, k = c_out, taps * c_in, conv.out
@@ -117,17 +121,17 @@ def bytes_of(conv: Convolution, which: str, dtype: str, channels_last: bool = Tr
         step = LINE_BYTES // size
         terms = min(max(ceil(k / ceil(FILLING_TILES / (down * across * groups))), LEAST_TERMS), MOST_TERMS)
         pieces = ceil(k / min(ceil(max(k, 1) / step) * step, ceil(terms / step) * step))
-        sums = groups * pieces * m * n * 8
+        sums = pieces * filters // size * 8
         read = groups * size * (across * m * k + down * conv.met * c_in) + sums
         return Bytes(read, sums + filters, floor)
     n, inner = (c_out, c_in) if which == "forward" else (c_in, c_out)
-    packed_columns = packs and (which == "forward" or size == 2)
+    packed_columns = packs and together == 1 and (which == "forward" or size == 2)
     read, written = 0, (y if which == "forward" else x)
     products = [(conv.out, taps, conv.met)] if which == "forward" else conv.phases
     for pixels, taps, met in products:
         down = ceil(pixels / rows)
         across = ceil(n / columns_of(groups * down, n, packed_columns and size != 8, False))
-        read += groups * size * (across * met * inner + down * n * taps * inner)
+        read += groups * size * (across * met * inner + down * n * taps * inner // together)
     if bias:
         read += written
     return Bytes(read, written, floor)

@@ -30,6 +30,15 @@ FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 LIMITS = {torch.float64: 1e-14, torch.float32: 3e-6, torch.bfloat16: 5e-3, torch.float16: 7e-4}
 LIMIT_TF32 = 1e-3  # of float32 whose factors have 11 bits
 EPILOGUES = ("", "relu", "silu", "residual")
+# Of a group, and groups: those that one tile takes together are all of them, some, or none for want of a divisor.
+FEW_CHANNELS = (
+    ((4, 4), 16, (1, 1), True),
+    ((8, 8), 24, (2, 2), True),
+    ((16, 16), 6, (1, 1), True),
+    ((2, 6), 10, (2, 1), False),
+    ((12, 4), 7, (1, 1), True),
+    ((1, 1), 96, (1, 1), True),
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,11 @@ def problems() -> list[Problem]:
         )
         if min(problem.out) > 0 and problem.products <= MOST_PRODUCTS:
             found.append(problem)
-    return found
+    return found + [
+        Problem(dtype, 2, channels, groups, (7, 6), (3, 3), stride, (1, 1), (1, 1), last, True, "relu")
+        for channels, groups, stride, last in FEW_CHANNELS
+        for dtype in DTYPES
+    ]
 
 
 def operands(problem: Problem) -> list[Tensor]:
@@ -227,6 +240,7 @@ COUNTED = {
     "one tap": Problem(torch.float16, 2, (64, 136), 1, (13, 15), (1, 1), (1, 1), (0, 0), (1, 1), True, False, ""),
     "strided": Problem(torch.bfloat16, 2, (24, 40), 1, (23, 21), (3, 3), (2, 2), (1, 1), (1, 1), True, False, ""),
     "groups": Problem(torch.bfloat16, 2, (8, 16), 3, (15, 16), (3, 3), (1, 1), (1, 1), (2, 2), True, False, ""),
+    "few channels": Problem(torch.bfloat16, 2, (4, 4), 32, (12, 13), (3, 3), (1, 1), (1, 1), (1, 1), True, False, ""),
     "first": Problem(torch.float16, 2, (3, 24), 1, (22, 21), (5, 5), (2, 2), (2, 2), (1, 1), True, True, ""),
     "planes": Problem(torch.bfloat16, 2, (16, 24), 1, (15, 17), (3, 3), (1, 1), (1, 1), (1, 1), False, False, ""),
     "tf32": Problem(torch.float32, 2, (20, 72), 1, (14, 15), (3, 3), (1, 1), (1, 1), (1, 1), True, False, ""),

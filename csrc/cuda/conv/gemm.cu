@@ -34,14 +34,32 @@ struct GemmPlan {
   int64_t row_tiles, column_tiles;    // of a group
   int64_t pieces, terms_of_piece;     // of k
   int64_t rows_group, columns_group;  // from a group's first element to the next one's, of each matrix
+  int64_t together, weight;           // groups; elements of the weight of all groups
   bool packs;                         // the result is stored in packs of channels
 
   __host__ __device__ __forceinline__ int64_t tiles() const { return row_tiles * column_tiles; }
+
+  // Where row m and column n of the weight's gradient are among its elements, or -1 between groups that are only taken
+  // together.
+  __device__ __forceinline__ int64_t in_weight(const Coordinates& coordinates, int64_t group, int64_t m,
+                                               int64_t n) const {
+    if (together == 1) return (group * this->m + m) * this->n + n;
+    bool first = coordinates.channels_first;
+    Division by = divide(n, coordinates.channels);
+    // Of one of them, which has at most 64 channels.
+    auto rows = uint32_t(this->m / together), columns = uint32_t(this->n / together);
+    auto inner = uint32_t(coordinates.channels.number()), taps = first ? inner : uint32_t(this->n) / inner;
+    auto channel = uint32_t(first ? by.quotient : by.rest), tap = uint32_t(first ? by.rest : by.quotient);
+    uint32_t channels = columns / taps, one = uint32_t(m) / rows;
+    if (channel / channels != one) return -1;
+    uint32_t row = uint32_t(m) - one * rows, rest = channel - one * channels;
+    return ((group * together + one) * rows + row) * columns + (first ? rest * taps + tap : tap * channels + rest);
+  }
 };
 
 // `may_be_wide` says that there are kernels with wide tiles: for tensor cores, where both matrices come in packs.
 template <class S>
-GemmPlan plan_gemm(const ConvArgs& args, const GemmAxis (&axes)[3], bool may_be_wide) {
+GemmPlan plan_gemm(const GemmArgs& args, const GemmAxis (&axes)[3], bool may_be_wide) {
   GemmPlan plan{};
   int64_t in = args.in_channels / args.groups, out = args.out_channels / args.groups;
   int64_t taps = Coordinates::taps(axes), pixels = Coordinates::pixels(args, axes);
@@ -49,13 +67,13 @@ GemmPlan plan_gemm(const ConvArgs& args, const GemmAxis (&axes)[3], bool may_be_
   const ConvOperand& result = args.pass == ConvPass::Forward ? args.y : args.x;
   switch (args.pass) {
     case ConvPass::Forward:
-      plan = {kNarrow, pixels, out, taps * in, 0, 0, 1, 0, x_group, weight_group, false};
+      plan = {kNarrow, pixels, out, taps * in, 0, 0, 1, 0, x_group, weight_group, 1, 0, false};
       break;
     case ConvPass::Dgrad:
-      plan = {kNarrow, pixels, in, taps * out, 0, 0, 1, 0, y_group, weight_group, false};
+      plan = {kNarrow, pixels, in, taps * out, 0, 0, 1, 0, y_group, weight_group, 1, 0, false};
       break;
     case ConvPass::Wgrad:
-      plan = {kNarrow, out, taps * in, pixels, 0, 0, 1, 0, y_group, x_group, false};
+      plan = {kNarrow, out, taps * in, pixels, 0, 0, 1, 0, y_group, x_group, 1, 0, false};
       break;
   }
   plan.row_tiles = ceil_div(plan.m, kTileRows<S>);
@@ -73,6 +91,8 @@ GemmPlan plan_gemm(const ConvArgs& args, const GemmAxis (&axes)[3], bool may_be_
   }
   const void* residual = args.finish ? args.finish->residual : nullptr;
   plan.packs = in_packs_of<S>(result, plan.n) && reinterpret_cast<uintptr_t>(residual) % kAccessBytes == 0;
+  plan.together = args.together;
+  plan.weight = args.out_channels * (args.in_channels / args.groups / args.together) * taps;
   return plan;
 }
 
@@ -180,11 +200,10 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks<S, tile_columns, packed_
       });
     __syncthreads();
     if constexpr (pass == ConvPass::Wgrad) {
-      int64_t groups = gridDim.x / (plan.tiles() * plan.pieces);
-      double* of_piece = partial_sums + (piece * groups + group) * plan.m * plan.n;
       each_part<tile_rows, 1>(sums, false, [&](int row, int column, const auto& one) {
         int64_t m = first_row + row, n = first_column + part + column;
-        if (m < plan.m && n < plan.n) of_piece[m * plan.n + n] = double(one.lanes[0]);
+        int64_t at = m < plan.m && n < plan.n ? plan.in_weight(matrices.coordinates, group, m, n) : -1;
+        if (at >= 0) partial_sums[piece * plan.weight + at] = double(one.lanes[0]);
       });
     } else {
       auto finish = [&](int row, int column, const auto& pack) {
@@ -205,7 +224,7 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks<S, tile_columns, packed_
 // ---- on the host
 
 template <class S, Multiply how, ConvPass pass, int columns, Packs packed_rows, Packs packed_columns>
-const char* launch_planned(const ConvArgs& args, const GemmAxis (&axes)[3], const GemmPlan& plan, cudaStream_t stream) {
+const char* launch_planned(const GemmArgs& args, const GemmAxis (&axes)[3], const GemmPlan& plan, cudaStream_t stream) {
   const ConvOperand& result = pass == ConvPass::Forward ? args.y : args.x;
   return launch_kernel(gemm_kernel<S, how, pass, columns, packed_rows, packed_columns>,
                        args.groups * plan.pieces * plan.tiles(), kGemmThreads, stream, Matrices<S, pass>(args, axes),
@@ -213,7 +232,7 @@ const char* launch_planned(const ConvArgs& args, const GemmAxis (&axes)[3], cons
 }
 
 template <class S, Multiply how, ConvPass pass, Packs packed_rows, Packs packed_columns>
-const char* launch_gemm(const ConvArgs& args, const GemmAxis (&axes)[3], cudaStream_t stream) {
+const char* launch_gemm(const GemmArgs& args, const GemmAxis (&axes)[3], cudaStream_t stream) {
   constexpr bool all_packs = packed_rows != Packs::None && packed_columns != Packs::None;
   constexpr bool may_be_wide = all_packs && how == Multiply::TensorCores;
   GemmPlan plan = plan_gemm<S>(args, axes, may_be_wide);
@@ -225,29 +244,29 @@ const char* launch_gemm(const ConvArgs& args, const GemmAxis (&axes)[3], cudaStr
 }
 
 template <class S, Multiply how>
-const char* forward(const ConvArgs& args, cudaStream_t stream) {
+const char* forward(const GemmArgs& args, cudaStream_t stream) {
   const GemmAxis axes[3] = {GemmAxis(args.axis[0]), GemmAxis(args.axis[1]), GemmAxis(args.axis[2])};
   constexpr ConvPass pass = ConvPass::Forward;
   int64_t in = args.in_channels / args.groups;
   if (!in_packs_of<S>(args.x, in)) return launch_gemm<S, how, pass, Packs::None, Packs::None>(args, axes, stream);
-  if (!in_packs_of<S>(args.weight, in))
+  if (args.together > 1 || !in_packs_of<S>(args.weight, in))
     return launch_gemm<S, how, pass, Packs::OfTerms, Packs::None>(args, axes, stream);
   return launch_gemm<S, how, pass, Packs::OfTerms, Packs::OfTerms>(args, axes, stream);
 }
 
 template <class S, Multiply how>
-const char* dgrad_phase(const ConvArgs& args, const GemmAxis (&axes)[3], cudaStream_t stream) {
+const char* dgrad_phase(const GemmArgs& args, const GemmAxis (&axes)[3], cudaStream_t stream) {
   constexpr ConvPass pass = ConvPass::Dgrad;
   if (!in_packs_of<S>(args.y, args.out_channels / args.groups))
     return launch_gemm<S, how, pass, Packs::None, Packs::None>(args, axes, stream);
   if constexpr (sizeof(S) == 2)
-    if (in_packs_of<S>(args.weight, args.in_channels / args.groups))
+    if (args.together == 1 && in_packs_of<S>(args.weight, args.in_channels / args.groups))
       return launch_gemm<S, how, pass, Packs::OfTerms, Packs::OfLines>(args, axes, stream);
   return launch_gemm<S, how, pass, Packs::OfTerms, Packs::None>(args, axes, stream);
 }
 
 template <class S, Multiply how>
-const char* dgrad(const ConvArgs& args, cudaStream_t stream) {
+const char* dgrad(const GemmArgs& args, cudaStream_t stream) {
   for (int64_t d = 0; d < args.axis[0].stride; ++d)
     for (int64_t h = 0; h < args.axis[1].stride; ++h)
       for (int64_t w = 0; w < args.axis[2].stride; ++w) {
@@ -258,13 +277,13 @@ const char* dgrad(const ConvArgs& args, cudaStream_t stream) {
 }
 
 template <class S>
-bool wgrad_in_packs(const ConvArgs& args) {
+bool wgrad_in_packs(const GemmArgs& args) {
   return sizeof(S) == 2 && in_packs_of<S>(args.x, args.in_channels / args.groups) &&
          in_packs_of<S>(args.y, args.out_channels / args.groups) && args.weight.channel == 1;
 }
 
 template <class S, Multiply how>
-const char* wgrad(const ConvArgs& args, cudaStream_t stream) {
+const char* wgrad(const GemmArgs& args, cudaStream_t stream) {
   constexpr ConvPass pass = ConvPass::Wgrad;
   const GemmAxis axes[3] = {GemmAxis(args.axis[0]), GemmAxis(args.axis[1]), GemmAxis(args.axis[2])};
   const char* error = nullptr;
@@ -274,15 +293,14 @@ const char* wgrad(const ConvArgs& args, cudaStream_t stream) {
     if (in_packs) error = launch_gemm<S, how, pass, Packs::OfLines, Packs::OfLines>(args, axes, stream);
   if (error) return error;
   GemmPlan plan = plan_gemm<S>(args, axes, in_packs);
-  int64_t sums = args.groups * plan.m * plan.n;
-  int columns = power_of_two(sums, kWarp);
-  return launch_kernel(add_pieces_kernel<S>, ceil_div(sums, columns), kChannelThreads, stream,
-                       static_cast<const double*>(args.partial_sums), plan.pieces, sums, columns,
+  int columns = power_of_two(plan.weight, kWarp);
+  return launch_kernel(add_pieces_kernel<S>, ceil_div(plan.weight, columns), kChannelThreads, stream,
+                       static_cast<const double*>(args.partial_sums), plan.pieces, plan.weight, columns,
                        static_cast<S*>(args.weight.data));
 }
 
 template <class S, Multiply how>
-const char* run(const ConvArgs& args, cudaStream_t stream) {
+const char* run(const GemmArgs& args, cudaStream_t stream) {
   switch (args.pass) {
     case ConvPass::Forward:
       return forward<S, how>(args, stream);
@@ -296,7 +314,8 @@ const char* run(const ConvArgs& args, cudaStream_t stream) {
 
 }  // namespace
 
-const char* gemm(const ConvArgs& args, cudaStream_t stream) {
+const char* gemm(const ConvArgs& given, cudaStream_t stream) {
+  GemmArgs args(given);
   switch (args.dtype) {
     case DType::Float32:
       return args.tf32 ? run<float, Multiply::TensorCores>(args, stream) : run<float, Multiply::Plain>(args, stream);
@@ -310,13 +329,14 @@ const char* gemm(const ConvArgs& args, cudaStream_t stream) {
   return nullptr;
 }
 
-int64_t gemm_scratch(const ConvArgs& args) {
+int64_t gemm_scratch(const ConvArgs& given) {
+  GemmArgs args(given);
   int64_t numbers = 0;
   const GemmAxis axes[3] = {GemmAxis(args.axis[0]), GemmAxis(args.axis[1]), GemmAxis(args.axis[2])};
   with_dtype(args.dtype, [&](auto type) {
     using S = typename decltype(type)::type;
     GemmPlan plan = plan_gemm<S>(args, axes, wgrad_in_packs<S>(args));
-    numbers = args.groups * plan.pieces * plan.m * plan.n;
+    numbers = plan.pieces * plan.weight;
   });
   return numbers;
 }

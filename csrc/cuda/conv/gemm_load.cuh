@@ -21,6 +21,19 @@ constexpr int kNarrow = 64, kWide = 128;
 template <class S>
 constexpr int kTileRows = sizeof(S) == 8 ? 64 : 128;
 
+// Groups of few channels are taken together: so many that their channels fill a tile's columns, as one group whose
+// weight is zero between them. `groups` is the number of those.
+struct GemmArgs : ConvArgs {
+  int64_t together = 1;
+
+  explicit GemmArgs(const ConvArgs& args) : ConvArgs(args) {
+    int64_t channels = most(in_channels, out_channels) / groups;
+    for (int64_t n = 2; n <= args.groups && n * channels <= kNarrow; ++n)
+      if (args.groups % n == 0) together = n;
+    groups /= together;
+  }
+};
+
 // How the elements of a matrix come: one by one, or in packs of terms of one line, or of lines at one term.
 enum class Packs { None, OfTerms, OfLines };
 
@@ -37,14 +50,15 @@ __device__ __forceinline__ int pack_of_lines(int term, int p) {
 // ---- the matrices of a pass: what is known of a row, of a column and of a term, and where their element is
 
 // For gathering. An element is so far from its group's first one as its line and its term say, if their places add up
-// to one inside of the tensor that the taps go into.
+// to one inside of the tensor that the taps go into; in the weight, if both are of one of the groups that a tile takes
+// together.
 struct GatheredLine {
   int64_t at;
-  int32_t place[3];
+  int32_t place[3], group;
 };
 struct alignas(16) GatheredTerm {
   int64_t in_rows, in_columns;
-  int32_t place[3];
+  int32_t place[3], group;
 };
 
 // In packs a thread goes from one of its terms to the next by a step. An element is so far from its group's first one
@@ -62,12 +76,15 @@ struct Matrices {
   Coordinates coordinates;
   const S *in, *weight;
   int64_t column_stride;
+  Divisor in_channels, out_channels;  // of one of the groups that are taken together
 
-  Matrices(const ConvArgs& args, const GemmAxis (&axes)[3])
+  Matrices(const GemmArgs& args, const GemmAxis (&axes)[3])
       : coordinates(args, axes, false),
         in(static_cast<const S*>((pass == ConvPass::Forward ? args.x : args.y).data)),
         weight(static_cast<const S*>(args.weight.data)),
-        column_stride(pass == ConvPass::Forward ? args.weight.batch : args.weight.channel) {}
+        column_stride(pass == ConvPass::Forward ? args.weight.batch : args.weight.channel),
+        in_channels(args.in_channels / args.groups / args.together, args.in_channels),
+        out_channels(args.out_channels / args.groups / args.together, args.out_channels) {}
 
   __device__ __forceinline__ const S* rows() const { return in; }
   __device__ __forceinline__ const S* columns() const { return weight; }
@@ -96,15 +113,22 @@ struct Matrices {
 
   __device__ __forceinline__ GatheredLine gathered_row(int64_t m) const {
     Pixel pixel = row(m);
-    return {coordinates.at(pixel, Tap{}), {pixel.place[0], pixel.place[1], pixel.place[2]}};
+    return {coordinates.at(pixel, Tap{}), {pixel.place[0], pixel.place[1], pixel.place[2]}, 0};
   }
-  __device__ __forceinline__ GatheredLine gathered_column(int64_t n) const { return {column(n), {}}; }
+  // The weight's input channels are those of a group, its output channels those of all groups.
+  __device__ __forceinline__ GatheredLine gathered_column(int64_t n) const {
+    Division of = divide(n, pass == ConvPass::Forward ? out_channels : in_channels);
+    return {column(pass == ConvPass::Forward ? n : of.rest), {}, int32_t(of.quotient)};
+  }
   __device__ __forceinline__ GatheredTerm gathered_term(int64_t k) const {
     TapPlace place = coordinates.tap_place(k);
     Tap tap = coordinates.tap(place);
+    Division of = divide(place.channel, pass == ConvPass::Forward ? in_channels : out_channels);
+    int64_t in_weight = pass == ConvPass::Forward ? of.rest : place.channel;
     return {coordinates.at(Pixel{}, tap) + place.channel * coordinates.in.channel,
-            tap.in_weight + place.channel * coordinates.weight_channel,
-            {tap.shift[0], tap.shift[1], tap.shift[2]}};
+            tap.in_weight + in_weight * coordinates.weight_channel,
+            {tap.shift[0], tap.shift[1], tap.shift[2]},
+            int32_t(of.quotient)};
   }
 };
 
@@ -127,7 +151,7 @@ struct Matrices<S, ConvPass::Wgrad> {
   const S *x, *y;
   ConvStrides y_strides;
 
-  Matrices(const ConvArgs& args, const GemmAxis (&axes)[3])
+  Matrices(const GemmArgs& args, const GemmAxis (&axes)[3])
       : coordinates(args, axes, args.weight.channel != 1),
         x(static_cast<const S*>(args.x.data)),
         y(static_cast<const S*>(args.y.data)),
@@ -163,14 +187,14 @@ struct Matrices<S, ConvPass::Wgrad> {
     return 0;
   }
 
-  __device__ __forceinline__ GatheredLine gathered_row(int64_t m) const { return {row(m), {}}; }
+  __device__ __forceinline__ GatheredLine gathered_row(int64_t m) const { return {row(m), {}, 0}; }
   __device__ __forceinline__ GatheredLine gathered_column(int64_t n) const {
     auto [channel, tap] = column(n);
-    return {coordinates.at(Pixel{}, tap) + channel, {tap.shift[0], tap.shift[1], tap.shift[2]}};
+    return {coordinates.at(Pixel{}, tap) + channel, {tap.shift[0], tap.shift[1], tap.shift[2]}, 0};
   }
   __device__ __forceinline__ GatheredTerm gathered_term(int64_t k) const {
     auto [pixel, in_y] = term(place(k));
-    return {in_y, coordinates.at(pixel, Tap{}), {pixel.place[0], pixel.place[1], pixel.place[2]}};
+    return {in_y, coordinates.at(pixel, Tap{}), {pixel.place[0], pixel.place[1], pixel.place[2]}, 0};
   }
 };
 
@@ -286,7 +310,10 @@ struct Gatherer {
         const GatheredTerm& term = table[p * width + e];
         int64_t at = line.at + (of_rows ? term.in_rows : term.in_columns);
         bool there = exists & (k + p * width + e < end);
-        if constexpr (of_rows == Matrix::taps_in_rows) there &= matrix.coordinates.is_inside(line.place, term.place);
+        if constexpr (of_rows == Matrix::taps_in_rows)
+          there &= matrix.coordinates.is_inside(line.place, term.place);
+        else
+          there &= line.group == term.group;
         if constexpr (holds)
           held[i].lanes[e] = there ? data[at] : S{};
         else
