@@ -61,7 +61,8 @@ struct Fused {
   }
 
   // bias points at the first element's, the only one if one_bias.
-  NNART_HD void forward(int64_t begin, int64_t n, const S* bias, bool one_bias) const {
+  // Not inlined: compiled once for planes and rows.
+  __attribute__((noinline)) void forward(int64_t begin, int64_t n, const S* bias, bool one_bias) const {
     const S* x = at<S>(args.x, begin);
     const S* residual = at<S>(args.residual, begin);
     const S* keep = decisions(begin, n);
