@@ -23,5 +23,6 @@ extern "C" __attribute__((visibility("default"))) const char* run(void* x, void*
   args.y = {y, size * size * out_channels, 1, {0, size * out_channels, out_channels}};
   const GemmAxis axes[3] = {GemmAxis(args.axis[0]), GemmAxis(args.axis[1]), GemmAxis(args.axis[2])};
   constexpr auto packs = cuda::Packs::OfTerms;
-  return cuda::launch_gemm<BFloat16, cuda::Multiply::TensorCores, ConvPass::Forward, packs, packs>(args, axes, nullptr);
+  return cuda::launch_gemm<BFloat16, cuda::Multiply::TensorCores, ConvPass::Forward, packs, packs>(cuda::GemmArgs(args),
+                                                                                                   axes, nullptr);
 }

@@ -124,7 +124,8 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks<S, tile_columns, packed_
   constexpr int stage_bytes = row_bytes + tile_columns * kLineBytes;
   using C = ComputeType<S>;
   constexpr int sums_bytes = tile_rows * kSumsStride * int(sizeof(C));
-  constexpr int bytes = sums_bytes > kStages * stage_bytes ? sums_bytes : kStages * stage_bytes;
+  constexpr int end_bytes = sums_bytes + tile_rows * int(sizeof(int64_t));
+  constexpr int bytes = end_bytes > kStages * stage_bytes ? end_bytes : kStages * stage_bytes;
   Pack<uint32_t, 4>* memory = shared_array<Pack<uint32_t, 4>, bytes / kAccessBytes>();
   auto* stages = reinterpret_cast<unsigned char*>(memory);
   // Blocks are fewer than 2^31.
@@ -191,9 +192,14 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks<S, tile_columns, packed_
   // Through shared memory, so that neighbouring threads write neighbouring elements, and what follows the sums is a
   // loop: written out for each register, it would not fit the cache of instructions.
   auto* sums = reinterpret_cast<C*>(memory);
+  auto* pixels = reinterpret_cast<int64_t*>(memory + sums_bytes / kAccessBytes);  // each row's place in the result
 #pragma unroll 1
   for (int part = 0; part < tile_columns; part += kNarrow) {
     __syncthreads();
+    if (pass != ConvPass::Wgrad && part == 0 && int(threadIdx.x) < tile_rows) {
+      PixelPlace place = matrices.coordinates.pixel_place(least(first_row + int(threadIdx.x), plan.m - 1));
+      pixels[threadIdx.x] = matrices.coordinates.in_result(place, result_strides);
+    }
     if (product.first_column() / kNarrow == part / kNarrow)
       product.each([&](int row, int column, const auto& pack) {
         *reinterpret_cast<std::decay_t<decltype(pack)>*>(sums + row * kSumsStride + column % kNarrow) = pack;
@@ -209,9 +215,7 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks<S, tile_columns, packed_
       auto finish = [&](int row, int column, const auto& pack) {
         int64_t m = first_row + row, n = first_column + part + column, channel = group * plan.n + n;
         if (m >= plan.m || n >= plan.n) return;
-        const Coordinates& coordinates = matrices.coordinates;
-        int64_t pixel = coordinates.in_result(coordinates.pixel_place(m), result_strides);
-        epilogue.store(result, pixel + channel * result_strides.channel, channel, pack.lanes);
+        epilogue.store(result, pixels[row] + channel * result_strides.channel, channel, pack.lanes);
       };
       if (plan.packs)
         each_part<tile_rows, kPackWidth<S>>(sums, false, finish);

@@ -42,24 +42,31 @@ __device__ __attribute__((noinline)) C activated(Activation activation, double a
 template <class S>
 struct Epilogue {
   const S *bias, *residual;  // may be null; the residual lies as the result does
+  bool bias_in_packs;        // its first element is at a multiple of them
   Activation activation;
   ActivationParameters parameters;
 
   explicit Epilogue(const ConvArgs& args)
       : bias(static_cast<const S*>(args.bias)),
         residual(args.finish ? static_cast<const S*>(args.finish->residual) : nullptr),
+        bias_in_packs(reinterpret_cast<uintptr_t>(args.bias) % kAccessBytes == 0),
         activation(args.finish ? args.finish->activation : Activation::Identity),
         parameters(args.finish ? args.finish->parameters : ActivationParameters{}) {}
 
+  // Of `width` channels from c on, which is a multiple of it.
   template <int width>
   __device__ __forceinline__ void store(S* result, int64_t at, int64_t c, const ComputeType<S> (&sums)[width]) const {
     using C = ComputeType<S>;
-    Pack<S, width> rest, out;
+    Pack<S, width> rest, out, biases;
     if (residual) rest = cuda::load<width>(residual + at);
+    if (bias && bias_in_packs) biases = cuda::load<width>(bias + c);
+    if (bias && !bias_in_packs)
+#pragma unroll
+      for (int k = 0; k < width; ++k) biases.lanes[k] = bias[c + k];
 #pragma unroll
     for (int k = 0; k < width; ++k) {
       C value = sums[k];
-      if (bias) value += widen(bias[c + k]);
+      if (bias) value += widen(biases.lanes[k]);
       if (residual) value += widen(rest.lanes[k]);
       if (activation == Activation::Relu)
         value = math::at_least(value, C(0));
