@@ -52,7 +52,7 @@ if(NOT NNART_CUDA_COMPILER STREQUAL "none")
     set(object "${CMAKE_CURRENT_BINARY_DIR}/cuda/${stem}.o")
     add_custom_command(
       OUTPUT "${object}"
-      COMMAND "${NNART_NVCC}" -std=c++20 -O3 -ccbin "${CMAKE_CXX_COMPILER}" -Xcompiler=-fPIC,-fvisibility=hidden
+      COMMAND ${nvcc_launcher} "${NNART_NVCC}" -std=c++20 -O3 -ccbin "${CMAKE_CXX_COMPILER}" -Xcompiler=-fPIC,-fvisibility=hidden
               -I "${CMAKE_SOURCE_DIR}/csrc" ${cuda_flags} -MD -MT "${object}" -MF "${object}.d" -c "${source}" -o
               "${object}"
       DEPENDS "${source}"
