@@ -165,8 +165,9 @@ def _layers(
         y = pair[1](xs[0], w, b)
         gradients = [torch.randn_like(y) for _ in range(COPIES)]
         flops = 2 * (xs[0] if transposed else y).numel() * w[0].numel()
-        tf32 = dtype == "float32" and torch.get_default_device().type == "cuda"
-        exact = 2e-3 if tf32 else 1e-4 if dtype == "float32" else 5e-2
+        family = "gemm" if layers in (NETWORKS, NETWORKS_TRANSPOSED) else "conv"
+        tf32 = family == "gemm" and dtype == "float32"
+        exact = 2e-3 if tf32 else 1e-4 if dtype in ("float32", "float64") else 5e-2
 
         def forward(function: Any, xs: Any = xs, w: Any = w, b: Any = b) -> Callable[[int], Tensor]:
             return lambda i: function(xs[i % COPIES], w, b)
@@ -202,7 +203,6 @@ def _layers(
         terms = {"forward": into_y * taps, "dgrad": into_x * taps, "wgrad": y.numel() // y.shape[1]}
         moved = (xs[0].numel() + w.numel() + y.numel()) * w.element_size()
         work = {"bytes": moved} if w.is_cuda and flops < DENSE * moved else {"flops": flops}
-        family = "gemm" if layers in (NETWORKS, NETWORKS_TRANSPOSED) else "conv"
         kind = functools.partial(Case, family, dtype=dtype, **work)
         tolerance = exact * terms["forward"] ** 0.5
         yield kind(f"{label} forward", ours=forward(pair[0]), peer=forward(pair[1]), tolerance=tolerance)

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
 
+from benchmarks.case import DTYPES
 from benchmarks.layers import NETWORKS, NETWORKS_TRANSPOSED, Layer
-
-ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
 # An H200's memory and tensor cores at their best: TF32 at half the rate of 16 bits.
 BYTES_A_SECOND = 4.3e12
@@ -103,7 +102,7 @@ def columns_of(tiles_down: int, n: int, may_be_wide: bool, any_number: bool) -> 
 
 def bytes_of(conv: Convolution, which: str, dtype: str, channels_last: bool = True, bias: bool = False) -> Bytes:
     """``which``: ``forward``, ``dgrad`` or ``wgrad``. float32 is multiplied as TF32."""
-    size = ELEMENT_BYTES[dtype]
+    size = DTYPES[dtype].itemsize
     fitting = [n for n in range(1, conv.groups + 1) if conv.groups % n == 0 and n * max(conv.channels) <= NARROW]
     together = max(fitting, default=1)  # groups that a tile takes as one
     groups, (c_in, c_out) = conv.groups // together, (c * together for c in conv.channels)
@@ -148,7 +147,6 @@ def convolution_of(layer: Layer, transposed: bool) -> Convolution:
     if transposed:
         sizes = zip(image, kernel, numbers["stride"], numbers["padding"], numbers["dilation"])
         image = [(n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in sizes]
-        return Convolution(batch, groups, (weight[1], weight[0] // groups), tuple(image), kernel, **numbers)
     return Convolution(batch, groups, (weight[1], weight[0] // groups), tuple(image), kernel, **numbers)
 
 

@@ -132,9 +132,10 @@ def precision() -> Iterator[Callable[[str], None]]:
     def choose(precision: str) -> None:
         torch.backends.cudnn.conv.fp32_precision = precision
 
-    before = torch.backends.cudnn.conv.fp32_precision
+    older, before = torch._C._get_cudnn_allow_tf32(), torch.backends.cudnn.conv.fp32_precision
     choose("ieee")
     yield choose
+    torch._C._set_cudnn_allow_tf32(older)  # of recurrent layers too
     choose(before)
 
 
