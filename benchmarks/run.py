@@ -7,11 +7,14 @@ NNART_CUDA_ON_TRIAL=1 python -m benchmarks.run --device cuda --json benchmarks/r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
+import os
 import random
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import nnart_ops
 from benchmarks import timing
 from benchmarks.case import DTYPES, Case
 from benchmarks.cases import FAMILIES, ON_CPU, ON_CUDA
@@ -93,6 +97,9 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=math.inf, help="leave cases out of each family to take no more"
     )
+    parser.add_argument(
+        "--autotune", action="store_true", help="let convolutions measure their strategies first, with nothing kept"
+    )
     parser.add_argument("--commit", default="", help="what was checked out, where there is no .git to ask")
     parser.add_argument("--json", type=Path, help="also write the rows and the environment to this file")
     arguments = parser.parse_args()
@@ -100,7 +107,15 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     torch.set_default_device(arguments.device)
+    with contextlib.ExitStack() as stack:
+        if arguments.autotune:
+            os.environ["NNART_CACHE_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
+            stack.enter_context(nnart_ops.config(autotune=True))
+        run(arguments)
 
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints and keeps what the arguments ask for."""
     environment = timing.environment(arguments.commit)
     machine, versions = environment["machine"], environment["versions"]
     if arguments.device == "cuda":
@@ -145,6 +160,7 @@ def main() -> None:
                     "rows": rows,
                     **({"wrong": wrong} if wrong else {}),
                     "every": arguments.every,
+                    "autotune": arguments.autotune,
                     "left_out": left_out,
                 },
                 indent=1,

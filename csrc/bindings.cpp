@@ -44,22 +44,15 @@ PYBIND11_MODULE(_C, m) {
   using Sizes = std::vector<int64_t>;
   m.def(
       "plan_is_native",
-      [](nnart::DType dtype, bool channels_last, const Sizes& x, const Sizes& weight, const Sizes& stride,
-         const Sizes& padding, const Sizes& dilation, int64_t groups, bool has_bias,
-         const std::vector<nnart::ConvPass>& wanted) {
-        return nnart::plan_is_native({dtype, channels_last, x, weight, stride, padding, dilation, groups, has_bias},
+      [](nnart::DType dtype, bool channels_last, bool weight_channels_last, const Sizes& x, const Sizes& weight,
+         const Sizes& stride, const Sizes& padding, const Sizes& dilation, int64_t groups, bool transposed,
+         bool has_bias, const std::vector<nnart::ConvPass>& wanted) {
+        return nnart::plan_is_native({dtype, channels_last, weight_channels_last, x, weight, stride, padding, dilation,
+                                      groups, transposed, has_bias},
                                      wanted);
       },
-      "Whether the plan leaves all the wanted passes of a convolution to torch's own kernels.");
-  m.def("force_conv_strategy", &nnart::force_conv_strategy,
-        "Makes every convolution that the named strategy takes use it; 'auto' undoes it. False for another name.");
-  m.def("forced_conv_strategy", &nnart::forced_conv_strategy, "The strategy that is forced, or 'auto'.");
-  m.def(
-      "last_conv_plan",
-      [] {
-        const nnart::ConvPlan& plan = nnart::last_conv_plan();
-        return pybind11::make_tuple(nnart::name_of(plan.strategy), plan.reason);
-      },
-      "The strategy and the reason of this thread's last convolution.");
+      "Whether the plan leaves all the wanted passes of a convolution to torch's own kernels; None while one of them "
+      "is "
+      "still to be measured.");
   nnart::bind_optimizers(m);
 }

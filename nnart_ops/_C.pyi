@@ -17,21 +17,20 @@ class ConvPass(Enum):
 
 def build_facts() -> dict[str, str]: ...
 def cpu_isa() -> str: ...
-def force_conv_strategy(name: str) -> bool: ...
-def forced_conv_strategy() -> str: ...
-def last_conv_plan() -> tuple[str, str]: ...
 def plan_is_native(
     dtype: DType,
     channels_last: bool,
+    weight_channels_last: bool,
     x: Sequence[int],
     weight: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
+    transposed: bool,
     has_bias: bool,
     wanted: Sequence[ConvPass],
-) -> bool: ...
+) -> bool | None: ...
 
 class OptimizerPlan:
     def __init__(

@@ -6,6 +6,7 @@ A mismatch is one sentence that says what to do, not an undefined symbol.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import os
 import warnings
@@ -74,7 +75,7 @@ def _load_cuda(built_with: str) -> str:
     except OSError as error:
         warnings.warn(f"nnart_ops: the CUDA kernels could not be loaded ({error}); CPU works.", stacklevel=3)
         return str(error)
-    _cuda_object().nnart_set_tf32_switch(tf32_switch)
+    ctypes.CDLL(str(_CUDA_OBJECT)).nnart_set_tf32_switch(tf32_switch)
     return "loaded"
 
 
@@ -97,20 +98,28 @@ def plan_is_native(
     x_size: Sequence[int],
     weight: torch.Tensor,
     geometry: Sequence[Any],
+    transposed: bool,
     has_bias: bool,
     wanted: dict[str, bool],
-) -> bool:
-    """Whether the plan leaves the wanted passes of a convolution to torch's own kernels.
+) -> bool | None:
+    """Whether the plan leaves the wanted passes of a convolution to torch's own kernels; None if it is yet to measure.
 
-    ``operand`` is its input, of size ``x_size``, or the gradient of its output. ``has_bias`` says whether the dgrad
-    adds a bias, as a transposed convolution does, ``wanted`` for ``forward``, ``dgrad`` and ``wgrad`` whether they are.
+    ``operand`` is its input, of size ``x_size``, or, ``transposed``, the gradient of its output; ``wanted`` says for
+    ``forward``, ``dgrad`` and ``wgrad`` whether they are.
     """
     module = importlib.import_module("nnart_ops._C")
-    format = _CHANNELS_LAST.get(operand.dim())
-    channels_last = format is not None and operand.is_contiguous(memory_format=format) and not operand.is_contiguous()
     dtype = getattr(module.DType, str(operand.dtype)[6:])
     passes = [getattr(module.ConvPass, name) for name, is_wanted in wanted.items() if is_wanted]
-    return bool(module.plan_is_native(dtype, channels_last, x_size, weight.shape, *geometry, has_bias, passes))
+    layouts = (_is_channels_last(operand), _is_channels_last(weight))
+    answer: bool | None = module.plan_is_native(
+        dtype, *layouts, x_size, weight.shape, *geometry, transposed, has_bias, passes
+    )
+    return answer
+
+
+def _is_channels_last(tensor: torch.Tensor) -> bool:
+    format = _CHANNELS_LAST.get(tensor.dim())
+    return format is not None and tensor.is_contiguous(memory_format=format) and not tensor.is_contiguous()
 
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -121,36 +130,39 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 conv_plans: dict[Any, bool] = {}
 calls_native_directly = True
 
+# Whether strategies are measured (_tuning.py).
+tunes_convs = False
 
-def force_conv_strategy(name: str) -> str:
-    """Forces a strategy for the whole process, ``"auto"`` none; returns what was forced before."""
-    module = importlib.import_module("nnart_ops._C")
-    before: str = module.forced_conv_strategy()
-    module.force_conv_strategy(name)
+
+@functools.cache
+def planners() -> dict[str, ctypes.CDLL]:
+    """The objects with a planner of convolutions, by the type of device they serve, for what they offer besides ops."""
+    paths = {"cpu": importlib.import_module("nnart_ops._C").__file__}
     if cuda_loaded():
-        _cuda_object().nnart_force_conv_strategy(name.encode())
+        paths["cuda"] = str(_CUDA_OBJECT)
+    libraries = {device: ctypes.CDLL(str(path)) for device, path in paths.items()}
+    for library in libraries.values():
+        for name in ("forced_conv_strategy", "last_conv_strategy", "last_conv_reason"):
+            getattr(library, f"nnart_{name}").restype = ctypes.c_char_p
+    return libraries
+
+
+def force_conv_strategy(name: str) -> None:
+    """Forces a strategy for the whole process, ``"auto"`` none."""
+    for planner in planners().values():
+        planner.nnart_force_conv_strategy(name.encode())
     conv_plans.clear()
-    return before
 
 
 def forced_conv_strategy() -> str:
     """The strategy that is forced, or ``"auto"``."""
-    return str(importlib.import_module("nnart_ops._C").forced_conv_strategy())
+    return str(planners()["cpu"].nnart_forced_conv_strategy().decode())
 
 
 def last_conv_plan(device: torch.device) -> tuple[str, str]:
     """Strategy and reason of the last convolution that this thread planned for such a device."""
-    if device.type == "cpu":
-        strategy, reason = importlib.import_module("nnart_ops._C").last_conv_plan()
-        return strategy, reason
-    library = _cuda_object()
-    library.nnart_last_conv_strategy.restype = library.nnart_last_conv_reason.restype = ctypes.c_char_p
-    return library.nnart_last_conv_strategy().decode(), library.nnart_last_conv_reason().decode()
-
-
-def _cuda_object() -> ctypes.CDLL:
-    """``_cuda`` once more, for what it offers besides its ops: a planner of its own."""
-    return ctypes.CDLL(str(_CUDA_OBJECT))
+    planner = planners()[device.type]
+    return planner.nnart_last_conv_strategy().decode(), planner.nnart_last_conv_reason().decode()
 
 
 def build_info() -> dict[str, str]:

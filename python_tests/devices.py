@@ -5,6 +5,9 @@ In the emulated build of the library (emulation.py) that is the CPU, but the ker
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import emulation
 import pytest
 import torch
@@ -39,3 +42,14 @@ def has_fused_step(name: str) -> bool:
 def generator(seed: int) -> torch.Generator:
     """A generator of the device's own."""
     return torch.Generator(DEVICE).manual_seed(seed)
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Lets kernels on the CPU use ``n`` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -8,8 +8,6 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as native
 from convcases import DTYPES, LAYOUTS, case, check, check_autocast, functions, laid_out, operands, outcome
-from devices import DEVICE, cpu_only
+from devices import DEVICE, cpu_only, threads
 from tolerances import SAME_FLOAT32
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vmap
@@ -433,16 +431,6 @@ def test_compile_with_dynamic_batch() -> None:
 
 
 # ---- determinism and instruction sets
-
-
-@contextmanager
-def threads(n: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @cpu_only

@@ -9,7 +9,7 @@
 
 #include "ops/activation.h"
 #include "ops/conv_native.h"
-#include "ops/conv_plan.h"
+#include "ops/conv_tuning.h"
 #include "ops/launch.h"
 #include "ops/layout.h"
 #include "ops/register.h"
@@ -217,10 +217,36 @@ ConvArgs problem(ConvPass pass, const Geometry& g, DType dtype, bool channels_la
     args.axis[3 - g.dims + a] = {
         g.in(a), g.out(a), g.kernel(a), g.stride[size_t(a)], g.padding[size_t(a)], g.dilation[size_t(a)]};
   args.channels_last = channels_last;
-  bool one_padding = std::equal(g.padding.begin(), g.padding.begin() + g.dims, g.padding.begin() + g.dims);
-  args.strategy = plan_of(args, g.batched && one_padding && native_conv_is_fast(args.dtype)).strategy;
-  args.tf32 = dtype == DType::Float32 && args.strategy == ConvStrategy::Gemm && allows_tf32();
   return args;
+}
+
+// Whether torch's convolution can be called, and is a choice: without vectors it is slower by orders of magnitude, but
+// for float64, where it is a matrix product.
+bool native_takes(const Geometry& g, DType dtype) {
+  bool one_padding = std::equal(g.padding.begin(), g.padding.begin() + g.dims, g.padding.begin() + g.dims);
+  return g.batched && one_padding && (native_conv_is_fast(dtype) || dtype == DType::Float64);
+}
+
+ConvPlan plan_by_rules(const ConvCall& call) {
+  return plan_of(call.args, call.native_takes_it && native_conv_is_fast(call.args.dtype));
+}
+
+// The result of `by`, which computes the call by the strategy in args: the planned one, or the fastest.
+template <class By>
+Tensor planned(ConvArgs& args, const ConvCall& call, const Tensor& on, const By& by) {
+  auto run = [&](ConvStrategy strategy) {
+    args.strategy = strategy;
+    args.tf32 = args.dtype == DType::Float32 && strategy == ConvStrategy::Gemm && allows_tf32();
+    return by();
+  };
+  std::optional<ConvPlan> plan;
+  if (on.numel() > 0 && tunes(call)) {
+    plan = measured_plan(call);
+    if (!plan) plan = measure(call, on, run);
+  }
+  if (!plan) plan = plan_by_rules(call);
+  last_conv_plan() = *plan;
+  return run(plan->strategy);
 }
 
 NativeGeometry native_geometry(const Geometry& g) {
@@ -273,6 +299,31 @@ void add_bias(ActivationArgs& after, const Tensor& bias, const Tensor& y, bool c
   after.bias_inner = channels_last ? 1 : y.numel() / (y.size(0) * y.size(1));
 }
 
+// Brings y, which torch has computed or `by_kernel` will, to its end: activation and residual, and the bias where what
+// computed y has not added it.
+template <class ByKernel>
+void finished(ConvArgs& args, const Tensor& y, const std::optional<Tensor>& bias, bool bias_after, Finish* finish,
+              const Geometry& g, const ByKernel& by_kernel) {
+  Finish none{{}, "identity", {}};
+  ActivationArgs after = (finish ? finish : &none)->on(y, args.dtype, g.op);
+  if (y.numel() == 0) return;
+  bool in_kernel = finishes(args.strategy);
+  args.finish = finish && in_kernel ? &after : nullptr;
+  if (in_kernel) by_kernel(bias ? bias->data_ptr() : nullptr);
+  if (bias_after) add_bias(after, *bias, y, args.channels_last);
+  if ((finish && !in_kernel) || bias_after) launch(after, y);
+}
+
+ConvCall call_of(const ConvArgs& args, const Geometry& g, const Tensor& weight, const std::optional<Tensor>& bias,
+                 const Finish* finish) {
+  return {args,
+          native_takes(g, args.dtype),
+          prefers_channels_last(weight),
+          bias.has_value(),
+          finish && finish->residual,
+          finish ? finish->activation.c_str() : "identity"};
+}
+
 Tensor convolve(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, Ints stride, Ints padding,
                 Ints dilation, int64_t groups, Finish* finish) {
   int64_t dims = int64_t(stride.size());
@@ -291,20 +342,16 @@ Tensor convolve(const Tensor& x, const Tensor& weight, std::optional<Tensor> bia
   bias = bias_of(bias, g.out_channels(), x, weight, g.op);
   bool channels_last = output_is_channels_last(x, g.batched, weight);
   ConvArgs args = problem(ConvPass::Forward, g, dtype_of(x, g.op.c_str(), "input"), channels_last);
-  bool is_matmul = args.strategy == ConvStrategy::Matmul, is_torch = is_matmul || args.strategy == ConvStrategy::Native;
-  bool bias_after = bias && is_matmul;
-  Tensor y = is_matmul  ? matmul_conv(x, weight, channels_last)
-             : is_torch ? native_conv(x, weight, bias, native_geometry(g))
-                        : empty_in_layout(g.y_size(), channels_last, g.batched, x);
-  Finish none{{}, "identity", {}};
-  ActivationArgs after = (finish ? finish : &none)->on(y, args.dtype, g.op);
-  if (y.numel() == 0) return y;
-  bool in_kernel = finishes(args.strategy);
-  args.finish = finish && in_kernel ? &after : nullptr;
-  if (!is_torch) run(args, g, x, weight, y, bias ? bias->data_ptr() : nullptr);
-  if (bias_after) add_bias(after, *bias, y, channels_last);
-  if ((finish && !in_kernel) || bias_after) launch(after, y);
-  return y;
+  return planned(args, call_of(args, g, weight, bias, finish), x, [&] {
+    bool is_matmul = args.strategy == ConvStrategy::Matmul;
+    bool is_torch = is_matmul || args.strategy == ConvStrategy::Native;
+    Tensor y = is_matmul  ? matmul_conv(x, weight, channels_last)
+               : is_torch ? native_conv(x, weight, bias, native_geometry(g))
+                          : empty_in_layout(g.y_size(), channels_last, g.batched, x);
+    auto by_kernel = [&](const void* bias) { run(args, g, x, weight, y, bias); };
+    finished(args, y, bias, bias && is_matmul, finish, g, by_kernel);
+    return y;
+  });
 }
 
 Tensor conv(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, Ints stride, Ints padding, Ints dilation,
@@ -373,22 +420,19 @@ Tensor convolve_transposed(const Tensor& x, const Tensor& weight, std::optional<
 
   bool channels_last = output_is_channels_last(x, batched, weight);
   ConvArgs args = problem(ConvPass::Dgrad, g, dtype_of(x, g.op.c_str(), "input"), channels_last);
-  bool has_elements = numel_of(y_size) > 0, is_matmul = args.strategy == ConvStrategy::Matmul && has_elements;
-  bool is_torch = is_matmul || (args.strategy == ConvStrategy::Native && has_elements);
-  bool bias_after = bias && is_torch && (is_matmul || !native_adds_bias(args));
-  Tensor y = is_matmul  ? matmul_conv_transpose(x, weight, channels_last)
-             : is_torch ? native_conv_transpose(x, weight, bias_after ? std::nullopt : bias, native_geometry(g),
-                                                output_padding(g))
-                        : empty_in_layout(y_size, channels_last, batched, x);
-  Finish none{{}, "identity", {}};
-  ActivationArgs after = (finish ? finish : &none)->on(y, args.dtype, g.op);
-  if (y.numel() == 0) return y;
-  bool in_kernel = finishes(args.strategy);
-  args.finish = finish && in_kernel ? &after : nullptr;
-  if (!is_torch) run(args, g, y, weight, x, bias ? bias->data_ptr() : nullptr);
-  if (bias_after) add_bias(after, *bias, y, channels_last);
-  if ((finish && !in_kernel) || bias_after) launch(after, y);
-  return y;
+  bool has_elements = numel_of(y_size) > 0;
+  return planned(args, call_of(args, g, weight, bias, finish), x, [&] {
+    bool is_matmul = args.strategy == ConvStrategy::Matmul && has_elements;
+    bool is_torch = is_matmul || (args.strategy == ConvStrategy::Native && has_elements);
+    bool bias_after = bias && is_torch && (is_matmul || !native_adds_bias(args));
+    Tensor y = is_matmul  ? matmul_conv_transpose(x, weight, channels_last)
+               : is_torch ? native_conv_transpose(x, weight, bias_after ? std::nullopt : bias, native_geometry(g),
+                                                  output_padding(g))
+                          : empty_in_layout(y_size, channels_last, batched, x);
+    auto by_kernel = [&](const void* bias) { run(args, g, y, weight, x, bias); };
+    finished(args, y, bias, bias_after, finish, g, by_kernel);
+    return y;
+  });
 }
 
 Tensor conv_transpose(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, Ints y_size, Ints stride,
@@ -440,19 +484,24 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
   if (grad_weight.numel() == 0) return grad_weight;
   if (grad_y.numel() == 0) return torch::stable::zero_(grad_weight);
   ConvArgs args = problem(ConvPass::Wgrad, g, dtype_of(grad_y, g.op.c_str(), "grad_y"), channels_last);
-  bool is_matmul = args.strategy == ConvStrategy::Matmul;
-  if (is_matmul || args.strategy == ConvStrategy::Native) {
-    Tensor result = is_matmul ? matmul_conv_wgrad(grad_y, x, channels_last)
-                              : native_conv_wgrad(grad_y, x, grad_weight, native_geometry(g));
-    return same_strides(result, grad_weight) ? result : torch::stable::copy_(grad_weight, result);
-  }
-  run(args, g, x, grad_weight, grad_y, nullptr);
-  return grad_weight;
+  return planned(args, call_of(args, g, grad_weight, std::nullopt, nullptr), x, [&] {
+    bool is_matmul = args.strategy == ConvStrategy::Matmul;
+    if (is_matmul || args.strategy == ConvStrategy::Native) {
+      Tensor result = is_matmul ? matmul_conv_wgrad(grad_y, x, channels_last)
+                                : native_conv_wgrad(grad_y, x, grad_weight, native_geometry(g));
+      return same_strides(result, grad_weight) ? result : torch::stable::copy_(grad_weight, result);
+    }
+    run(args, g, x, grad_weight, grad_y, nullptr);
+    return grad_weight;
+  });
 }
 
 }  // namespace
 
-bool plan_is_native(const ConvProblem& p, const std::vector<ConvPass>& wanted) {
+// Seconds that a convolution through our Python takes longer than torch's own.
+constexpr double kPythonOfForward = 5e-6, kPythonOfTraining = 3e-5;
+
+std::optional<bool> plan_is_native(const ConvProblem& p, const std::vector<ConvPass>& wanted) {
   int64_t dims = int64_t(p.stride.size());
   bool batched = int64_t(p.x_size.size()) == dims + 2;
   if (!batched || int64_t(p.weight_size.size()) != dims + 2) return false;
@@ -463,11 +512,17 @@ bool plan_is_native(const ConvProblem& p, const std::vector<ConvPass>& wanted) {
   } catch (const std::runtime_error&) {
     return false;
   }
-  return std::all_of(wanted.begin(), wanted.end(), [&](ConvPass pass) {
+  double gain = 0;
+  for (ConvPass pass : wanted) {
     ConvArgs args = problem(pass, g, p.dtype, p.channels_last);
-    bool adds_bias = pass != ConvPass::Dgrad || !p.has_bias || native_adds_bias(args);
-    return args.strategy == ConvStrategy::Native && adds_bias;
-  });
+    bool adds_bias = p.has_bias && pass == (p.transposed ? ConvPass::Dgrad : ConvPass::Forward);
+    ConvCall call{args, native_takes(g, p.dtype), p.weight_channels_last, adds_bias, false, "identity"};
+    std::optional<ConvPlan> plan = tunes(call) ? measured_plan(call) : plan_by_rules(call);
+    if (!plan) return std::nullopt;
+    if (adds_bias && p.transposed && !native_adds_bias(args)) return false;
+    if (plan->strategy != ConvStrategy::Native) gain += plan->gain;
+  }
+  return gain < (wanted.size() > 1 ? kPythonOfTraining : kPythonOfForward);
 }
 
 void register_conv(Library& m) {

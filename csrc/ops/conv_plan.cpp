@@ -13,9 +13,8 @@ constexpr ConvStrategy kStrategies[] = {ConvStrategy::Gemm, ConvStrategy::Depthw
 constexpr int kAuto = -1;
 
 int number_of(const std::string& name) {
-  for (ConvStrategy strategy : kStrategies)
-    if (name == name_of(strategy)) return int(strategy);
-  return kAuto;
+  auto strategy = strategy_named(name);
+  return strategy ? int(*strategy) : kAuto;
 }
 
 // The environment variable NNART_CONV_STRATEGY, read once; nnart_ops.config reports a name that does not exist.
@@ -57,8 +56,6 @@ bool takes(ConvStrategy strategy, const ConvArgs& args, bool native_takes_it) {
   return false;
 }
 
-thread_local ConvPlan last_plan{ConvStrategy::Gemm, "nothing has been planned yet"};
-
 // Whether some element of the filter meets padding alone, so that its gradient is zero.
 bool has_idle_tap(const ConvArgs& args) {
   for (const math::Axis& axis : args.axis)
@@ -82,8 +79,10 @@ bool suits_gemm_wgrad(const ConvArgs& args, int64_t in, int64_t out, int64_t fil
   return float32 ? !strided : out <= 8 || (in <= 4 && in * filter <= 36);
 }
 
+}  // namespace
+
 // The rules, first match first. What they rest on: benchmarks/results, the rows of the convolution family.
-ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
+ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
   int wanted = forced();
   if (wanted != kAuto && takes(ConvStrategy(wanted), args, native_takes_it))
     return {ConvStrategy(wanted), "forced by nnart_ops.config or NNART_CONV_STRATEGY"};
@@ -140,9 +139,12 @@ ConvPlan choose(const ConvArgs& args, bool native_takes_it) {
   return {ConvStrategy::Native, "oneDNN inside torch is at the limit"};
 }
 
-}  // namespace
-
-ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) { return last_plan = choose(args, native_takes_it); }
+std::vector<ConvStrategy> strategies_for(const ConvArgs& args, bool native_takes_it) {
+  std::vector<ConvStrategy> found;
+  for (ConvStrategy strategy : kStrategies)
+    if (takes(strategy, args, native_takes_it)) found.push_back(strategy);
+  return found;
+}
 
 bool native_adds_bias(const ConvArgs& args) {
   // What oneDNN's brgemm deconvolution takes; its others are a convolution's gradient with the bias added after it.
@@ -155,7 +157,10 @@ bool native_adds_bias(const ConvArgs& args) {
   return many && even && (strided || args.channels_last);
 }
 
-const ConvPlan& last_conv_plan() { return last_plan; }
+ConvPlan& last_conv_plan() {
+  thread_local ConvPlan last{ConvStrategy::Gemm, "nothing has been planned yet"};
+  return last;
+}
 
 const char* name_of(ConvStrategy strategy) {
   switch (strategy) {
@@ -173,6 +178,12 @@ const char* name_of(ConvStrategy strategy) {
   return "";
 }
 
+std::optional<ConvStrategy> strategy_named(const std::string& name) {
+  for (ConvStrategy strategy : kStrategies)
+    if (name == name_of(strategy)) return strategy;
+  return std::nullopt;
+}
+
 bool force_conv_strategy(const std::string& name) {
   int number = number_of(name);
   if (number == kAuto && name != "auto") return false;
@@ -186,3 +197,8 @@ const char* forced_conv_strategy() {
 }
 
 }  // namespace nnart
+
+NNART_FOR_PYTHON bool nnart_force_conv_strategy(const char* name) { return nnart::force_conv_strategy(name); }
+NNART_FOR_PYTHON const char* nnart_forced_conv_strategy() { return nnart::forced_conv_strategy(); }
+NNART_FOR_PYTHON const char* nnart_last_conv_strategy() { return nnart::name_of(nnart::last_conv_plan().strategy); }
+NNART_FOR_PYTHON const char* nnart_last_conv_reason() { return nnart::last_conv_plan().reason; }

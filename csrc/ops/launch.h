@@ -24,6 +24,10 @@ bool allows_tf32();
 // The bytes of a vector register in the kernels in use, 0 where they have none.
 int64_t vector_bytes();
 
+// Whether one may wait for the work of that tensor's device now, and the waiting.
+bool can_wait_for(const Tensor& on);
+void wait_for(const Tensor& on);
+
 // Whether the kernels of that tensor's device want an optimizer's table in its memory.
 bool keeps_table(const Tensor& on);
 

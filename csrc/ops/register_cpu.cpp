@@ -26,6 +26,9 @@ int64_t vector_bytes() {
 
 bool keeps_table(const Tensor& on) { return !on.is_cpu(); }
 
+bool can_wait_for(const Tensor&) { return true; }
+void wait_for(const Tensor&) {}  // a call returns when it is done
+
 bool has_kernel(ConvStrategy) { return true; }
 bool allows_tf32() { return false; }
 

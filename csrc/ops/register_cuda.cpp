@@ -11,13 +11,17 @@
 namespace nnart {
 namespace {
 
+cudaStream_t stream_of(const Tensor& on) {
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(on.get_device_index(), &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
 // Runs launch on the tensor's device and its current stream, and turns a CUDA error into an exception.
 template <class Args>
 void launch_on(const Args& args, const Tensor& on) {
   torch::stable::accelerator::DeviceGuard guard(on.get_device_index());
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(on.get_device_index(), &stream));
-  const char* error = cuda::launch(args, static_cast<cudaStream_t>(stream));
+  const char* error = cuda::launch(args, stream_of(on));
   check(error == nullptr, "CUDA kernel launch failed: ", error ? error : "");
 }
 
@@ -29,6 +33,17 @@ void launch_on(const Args& args, const Tensor& on) {
 bool native_conv_is_fast(DType) { return true; }
 int64_t vector_bytes() { return 0; }
 bool keeps_table(const Tensor&) { return true; }
+
+// Waiting is an error while a graph is captured.
+bool can_wait_for(const Tensor& on) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  return cudaStreamIsCapturing(stream_of(on), &status) == cudaSuccess && status == cudaStreamCaptureStatusNone;
+}
+void wait_for(const Tensor& on) {
+  cudaError_t error = cudaStreamSynchronize(stream_of(on));
+  check(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error));
+}
+
 bool has_kernel(ConvStrategy strategy) { return strategy == ConvStrategy::Depthwise || strategy == ConvStrategy::Gemm; }
 
 int64_t scratch(const PReluArgs& args) { return cuda::scratch(args); }
@@ -62,9 +77,3 @@ STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CUDA, library) {
 }
 
 }  // namespace nnart
-
-// What Python asks of this object's planner, which is not _C's: by ctypes (nnart_ops/_extension.py).
-#define NNART_FOR_PYTHON extern "C" __attribute__((visibility("default")))
-NNART_FOR_PYTHON void nnart_force_conv_strategy(const char* name) { nnart::force_conv_strategy(name); }
-NNART_FOR_PYTHON const char* nnart_last_conv_strategy() { return nnart::name_of(nnart::last_conv_plan().strategy); }
-NNART_FOR_PYTHON const char* nnart_last_conv_reason() { return nnart::last_conv_plan().reason; }

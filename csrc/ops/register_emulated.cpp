@@ -21,6 +21,9 @@ void launch_here(const Args& args) {
 bool native_conv_is_fast(DType dtype) { return dtype == DType::Float32; }
 int64_t vector_bytes() { return 16; }
 bool keeps_table(const Tensor&) { return true; }
+bool can_wait_for(const Tensor&) { return true; }
+void wait_for(const Tensor&) {}  // a call returns when it is done
+
 bool has_kernel(ConvStrategy) { return true; }
 
 int64_t scratch(const PReluArgs& args) { return cuda::scratch(args); }

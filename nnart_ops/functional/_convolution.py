@@ -24,8 +24,9 @@ def _takes(*tensors: Tensor) -> bool:
 
 
 def _is_ours_on_cuda(weight: Tensor, groups: int) -> bool:
-    """Whether the op takes it there: others than depthwise ones are native unless our GEMM is asked for."""
-    return (groups > 1 and weight.shape[:2] == (groups, 1)) or _extension.forced_conv_strategy() == "gemm"
+    """Whether the op takes it there: others than depthwise ones are native unless our GEMM is asked for, or may win."""
+    is_depthwise = groups > 1 and weight.shape[:2] == (groups, 1)
+    return is_depthwise or _extension.forced_conv_strategy() == "gemm" or _extension.tunes_convs
 
 
 class Kind(NamedTuple):
@@ -39,7 +40,7 @@ class Kind(NamedTuple):
     name: str
     dims: int
     read: Callable[..., tuple[Any, ...] | None]
-    leaves_to_native: Callable[..., bool]
+    leaves_to_native: Callable[..., bool | None]
     op: Callable[..., Tensor]
     op_activation: Callable[..., Tensor]
     native: Callable[..., Tensor]
@@ -69,20 +70,32 @@ class Kind(NamedTuple):
             lowered = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
             try:
                 wants = (grad and input.requires_grad, grad and weight.requires_grad)
-                layout = (input.dtype, lowered, input.shape, input.stride(), weight.shape, bias is None)
-                key = (self.name, layout, numbers, wants)
+                threads = torch.get_num_threads() if _extension.tunes_convs else 0
+                layout = (
+                    input.dtype,
+                    lowered,
+                    input.shape,
+                    input.stride(),
+                    weight.shape,
+                    weight.stride(),
+                    bias is None,
+                )
+                key = (self.name, input.is_cuda, threads, layout, numbers, wants)
                 if _extension.conv_plans.get(key):
                     return None
             except (AttributeError, TypeError, RuntimeError):  # no tensor, numbers in a list, a tensor without strides
                 key = None
         call = self._call(input, weight, bias, numbers)
-        if call is None or key is None or transforms_active():
+        if call is None or key is None or input.is_cuda or transforms_active():
             return call
         plans = _extension.conv_plans
         if key not in plans:
+            answer = self.leaves_to_native(*call, *wants)
+            if answer is None:
+                return call
             if len(plans) >= _MOST_PLANS:
                 plans.clear()
-            plans[key] = self.leaves_to_native(*call, *wants)
+            plans[key] = answer
         return None if plans[key] else call
 
     def _fused(

@@ -150,10 +150,10 @@ def _margins(kind: Kind, padding: str, weight: Tensor, stride: list[int], dilati
     return [amount // 2 for amount in total] + [amount - amount // 2 for amount in total]
 
 
-def _leaves_to_native(x: Tensor, weight: Tensor, bias: Any, *rest: Any) -> bool:
+def _leaves_to_native(x: Tensor, weight: Tensor, bias: Any, *rest: Any) -> bool | None:
     *geometry, x_wants, weight_wants = rest
     wanted = {"forward": True, "dgrad": x_wants, "wgrad": weight_wants}
-    return plan_is_native(x, x.shape, weight, geometry, False, wanted)
+    return plan_is_native(x, x.shape, weight, geometry, False, bias is not None, wanted)
 
 
 _CONV1D, _CONV2D, _CONV3D = (

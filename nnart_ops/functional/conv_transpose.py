@@ -165,10 +165,10 @@ def _read(
     return [*input.shape[: int(batched)], channels, *sizes], steps, margins * 2, gaps, groups
 
 
-def _leaves_to_native(x: Tensor, weight: Tensor, bias: Any, y_size: list[int], *rest: Any) -> bool:
+def _leaves_to_native(x: Tensor, weight: Tensor, bias: Any, y_size: list[int], *rest: Any) -> bool | None:
     *geometry, x_wants, weight_wants = rest
     wanted = {"forward": x_wants, "dgrad": True, "wgrad": weight_wants}
-    return plan_is_native(x, y_size, weight, geometry, bias is not None, wanted)
+    return plan_is_native(x, y_size, weight, geometry, True, bias is not None, wanted)
 
 
 _CONV_TRANSPOSE1D, _CONV_TRANSPOSE2D, _CONV_TRANSPOSE3D = (
