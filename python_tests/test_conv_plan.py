@@ -8,9 +8,11 @@ import sys
 
 import pytest
 import torch
+from devices import cpu_only, threads
 
 import nnart_ops
 import nnart_ops.functional as F
+from nnart_ops import _extension
 
 
 def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,6 +35,19 @@ def test_few_channels_are_ours(channels: tuple[int, int]) -> None:
     layer = nnart_ops.Conv2d(*channels, 3, padding=1)
     rows = nnart_ops.explain(layer, torch.randn(2, channels[0], 12, 12))
     assert [row.strategy for row in rows] == ["gemm"] * 3
+
+
+@cpu_only
+def test_what_a_rule_gains_must_be_worth_our_python() -> None:
+    """A strided layer, whose gradient our GEMM computes a tenth faster, goes to native whole where it is small."""
+    for width, is_native in ((16, True), (128, False)):
+        x = torch.randn(8, 64, width, width, requires_grad=True)
+        weight = torch.randn(64, 64, 3, 3, requires_grad=True)
+        _extension.conv_plans.clear()
+        with threads(1):
+            F.conv2d(x, weight, stride=2)
+        assert list(_extension.conv_plans.values()) == [is_native]
+        assert nnart_ops.explain(F.conv2d, x, weight, stride=2)[1].strategy == "gemm"
 
 
 def test_config_nests_and_refuses() -> None:

@@ -96,6 +96,17 @@ def test_native_is_called_directly_once_it_has_won(cache: Path) -> None:
     assert direct == (nnart_ops.explain(F.conv2d, x, weight)[0].strategy == "native")
 
 
+@pytest.mark.parametrize(("channels", "groups", "kernel"), [(16, 1, 3), (16, 1, 1), (16, 16, 3)])
+def test_channels_last_layers_are_known_once_measured(cache: Path, channels: int, groups: int, kernel: int) -> None:
+    """Also where a weight's strides do not say in which order it lies."""
+    layer = nnart_ops.Conv2d(channels, channels, kernel, groups=groups, dtype=torch.float32)
+    layer.to(memory_format=torch.channels_last)
+    x = torch.randn(1, channels, 37, 37).to(memory_format=torch.channels_last).requires_grad_()
+    layer(x).sum().backward()
+    layer(x)
+    assert len(_extension.conv_plans) == 1
+
+
 def kept_by_another(
     x: torch.Tensor, weight: torch.Tensor, strategy: str, gain: float = 1e-3, text: str | None = None
 ) -> Path:

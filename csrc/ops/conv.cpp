@@ -316,9 +316,10 @@ void finished(ConvArgs& args, const Tensor& y, const std::optional<Tensor>& bias
 
 ConvCall call_of(const ConvArgs& args, const Geometry& g, const Tensor& weight, const std::optional<Tensor>& bias,
                  const Finish* finish) {
+  bool orders_differ = weight.size(1) > 1 && weight.numel() > weight.size(0) * weight.size(1);
   return {args,
           native_takes(g, args.dtype),
-          prefers_channels_last(weight),
+          orders_differ && prefers_channels_last(weight),
           bias.has_value(),
           finish && finish->residual,
           finish ? finish->activation.c_str() : "identity"};
@@ -498,8 +499,9 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
 
 }  // namespace
 
-// Seconds that a convolution through our Python takes longer than torch's own.
-constexpr double kPythonOfForward = 5e-6, kPythonOfTraining = 3e-5;
+// Seconds that a convolution through our Python takes longer than torch's own, within a network, where each call finds
+// the interpreter's code and ours out of the caches.
+constexpr double kPythonOfForward = 2e-5, kPythonOfTraining = 1.5e-4;
 
 std::optional<bool> plan_is_native(const ConvProblem& p, const std::vector<ConvPass>& wanted) {
   int64_t dims = int64_t(p.stride.size());

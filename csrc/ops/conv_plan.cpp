@@ -1,5 +1,7 @@
 #include "ops/conv_plan.h"
 
+#include <torch/csrc/stable/ops.h>
+
 #include <atomic>
 #include <cstdlib>
 
@@ -79,6 +81,13 @@ bool suits_gemm_wgrad(const ConvArgs& args, int64_t in, int64_t out, int64_t fil
   return float32 ? !strided : out <= 8 || (in <= 4 && in * filter <= 36);
 }
 
+// Seconds that a tenth of native's time is, at 200 GFLOP/s a core: what the rules gain that win by little.
+double tenth_of_native(const ConvArgs& args) {
+  double multiplies = double(args.batch) * double(args.out_channels) * double(args.in_channels / args.groups);
+  for (const math::Axis& axis : args.axis) multiplies *= double(axis.out * axis.kernel);
+  return 0.1 * 2 * multiplies / 2e11 / double(torch::stable::get_num_threads());
+}
+
 }  // namespace
 
 // The rules, first match first. What they rest on: benchmarks/results, the rows of the convolution family.
@@ -114,7 +123,8 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
   if (one_tap && args.groups == 1 && planes && (args.pass == ConvPass::Wgrad || (float32 && written >= 2 * summed)))
     return {ConvStrategy::Gemm, "1x1 on planes: oneDNN reorders the larger operand"};
   if (float32 && args.groups == 1 && args.pass == ConvPass::Dgrad && strided && in <= 128 && out <= 256)
-    return {ConvStrategy::Gemm, "gradient of a strided convolution: each phase of the pixels has taps of its own"};
+    return {ConvStrategy::Gemm, "gradient of a strided convolution: each phase of the pixels has taps of its own",
+            tenth_of_native(args)};
   if (args.pass == ConvPass::Wgrad) {
     if (has_idle_tap(args))
       return {ConvStrategy::Gemm, "part of the filter meets no input: oneDNN leaves its bfloat16 gradient unwritten"};
@@ -122,7 +132,8 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
       return {ConvStrategy::Gemm, "few channels: vectors along the pixels or along the many channels fill their lanes"};
     int64_t fewer = in < out ? in : out;
     if (float32 && args.groups == 1 && !planes && fewer >= 32 && fewer <= 64 && (strided || one_tap))
-      return {ConvStrategy::Gemm, "channels-last operands are read where they lie: oneDNN reorders one of them"};
+      return {ConvStrategy::Gemm, "channels-last operands are read where they lie: oneDNN reorders one of them",
+              tenth_of_native(args)};
   } else if (!one_tap) {
     if (args.groups == 1 && written <= 4)
       return {ConvStrategy::Gemm,

@@ -16,7 +16,8 @@ namespace nnart {
 struct ConvPlan {
   ConvStrategy strategy;
   const char* reason;
-  double gain = std::numeric_limits<double>::infinity();  // seconds that it was measured to take less than native
+  // Seconds that it takes less than native, measured or guessed.
+  double gain = std::numeric_limits<double>::infinity();
 };
 
 // native_takes_it: whether torch's own convolution can be called for this problem, and is vectorized for its dtype.
