@@ -51,8 +51,7 @@ PYBIND11_MODULE(_C, m) {
                                       groups, transposed, has_bias},
                                      wanted);
       },
-      "Whether the plan leaves all the wanted passes of a convolution to torch's own kernels; None while one of them "
-      "is "
-      "still to be measured.");
+      "Whether the plan leaves the wanted passes of a convolution to torch's own kernels; None while it is to "
+      "measure.");
   nnart::bind_optimizers(m);
 }

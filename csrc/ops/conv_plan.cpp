@@ -151,9 +151,10 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
 }
 
 std::vector<ConvStrategy> strategies_for(const ConvArgs& args, bool native_takes_it) {
+  bool native_errs = args.pass == ConvPass::Wgrad && has_idle_tap(args);  // as the rule for it says
   std::vector<ConvStrategy> found;
   for (ConvStrategy strategy : kStrategies)
-    if (takes(strategy, args, native_takes_it)) found.push_back(strategy);
+    if (takes(strategy, args, native_takes_it && !native_errs)) found.push_back(strategy);
   return found;
 }
 

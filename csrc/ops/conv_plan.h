@@ -23,7 +23,7 @@ struct ConvPlan {
 // native_takes_it: whether torch's own convolution can be called for this problem, and is vectorized for its dtype.
 ConvPlan plan_of(const ConvArgs& args, bool native_takes_it);
 
-// All that take the problem.
+// All that take the problem and compute it rightly.
 std::vector<ConvStrategy> strategies_for(const ConvArgs& args, bool native_takes_it);
 
 // Whether native adds the bias of a transposed convolution without a slow pass of its own, up to 18 times as long.
