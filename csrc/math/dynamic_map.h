@@ -15,54 +15,54 @@ namespace nnart::math {
 
 constexpr int kDecades = 7;
 
-// A map's lines, with what 0 and 1 are as two more; each is looked up by four bits. first: the exponent of the lowest
-// decade's t, 0 in the signed map and 1 in the other.
+// A map's lines, with what 0 and 1 are as two more. first: the exponent of the lowest decade's t, 0 in the signed map
+// and 1 in the other.
+//
+// Within a decade whose values lie below x = 10^e, x / (0.9 10^e) + 8/9 goes from 1 to 2 while t goes from one power of
+// two to the next, always half a value ahead of it: so t is the leading bits of that number, and those alone.
 struct DynamicMap {
-  // From t + 1/4, whose exponent's low bits are the index: t = 0 has an exponent of its own then.
+  // From t / 256, by the last four bits of its exponent.
   float slope[16], base[16];
-  // To t, by the number of the decade: -1 is below all of them, and 7 is 1. Where a decade ends the nearest value may
-  // be its last though t is nearer to the next.
-  float steepness[16], offset[16], last_t[16];
-  // From which value on a decade's are the nearest; the last entry is 1's.
-  float border[kDecades + 1];
-  // The same by the exponent of a value from 2^-23 to 1: no binade has two borders.
-  float border_in_binade[32];
-  int32_t decade_below[32];
+  // From x, by how many of the borders but for one are above it, modulo 8: none and all of them have the same.
+  float reach[8];
+  // From which value on those of a decade are the nearest, which is not yet where it begins; the last border is 1's.
+  // Here the last one in or below a binade, by the last five bits of the exponent of a value from 2^-23 on; none has
+  // two. Its last three bits say how many are above it: a change far below the distance between two values.
+  float border[32];
 };
+
+constexpr float kLeast = 0x1p-23f, kAhead = float(8.0 / 9), kBelowTwo = 0x1.fffffep0f;
+
+// The number nearest to x that has `last` in its last three bits.
+constexpr float with_last_bits(float x, int32_t last) {
+  int32_t bits = __builtin_bit_cast(int32_t, x), moved = ((bits - last + 4) & ~7) + last;
+  return __builtin_bit_cast(float, moved);
+}
 
 constexpr DynamicMap dynamic_map(int first) {
   DynamicMap map{};
+  float borders[kDecades + 1] = {};
   double last = 0, power = 1e-6;
   for (int i = 0; i < kDecades; ++i, power *= 10) {
     double count = double(1 << (i + first)), width = 0.9 * power / count;
     double base = power * 0.1 + width * (0.5 - count);
-    int index = (127 + i + first) & 15;
-    map.slope[index] = float(width);
-    map.base[index] = float(base - 0.25 * width);
-    map.steepness[i] = float(1 / width);
-    map.offset[i] = float(-base / width);
-    map.last_t[i] = float(2 * count - 1);
-    map.border[i] = float((last + power * 0.1 + width * 0.5) / 2);
+    int index = (127 - 8 + i + first) & 15;
+    map.slope[index] = float(256 * width);
+    map.base[index] = float(base);
+    map.reach[kDecades - 1 - i] = float(1 / (0.9 * power));
+    borders[i] = with_last_bits(float((last + power * 0.1 + width * 0.5) / 2), kDecades - i);
     last = power * 0.1 + width * (count - 0.5);
   }
-  int one = kDecades + first, zero = 15;
-  map.base[(127 + one) & 15] = 1;
-  map.border[kDecades] = float((last + 1) / 2);
-  map.offset[kDecades] = map.last_t[kDecades] = float(1 << one);
-  map.offset[zero] = map.last_t[zero] = float(first);
+  map.base[(127 - 8 + kDecades + first) & 15] = 1;
+  borders[kDecades] = with_last_bits(float((last + 1) / 2), 0);
+  map.reach[kDecades] = 0.1125f;  // takes 1 to a little more than 1, and what is below all borders to less
   for (int exponent = 104; exponent <= 127; ++exponent) {
-    double low = 1;
-    for (int e = exponent; e < 127; ++e) low /= 2;
-    int& below = map.decade_below[exponent & 31];
-    float& border = map.border_in_binade[exponent & 31];
-    below = -1;
-    border = 2;
-    for (int i = 0; i <= kDecades; ++i) {
-      if (double(map.border[i]) <= low)
-        below = i;
-      else if (double(map.border[i]) < 2 * low)
-        border = map.border[i];
-    }
+    double end = 2;
+    for (int e = exponent; e < 127; ++e) end /= 2;
+    float& last_below_end = map.border[exponent & 31];
+    last_below_end = borders[0];
+    for (float border : borders)
+      if (double(border) < end) last_below_end = border;
   }
   return map;
 }
@@ -72,24 +72,23 @@ constexpr DynamicMap kSignedMap = dynamic_map(0), kPositiveMap = dynamic_map(1);
 // The value, between -1 and 1, of a code.
 template <bool positive>
 NNART_HD float decoded(const DynamicMap& map, uint8_t code) {
-  int32_t t = positive ? code : code - 127;
-  float moved = float(t < 0 ? -t : t) + (positive ? 1.25f : 0.25f);
-  int32_t index = __builtin_bit_cast(int32_t, moved) >> 23 & 15;
-  float value = map.slope[index] * moved + map.base[index];
-  return t < 0 ? -value : value;
+  float t = float(positive ? code + 1 : code - 127) * 0x1p-8f;
+  int32_t index = __builtin_bit_cast(int32_t, t) >> 23 & 15;
+  float base = map.base[index];
+  return map.slope[index] * t + (t < 0 ? -base : base);
 }
 
 // The code of the value nearest to x, which is between -1 and 1; of NaN, any.
 template <bool positive>
 NNART_HD uint8_t encoded(const DynamicMap& map, float x) {
-  float size = positive ? x : abs(x);
-  int32_t exponent = __builtin_bit_cast(int32_t, at_least(size, 0x1p-23f)) >> 23 & 31;
-  int32_t decade = (map.decade_below[exponent] + (size >= map.border_in_binade[exponent])) & 15;
-  float t = at_most(size * map.steepness[decade] + map.offset[decade], map.last_t[decade]);
-  // Adding 1.5 2^23 rounds to a whole number, which then stands in the low bits.
-  int32_t whole = __builtin_bit_cast(int32_t, t + 0x1.8p23f) - 0x4b400000;
-  if (positive) return uint8_t(whole - 1);
-  int32_t code = x < 0 ? 127 - whole : 127 + whole;
+  float size = at_least(positive ? x : abs(x), kLeast);
+  float border = map.border[__builtin_bit_cast(int32_t, size) >> 23 & 31];
+  int32_t above = (__builtin_bit_cast(int32_t, border) & 7) - (size >= border);  // -1 for x = 1
+  float ahead = at_most(size * map.reach[above & 7] + kAhead, kBelowTwo);
+  // A whole number from 2^23 on for 1, less for what is below it.
+  int32_t t = (__builtin_bit_cast(int32_t, ahead) - 0x3f000000) >> (above + (positive ? 16 : 17));
+  if (positive) return uint8_t(t > 0 ? t - 1 : 0);
+  int32_t code = x < 0 ? 127 - t : 127 + t;
   return uint8_t(code < 0 ? 0 : code);  // there is no -1: the nearest is the one before
 }
 

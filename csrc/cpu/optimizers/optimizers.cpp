@@ -2,6 +2,7 @@
 // first pass, where anything asks for it; the layer-wise rules have one more, for the norms of each tensor; the last
 // one does everything else while an element is in the first-level cache. Sums are taken tile by tile and the tiles in
 // their order, so that no result depends on the number of threads.
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "core/parallel.h"
 #include "cpu/kernels.h"
 #include "cpu/optimizers/tile.h"
+#include "cpu/prefetch.h"
 #include "cpu/scratch.h"
 #include "cpu/streaming.h"
 
@@ -148,6 +150,39 @@ void update_in_place(const Rule& rule, const Before& before, const OptimizerRow&
   });
 }
 
+// The same for 8-bit state, which is decoded in registers; x.state is where it is left for the encoder.
+template <bool decays, class Rule>
+void update_quantized(const Rule& rule, const Before& before, const Operands<float>& x,
+                      const std::array<QuantizedState, kMaxStates>& stored) {
+  using V = Vec<float>;
+  V factor(before.grad_factor), decay(before.weight_decay), kept(before.kept);
+  for (int64_t block = 0; block < x.n; block += kQuantizedBlock) {
+    auto decoders = [&]<int... k>(std::integer_sequence<int, k...>) {
+      return std::array<Decoder, Rule::states>{stored[k].decoder(block)...};
+    }(std::make_integer_sequence<int, Rule::states>{});
+    V largest[Rule::states] = {};
+    for_vectors<float>(end_of_block(block, x.n) - block, [&](int64_t in_block, auto count) {
+      int64_t i = block + in_block;
+      fetch_target_ahead(x.param + i);
+      fetch_source_ahead(x.grad + i);
+      V param = load_stream(x.param + i, count), grad = load_stream(x.grad + i, count) * factor;
+      if constexpr (decays) grad = grad + decay * param;
+      V state[Rule::states];
+      for (int k = 0; k < Rule::states; ++k) state[k] = decoders[k](stored[k].codes + i, count);
+      param = param * kept;
+      rule(param, grad, state);
+      store_some(x.param + i, param, count);
+      for (int k = 0; k < Rule::states; ++k) {
+        store(x.state[k] + i, state[k]);
+        if constexpr (std::is_same_v<decltype(count), int64_t>) state[k] = first_lanes(state[k], count, V(0.0));
+        largest[k] = size_at_least(state[k], largest[k]);
+      }
+    });
+    for (int k = 0; k < Rule::states; ++k) stored[k].scales[block / kQuantizedBlock] = largest_lane(largest[k]);
+  }
+  for (int k = 0; k < Rule::states; ++k) quantize(x.state[k], x.n, stored[k]);
+}
+
 // Whether update_in_place does it.
 bool is_one_half(const OptimizerRow& row, const OptimizerGroup& group, int states) {
   bool half = row.param_dtype == DType::BFloat16 || row.param_dtype == DType::Float16;
@@ -192,19 +227,26 @@ class Tile {
       before.grad_factor = 1;
     }
     x.grad = grad;
-    for (int k = 0; k < states_; ++k) x.state[k] = state_[k] = load_state(k);
+    for (int k = 0; k < states_; ++k)
+      x.state[k] = state_[k] = is_quantized()
+                                   ? state_buffer_[k].data
+                                   : in_compute_type(state_memory(k), row_.state_dtype[k], n_, state_buffer_[k]);
     return x;
   }
 
+  // Whether all state is 8-bit; load() leaves it where it is.
+  bool is_quantized() const { return sizeof(C) == 4 && states_ > 0 && row_.scale[0]; }
+  std::array<QuantizedState, kMaxStates> quantized() const {
+    std::array<QuantizedState, kMaxStates> all{};
+    for (int k = 0; k < states_; ++k)
+      all[size_t(k)] = {static_cast<uint8_t*>(row_.state[k]) + begin_, row_.scale[k] + begin_ / kQuantizedBlock,
+                        row_.positive[k]};
+    return all;
+  }
+
   void store_states() const {
-    for (int k = 0; k < states_; ++k) {
-      if (state_[k] != state_buffer_[k].data) continue;
-      if (!row_.scale[k])
-        narrow_some(row_.state_dtype[k], state_[k], n_, state_memory(k));
-      else if constexpr (sizeof(C) == 4)
-        row_.positive[k] ? quantize<true>(state_[k], n_, codes(k), scales(k))
-                         : quantize<false>(state_[k], n_, codes(k), scales(k));
-    }
+    for (int k = 0; k < states_; ++k)
+      if (state_[k] == state_buffer_[k].data) narrow_some(row_.state_dtype[k], state_[k], n_, state_memory(k));
   }
 
   void store_param(uint64_t key) {
@@ -229,9 +271,6 @@ class Tile {
   void* param_memory() const { return advance(row_.param, row_.param_dtype, begin_); }
   void* grad_memory() const { return advance(row_.grad, row_.grad_dtype, begin_); }
   void* state_memory(int k) const { return advance(row_.state[k], row_.state_dtype[k], begin_); }
-  uint8_t* codes(int k) const { return static_cast<uint8_t*>(row_.state[k]) + begin_; }
-  float* scales(int k) const { return row_.scale[k] + begin_ / kQuantizedBlock; }
-
   C* load_param() {
     if (row_.master) return static_cast<C*>(row_.master) + begin_;
     if constexpr (sizeof(C) == 4) {
@@ -243,14 +282,6 @@ class Tile {
       }
     }
     return in_compute_type(param_memory(), row_.param_dtype, n_, param_buffer_);
-  }
-
-  C* load_state(int k) {
-    if (!row_.scale[k]) return in_compute_type(state_memory(k), row_.state_dtype[k], n_, state_buffer_[k]);
-    if constexpr (sizeof(C) == 4)
-      row_.positive[k] ? dequantize<true>(codes(k), scales(k), n_, state_buffer_[k].data)
-                       : dequantize<false>(codes(k), scales(k), n_, state_buffer_[k].data);
-    return state_buffer_[k].data;
   }
 
   void store_low_precision(uint64_t key) const {
@@ -309,8 +340,14 @@ void update_tile(const OptimizerArgs& args, const OptimizerRow& row, double grad
     }
     Tile<C> memory(row, group, Rule::states, begin, n, tile);
     Operands<C> x = memory.load(shared);
-    shared.weight_decay != 0 ? update<true>(rule, shared, x) : update<false>(rule, shared, x);
-    memory.store_states();
+    if (memory.is_quantized()) {
+      if constexpr (sizeof(C) == 4 && Rule::states > 0)
+        shared.weight_decay != 0 ? update_quantized<true>(rule, shared, x, memory.quantized())
+                                 : update_quantized<false>(rule, shared, x, memory.quantized());
+    } else {
+      shared.weight_decay != 0 ? update<true>(rule, shared, x) : update<false>(rule, shared, x);
+      memory.store_states();
+    }
     memory.store_param(args.seed);
   });
 }
@@ -326,6 +363,9 @@ std::pair<double, double> measure_tile(const OptimizerArgs& args, const Optimize
       Tile<C> memory(row, group, Rule::states, begin, n, tile);
       Before shared = before(group, grad_factor);
       Operands<C> x = memory.load(shared);
+      if constexpr (sizeof(C) == 4)
+        if (memory.is_quantized())
+          for (int k = 0; k < Rule::states; ++k) dequantize(memory.quantized()[size_t(k)], n, x.state[k]);
       Buffer<C> measured;
       sums = measure(*static_cast<const Rule*>(row.rule), shared, x, measured.data);
     }

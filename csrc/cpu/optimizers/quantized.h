@@ -9,46 +9,76 @@ namespace nnart::cpu {
 namespace {
 
 using math::DynamicMap;
-using math::kDecades;
 using math::kPositiveMap;
 using math::kSignedMap;
 
-// Lane by lane table[index % 16].
-NNART_HD Vec<float> look_up(const float (&table)[16], RawVec<int32_t> index) {
+// The larger of |x| and bound, which is positive.
+NNART_HD Vec<float> size_at_least(Vec<float> x, Vec<float> bound) {
 #if defined(__AVX512F__)
-  return Vec<float>(_mm512_permutexvar_ps(reinterpret_cast<__m512i>(index), _mm512_loadu_ps(table)));
+  return Vec<float>(_mm512_range_ps(bound.v, x.v, 0b1011));  // the larger magnitude, without its sign
+#else
+  return at_least(abs(x), bound);
+#endif
+}
+
+// Lane by lane table[index % 16], for a table in registers.
+class Table {
+ public:
+  Table(const float (&table)[16], float scale) {
+    for (int k = 0; k < kParts; ++k) part_[k] = load(table + k * Vec<float>::size) * Vec<float>(scale);
+  }
+  NNART_HD Vec<float> operator[](RawVec<int32_t> index) const {
+#if defined(__AVX512F__)
+    return Vec<float>(_mm512_permutexvar_ps(reinterpret_cast<__m512i>(index), part_[0].v));
 #elif defined(__AVX2__)
-  auto i = reinterpret_cast<__m256i>(index);
-  __m256 lower = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), i);
-  __m256 upper = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), i);
-  return Vec<float>(_mm256_blendv_ps(lower, upper, _mm256_castsi256_ps(_mm256_slli_epi32(i, 28))));
+    auto i = reinterpret_cast<__m256i>(index);
+    __m256 lower = _mm256_permutevar8x32_ps(part_[0].v, i), upper = _mm256_permutevar8x32_ps(part_[1].v, i);
+    return Vec<float>(_mm256_blendv_ps(lower, upper, _mm256_castsi256_ps(_mm256_slli_epi32(i, 28))));
+#else
+    constexpr int size = Vec<float>::size;
+    Vec<float> y;
+    for (int k = 0; k < size; ++k) y.v[k] = part_[(index[k] & 15) / size].v[index[k] & (size - 1)];
+    return y;
+#endif
+  }
+
+ private:
+  static constexpr int kParts = 16 / Vec<float>::size;
+  Vec<float> part_[kParts];
+};
+
+// Lane by lane table[index % 8].
+NNART_HD Vec<float> look_up(const float (&table)[8], RawVec<int32_t> index) {
+#if defined(__AVX512F__)
+  __m512 twice = _mm512_broadcast_f32x8(_mm256_loadu_ps(table));
+  return Vec<float>(_mm512_permutexvar_ps(reinterpret_cast<__m512i>(index), twice));
+#elif defined(__AVX2__)
+  return Vec<float>(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table), reinterpret_cast<__m256i>(index)));
 #else
   Vec<float> y;
-  for (int k = 0; k < Vec<float>::size; ++k) y.v[k] = table[index[k] & 15];
+  for (int k = 0; k < Vec<float>::size; ++k) y.v[k] = table[index[k] & 7];
+  return y;
+#endif
+}
+// table[index % 32], for an index from 8 on.
+NNART_HD Vec<float> look_up(const float (&table)[32], RawVec<int32_t> index) {
+#if defined(__AVX512F__)
+  return Vec<float>(
+      _mm512_permutex2var_ps(_mm512_loadu_ps(table), reinterpret_cast<__m512i>(index), _mm512_loadu_ps(table + 16)));
+#elif defined(__AVX2__)
+  auto i = reinterpret_cast<__m256i>(index);
+  auto eight = [&](int first) { return _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + first), i); };
+  __m256 odd = _mm256_blendv_ps(eight(8), eight(24), _mm256_castsi256_ps(_mm256_slli_epi32(i, 27)));
+  return Vec<float>(_mm256_blendv_ps(eight(16), odd, _mm256_castsi256_ps(_mm256_slli_epi32(i, 28))));
+#else
+  Vec<float> y;
+  for (int k = 0; k < Vec<float>::size; ++k) y.v[k] = table[index[k] & 31];
   return y;
 #endif
 }
 
-// The decade whose values are the nearest to each x, 0 <= x <= 1: -1 below all, kDecades for 1. NaN has any.
-NNART_HD RawVec<int32_t> decade_of(const DynamicMap& map, Vec<float> x) {
-#if defined(__AVX512F__)
-  auto exponent = reinterpret_cast<__m512i>(at_least(x, Vec<float>(0x1p-23)).bits() >> 23);
-  __m512 border = _mm512_permutex2var_ps(_mm512_loadu_ps(map.border_in_binade), exponent,
-                                         _mm512_loadu_ps(map.border_in_binade + 16));
-  __m512i below = _mm512_permutex2var_epi32(_mm512_loadu_si512(map.decade_below), exponent,
-                                            _mm512_loadu_si512(map.decade_below + 16));
-  __mmask16 reached = _mm512_cmp_ps_mask(x.v, border, _CMP_GE_OQ);
-  return reinterpret_cast<RawVec<int32_t>>(_mm512_mask_add_epi32(below, reached, below, _mm512_set1_epi32(1)));
-#else
-  RawVec<int32_t> decade = RawVec<int32_t>{} - 1;
-#pragma GCC unroll 8
-  for (float border : map.border) decade -= x.v >= border - RawVec<float>{};  // a comparison that holds is -1
-  return decade;
-#endif
-}
-
-// A vector's worth of codes, one in each lane, from memory and back.
-NNART_HD RawVec<int32_t> load_codes(const uint8_t* codes) {
+// A vector's worth of codes, one in each lane; the first count of them.
+NNART_HD RawVec<int32_t> load_codes(const uint8_t* codes, std::integral_constant<int64_t, Vec<float>::size>) {
 #if defined(__AVX512F__)
   return reinterpret_cast<RawVec<int32_t>>(
       _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes))));
@@ -61,87 +91,107 @@ NNART_HD RawVec<int32_t> load_codes(const uint8_t* codes) {
   return wide;
 #endif
 }
-NNART_HD void store_codes(uint8_t* codes, RawVec<int32_t> wide) {
+NNART_HD RawVec<int32_t> load_codes(const uint8_t* codes, int64_t count) {
+  uint8_t first[Vec<float>::size] = {};
+  copy_some<Vec<float>::size>(first, codes, count);
+  return load_codes(first, std::integral_constant<int64_t, Vec<float>::size>{});
+}
+
+// Decodes one block: math::decoded() times the scale, which is in the lines already.
+class Decoder {
+ public:
+  Decoder(bool positive, float scale)
+      : slope_((positive ? kPositiveMap : kSignedMap).slope, scale),
+        base_((positive ? kPositiveMap : kSignedMap).base, scale),
+        shift_(positive ? 0x1p-8 : -127 * 0x1p-8) {}
+
+  // Of the first count elements; what the other lanes have means nothing.
+  template <class Count>
+  NNART_HD Vec<float> operator()(const uint8_t* codes, Count count) const {
+    Vec<float> code(__builtin_convertvector(load_codes(codes, count), RawVec<float>));
+    Vec<float> t = code * Vec<float>(0x1p-8) + shift_;
+    RawVec<int32_t> index = t.bits() >> 23, sign = t.bits() & INT32_MIN;
+    return slope_[index] * t + Vec<float>::from_bits(base_[index].bits() ^ sign);
+  }
+
+ private:
+  Table slope_, base_;
+  Vec<float> shift_;
+};
+
+// t as math::encoded() has it; twice as much and perhaps one more in the signed map. size is at least kLeast.
+template <bool positive>
+NNART_HD RawVec<int32_t> number_of(Vec<float> size) {
+  constexpr const DynamicMap& map = positive ? kPositiveMap : kSignedMap;
+  Vec<float> border = look_up(map.border, size.bits() >> 23);
+  RawVec<int32_t> shift = (border.bits() & 7) | 16;
 #if defined(__AVX512F__)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(wide)));
-#elif defined(__AVX2__)
-  auto both = reinterpret_cast<__m256i>(wide);
-  __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(codes), _mm_packus_epi16(words, words));
+  auto above = reinterpret_cast<__m512i>(shift);
+  __mmask16 reached = _mm512_cmp_ps_mask(size.v, border.v, _CMP_GE_OQ);
+  shift = reinterpret_cast<RawVec<int32_t>>(_mm512_mask_sub_epi32(above, reached, above, _mm512_set1_epi32(1)));
 #else
-  for (int k = 0; k < Vec<float>::size; ++k) codes[k] = uint8_t(wide[k]);
+  shift = shift + (size >= border).v;  // a comparison that holds is -1
 #endif
+  Vec<float> ahead = size * look_up(map.reach, shift) + Vec<float>(double(math::kAhead));
+  auto fixed = reinterpret_cast<RawU32>(at_most(ahead, Vec<float>(double(math::kBelowTwo))).bits() - 0x3f000000);
+  return reinterpret_cast<RawVec<int32_t>>(fixed >> reinterpret_cast<RawU32>(shift));
 }
 
-// The values, between -1 and 1, of one vector's codes.
-template <bool positive>
-NNART_HD Vec<float> decode(const uint8_t* codes) {
-  constexpr const DynamicMap& map = positive ? kPositiveMap : kSignedMap;
-  RawVec<int32_t> code = load_codes(codes);
-  RawVec<int32_t> t = positive ? code : code - 127;
-  RawVec<int32_t> size = positive || t >= 0 ? t : -t;
-  Vec<float> moved = Vec<float>(__builtin_convertvector(size, RawVec<float>)) + Vec<float>(positive ? 1.25 : 0.25);
-  RawVec<int32_t> index = moved.bits() >> 23;
-  Vec<float> value = look_up(map.slope, index) * moved + look_up(map.base, index);
-  return positive ? value : copy_sign(value, Vec<float>::from_bits(t));
-}
+// So many elements are encoded at once: a vector's worth of bytes.
+constexpr int64_t kEncoded = 4 * Vec<float>::size;
 
-// The code of the value nearest to each x, which is between -1 and 1; of NaN, any.
+// The codes of the values nearest to x[0, kEncoded) times inverse.
 template <bool positive>
-NNART_HD void encode(uint8_t* codes, Vec<float> x) {
-  constexpr const DynamicMap& map = positive ? kPositiveMap : kSignedMap;
-  Vec<float> size = positive ? x : abs(x);
-  RawVec<int32_t> decade = decade_of(map, size);
-  Vec<float> t = size * look_up(map.steepness, decade) + look_up(map.offset, decade);
-  t = at_most(t, look_up(map.last_t, decade));
-  // Adding 1.5 2^23 rounds to a whole number, which then stands in the low bits.
-  RawVec<int32_t> whole = (t + Vec<float>(0x1.8p23)).bits() - 0x4b400000;
-  if constexpr (positive) {
-    store_codes(codes, whole - 1);
-  } else {
-    RawVec<int32_t> sign = x.bits() >> 31;  // 0 or -1
-    RawVec<int32_t> code = 127 + ((whole ^ sign) - sign);
-    store_codes(codes, code < 0 ? RawVec<int32_t>{} : code);  // there is no -1: the nearest is the one before
+NNART_HD void encode(const float* x, Vec<float> inverse, uint8_t* codes) {
+  Vec<float> unit[4];
+  RawVec<int32_t> t[4];
+  for (int k = 0; k < 4; ++k) {
+    unit[k] = load(x + k * Vec<float>::size) * inverse;
+    Vec<float> least(double(math::kLeast));
+    t[k] = number_of<positive>(positive ? at_least(unit[k], least) : size_at_least(unit[k], least));
   }
-}
-
-// x has room for whole vectors, here and below.
-template <bool positive>
-NNART_HD void dequantize(const uint8_t* codes, const float* scales, int64_t n, float* x) {
-  constexpr int64_t width = Vec<float>::size;
-  for (int64_t block = 0; block < n; block += kQuantizedBlock, ++scales) {
-    Vec<float> scale(*scales);
-    int64_t end = block + kQuantizedBlock < n ? block + kQuantizedBlock : n;
-    int64_t i = block;
-    for (; i + width <= end; i += width) store(x + i, decode<positive>(codes + i) * scale);
-    if (i < end) {
-      uint8_t rest[width] = {};
-      copy_some<width>(rest, codes + i, end - i);
-      store(x + i, decode<positive>(rest) * scale);
-    }
+  // Packing puts quarters of the four vectors in turn. Its saturation keeps signs, and what is subtracted with
+  // saturation stays above 0.
+#if defined(__AVX512F__)
+  auto words = [&](int k) {
+    __m512i both = _mm512_packus_epi32(reinterpret_cast<__m512i>(t[k]), reinterpret_cast<__m512i>(t[k + 1]));
+    return positive ? _mm512_subs_epu16(both, _mm512_set1_epi16(1)) : _mm512_srli_epi16(both, 1);
+  };
+  auto signs = [&](int k) {
+    return _mm512_packs_epi32(_mm512_castps_si512(unit[k].v), _mm512_castps_si512(unit[k + 1].v));
+  };
+  __m512i bytes = _mm512_packus_epi16(words(0), words(2));
+  if (!positive) {
+    __m512i middle = _mm512_set1_epi8(127);
+    __mmask64 negative = _mm512_movepi8_mask(_mm512_packs_epi16(signs(0), signs(2)));
+    bytes = _mm512_mask_subs_epu8(_mm512_add_epi8(middle, bytes), negative, middle, bytes);
   }
-}
-
-// Overwrites what is past n in x.
-template <bool positive>
-NNART_HD void quantize(float* x, int64_t n, uint8_t* codes, float* scales) {
-  constexpr int64_t width = Vec<float>::size;
-  for (int64_t block = 0; block < n; block += kQuantizedBlock, ++scales) {
-    int64_t end = block + kQuantizedBlock < n ? block + kQuantizedBlock : n;
-    for (int64_t i = end; i % width != 0; ++i) x[i] = 0;
-    Vec<float> largest(0.0);
-    for (int64_t i = block; i < end; i += width) largest = at_least(abs(load(x + i)), largest);
-    float scale = largest_lane(largest);
-    *scales = scale;
-    Vec<float> inverse(scale > 0 ? 1 / scale : 0);
-    int64_t i = block;
-    for (; i + width <= end; i += width) encode<positive>(codes + i, load(x + i) * inverse);
-    if (i < end) {
-      uint8_t rest[width];
-      encode<positive>(rest, load(x + i) * inverse);
-      copy_some<width>(codes + i, rest, end - i);
-    }
+  __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(codes, _mm512_permutexvar_epi32(order, bytes));
+#elif defined(__AVX2__)
+  auto words = [&](int k) {
+    __m256i both = _mm256_packus_epi32(reinterpret_cast<__m256i>(t[k]), reinterpret_cast<__m256i>(t[k + 1]));
+    return positive ? _mm256_subs_epu16(both, _mm256_set1_epi16(1)) : _mm256_srli_epi16(both, 1);
+  };
+  auto signs = [&](int k) {
+    return _mm256_packs_epi32(_mm256_castps_si256(unit[k].v), _mm256_castps_si256(unit[k + 1].v));
+  };
+  __m256i bytes = _mm256_packus_epi16(words(0), words(2));
+  if (!positive) {
+    __m256i middle = _mm256_set1_epi8(127);
+    __m256i negative = _mm256_packs_epi16(signs(0), signs(2));
+    bytes = _mm256_blendv_epi8(_mm256_add_epi8(middle, bytes), _mm256_subs_epu8(middle, bytes), negative);
   }
+  __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), _mm256_permutevar8x32_epi32(bytes, order));
+#else
+  for (int k = 0; k < 4; ++k) {
+    RawVec<int32_t> sign = unit[k].bits() >> 31;  // 0 or -1
+    RawVec<int32_t> code = positive ? t[k] - 1 : 127 + ((t[k] >> 1 ^ sign) - sign);
+    code = code < 0 ? RawVec<int32_t>{} : code;
+    for (int j = 0; j < Vec<float>::size; ++j) codes[k * Vec<float>::size + j] = uint8_t(code[j]);
+  }
+#endif
 }
 
 }  // namespace

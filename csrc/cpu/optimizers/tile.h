@@ -118,6 +118,51 @@ NNART_HD C* in_compute_type(void* p, DType dtype, int64_t n, Buffer<C>& buffer) 
   return buffer.data;
 }
 
+// The memory of a tile's 8-bit state: a code for each element and a scale for each block.
+struct QuantizedState {
+  uint8_t* codes;
+  float* scales;
+  bool positive;
+  NNART_HD Decoder decoder(int64_t block) const { return {positive, scales[block / kQuantizedBlock]}; }
+};
+
+// From `block` on: where it ends, if n elements are all there are.
+NNART_HD int64_t end_of_block(int64_t block, int64_t n) {
+  return block + kQuantizedBlock < n ? block + kQuantizedBlock : n;
+}
+
+// x has room for whole vectors.
+NNART_HD void dequantize(const QuantizedState& state, int64_t n, float* x) {
+  for (int64_t block = 0; block < n; block += kQuantizedBlock) {
+    Decoder decode = state.decoder(block);
+    for_vectors<float>(end_of_block(block, n) - block,
+                       [&](int64_t i, auto count) { store(x + block + i, decode(state.codes + block + i, count)); });
+  }
+}
+
+template <bool positive>
+NNART_HD void encode_tile(float* x, int64_t n, uint8_t* codes, const float* scales) {
+  for (int64_t block = 0; block < n; block += kQuantizedBlock) {
+    float scale = scales[block / kQuantizedBlock];
+    Vec<float> inverse(scale >= 0x1p-126f ? 1 / scale : 0);  // of a smaller one it may be infinite
+    int64_t i = block, end = end_of_block(block, n);
+    for (; i + kEncoded <= end; i += kEncoded) encode<positive>(x + i, inverse, codes + i);
+    if (i < end) {
+      uint8_t rest[kEncoded];
+      encode<positive>(x + i, inverse, rest);
+      copy_some<kEncoded>(codes + i, rest, end - i);
+    }
+  }
+}
+
+// Encodes n elements, whose blocks' largest the scales are. x has room for a multiple of kEncoded; what is past n there
+// is overwritten.
+NNART_HD void quantize(float* x, int64_t n, const QuantizedState& state) {
+  for (int64_t i = n; i % kEncoded != 0; ++i) x[i] = 0;
+  state.positive ? encode_tile<true>(x, n, state.codes, state.scales)
+                 : encode_tile<false>(x, n, state.codes, state.scales);
+}
+
 // What rounding to S takes from x, and x with that put back.
 template <class S>
 void split_some(const float* x, int64_t n, S* high, S* low) {

@@ -126,7 +126,7 @@ __device__ __forceinline__ void quantize(const float (&x)[kElements], const Plac
     largest = math::larger(largest, __shfl_xor_sync(0xffffffff, largest, offset));
   if (threadIdx.x % kWarp == 0 && place.count[0] > 0)
     in_global_memory(scales)[place.first[0] / kQuantizedBlock] = largest;
-  float inverse = largest > 0 ? 1 / largest : 0;
+  float inverse = largest >= 0x1p-126f ? 1 / largest : 0;  // of a smaller one it may be infinite
   write(codes, place, [&](int e) { return math::encoded<positive>(kDynamicMaps[positive], x[e] * inverse); });
 }
 
