@@ -195,12 +195,6 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
   m.def(
       "optimizer_step_(str rule, float[] hyper, float weight_decay, bool decoupled, bool maximize, Tensor(a!)[] "
       "params, Tensor[] grads, Tensor(b!)[] states, Tensor(c!)[] scalars, Tensor(d!)[] steps) -> ()");
-  // Writes this step's variances and gives max(eps2, RMS(param)) rho / max(1, RMS(u) / clip) u, u being the gradient
-  // over the root of its variance. row_variance is empty for vectors, whose variance is column_variance; else the last
-  // two dimensions of grad are matrices, and the variances have one of them as 1.
-  m.def(
-      "adafactor_direction_(Tensor grad, Tensor param, Tensor(a!)? row_variance, Tensor(b!) column_variance, float "
-      "grad_factor, float rest, float eps1, float eps2, float rho, float clip) -> Tensor");
   m.def("hold_tensors_(Tensor(a!)[] tensors) -> ()");
   m.def("optimizer_launch_(Tensor on, int args) -> ()");
 }

@@ -94,7 +94,7 @@ const Keys& keys() {
   return made;
 }
 
-// Where one of a rule's numbers comes from: a key of the group, an item of the tuple there, or a constant.
+// Where one of a rule's numbers comes from: a key of the group, an item of the tuple there, or a constant. None is NaN.
 struct Source {
   py::object key;
   int item;
@@ -106,7 +106,7 @@ struct Source {
     if (item < 0) return number(value);
     auto entry = py::reinterpret_steal<py::object>(PySequence_GetItem(value, item));
     if (!entry) throw py::error_already_set();
-    return number(entry.ptr());
+    return entry.is_none() ? NAN : number(entry.ptr());
   }
 };
 
@@ -139,8 +139,9 @@ class PlanOfPython {
   // The rows' tensors are those that hold_tensors_ was given. params are the Python objects whose .grad the rows have;
   // empty where the gradients are not theirs, and the plan is for one step.
   void add_rows(int group, const py::list& params, int states, std::vector<int> quantized, std::vector<int> positive,
-                bool master, bool compensation, bool ema, bool step, int scalars, double steps) {
-    RowLayout layout{states, std::move(quantized), std::move(positive), master, compensation, ema, step, scalars};
+                bool master, bool compensation, bool ema, bool step, int scalars, bool factored, double steps) {
+    RowLayout layout{states,  std::move(quantized), std::move(positive), master, compensation, ema, step, scalars,
+                     factored};
     Tensors tensors = take_held_tensors();
     for (py::handle param : params) row_of_[param.ptr()] = rows_++;
     plan_.add_rows(group, layout, tensors, steps);
@@ -334,7 +335,7 @@ void bind_optimizers(py::module_& m) {
            py::arg("watched"))
       .def("add_rows", &PlanOfPython::add_rows, py::arg("group"), py::arg("params"), py::arg("states"),
            py::arg("quantized"), py::arg("positive"), py::arg("master"), py::arg("compensation"), py::arg("ema"),
-           py::arg("step"), py::arg("scalars"), py::arg("steps"))
+           py::arg("step"), py::arg("scalars"), py::arg("factored"), py::arg("steps"))
       .def("seal", &PlanOfPython::seal)
       .def("step", &PlanOfPython::step, py::arg("param_groups"), py::arg("state"), py::arg("grad_factor"),
            py::arg("max_norm"), py::arg("skips_non_finite"), py::arg("norm"), py::arg("seed"), py::arg("fresh"),

@@ -199,10 +199,6 @@ OPS: dict[str, Sample] = {
     "avg_pool": lambda: (_tensor(2, 3, 6, 7), *_POOL[:3], True, False, 0),
     "adaptive_avg_pool": lambda: (_tensor(2, 3, 6, 7), [4, 3]),
     "avg_pool_backward": lambda: (_tensor(2, 3, 4, 7), [6, 7], *_POOL[:3], True, False, 0),
-    "adafactor_direction_": lambda: (
-        *(torch.randn(2, 4, 6), torch.randn(2, 4, 6), torch.rand(2, 4, 1), torch.rand(2, 1, 6)),
-        *(0.5, 0.3, 1e-7, 1e-3, 0.01, 1.0),
-    ),
     "optimizer_step_": lambda: (
         "adam",
         *([0.1, 0.9, 0.99, 1e-8], 0.1, True, False),

@@ -1,4 +1,4 @@
-"""Muon and Adafactor, whose update of an element depends on the rest of its matrix, against torch's own."""
+"""Muon and Adafactor, where the update of an element depends on the rest of its matrix, against torch's own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from devices import cpu_only
+from devices import cpu_only, threads
 from test_optim import DTYPES, give_gradients, parameters
 from tolerances import SAME_FLOAT32, SAME_FLOAT64, TWICE_NATIVE, updates_limit
 
@@ -46,6 +46,8 @@ def test_muon(options: dict, dtype: torch.dtype) -> None:
 def test_adafactor(options: dict, dtype: torch.dtype) -> None:
     """Scalars, vectors, wide and tall matrices, batches of small ones; its state is torch's both ways."""
     shapes: list[tuple[int, ...]] = [(), (1,), (5,), (5000,), (3, 4), (300, 7), (7, 700), (6, 5, 3, 3), (2, 1, 4)]
+    # Matrices of one element, in chunks, with lines longer than a tile; and several of the chunked ones.
+    shapes += [(40, 30, 1, 1), (300, 70), (20, 2500), (3, 200, 90)]
     ours, theirs = parameters(dtype, shapes), parameters(dtype, shapes)
     exact = [torch.nn.Parameter(p.detach().to(torch.float64, copy=True)) for p in ours]
     optimizer, peer = Adafactor(ours, **options), torch.optim.Adafactor(theirs, foreach=False, **options)
@@ -66,12 +68,45 @@ def test_adafactor(options: dict, dtype: torch.dtype) -> None:
         if dtype in (torch.float32, torch.float64):
             assert torch.allclose(a, b, **(SAME_FLOAT64 if dtype is torch.float64 else SAME_FLOAT32))
         elif a.numel():
-            native_error = (b - c).abs().max()
+            native_error = (b - c).abs().nan_to_num(0.0).max()  # in float16 eps squared is 0 there
             limit = TWICE_NATIVE * native_error + updates_limit(dtype, 6, c.abs().max().item())
             assert (a - c).abs().max() <= limit
     for p, q in zip(ours, theirs):
         assert optimizer.state[p].keys() == peer.state[q].keys()
         assert all(optimizer.state[p][key].shape == peer.state[q][key].shape for key in optimizer.state[p])
+
+
+@cpu_only
+@pytest.mark.parametrize("size", [1e-3, 1e-5, 0.0])
+def test_adafactor_of_gradients_below_eps(size: float) -> None:
+    """There the rows' mean is replaced by eps[0], also where a row has one element and would cancel."""
+    shapes: list[tuple[int, ...]] = [(7, 5, 1, 1), (3, 4, 3, 3), (40, 300), (9,)]
+    ours, theirs = parameters(torch.float64, shapes), parameters(torch.float64, shapes)
+    optimizer, peer = Adafactor(ours, eps=(1e-6, 1e-3)), torch.optim.Adafactor(theirs, eps=(1e-6, 1e-3), foreach=False)
+    for step in range(3):
+        for each in (ours, theirs):
+            give_gradients(each, step)
+            for p in each:
+                p.grad.mul_(size)
+        optimizer.step()
+        peer.step()
+    for a, b in zip(ours, theirs):
+        assert torch.allclose(a, b, **SAME_FLOAT64)
+
+
+@cpu_only
+def test_adafactor_does_not_depend_on_threads() -> None:
+    results = []
+    for count in (1, 2, 3):
+        given = parameters(torch.float32, [(300, 701), (64, 32, 3, 3), (33000,), (5, 100, 200)])
+        optimizer = Adafactor(given, lr=0.1)
+        with threads(count):
+            for step in range(2):
+                give_gradients(given, step)
+                optimizer.step()
+        results.append(torch.cat([p.detach().flatten() for p in given]))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
 
 
 @cpu_only

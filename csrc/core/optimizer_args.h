@@ -30,6 +30,7 @@ enum class OptimizerRule : int32_t {
   Lamb,
   Lars,
   LarsNesterov,
+  Adafactor,
 };
 
 constexpr int kMaxStates = 3;
@@ -76,8 +77,13 @@ struct OptimizerRow {
   bool positive[kMaxStates];  // 8-bit state without a sign
   int32_t group;
   int64_t n, first_tile;
-  double steps;      // steps taken, where there is no tensor for it
-  const void* rule;  // the rule with this step's numbers; set by the launch
+  // Of a batch of matrices whose second moments are factored: state[0] has a variance for each column, this one for
+  // each row, in the parameter's dtype. columns is 0 where they are not.
+  void* row_variance;
+  int64_t rows, columns;
+  const void* inverse_mean;  // of each matrix's row_variance, in the compute type; set by the launch
+  double steps;              // steps taken, where there is no tensor for it
+  const void* rule;          // the rule with this step's numbers; set by the launch
 };
 
 struct OptimizerResult {
@@ -112,27 +118,15 @@ struct OptimizerArgs {
   OptimizerTable* table;
 };
 
-// Adafactor's direction of one tensor: a batch of matrices of rows by columns. A vector is one row, whose own variance
-// would cancel: row_variance is null (Shazeer and Stern 2018, arXiv:1804.04235).
-// V_r = V_r + rest (mean_c g^2 - V_r), V_c likewise;  u = g / sqrt(max(V_r V_c / max(mean V_r, eps1), eps1^2));
-// direction = max(eps2, RMS(p)) rho / max(1, RMS(u) / clip) u
-struct AdafactorArgs {
-  DType dtype;  // of grad, param and the variances
-  const void *grad, *param;
-  void *row_variance, *column_variance;
-  void* direction;  // in the compute type
-  int64_t matrices, rows, columns;
-  double grad_factor, rest, eps1, eps2, rho, clip;
-};
-
 // Room for any rule.
 constexpr int64_t kRuleBytes = 128;
 
 template <class Rule>
-constexpr bool is_layer_wise = requires(Rule rule) { rule.scale(0.0, 0.0); };
+constexpr bool is_layer_wise = requires(Rule rule) { rule.scale(0.0, 0.0, 0.0); };
 
 NNART_HD bool layer_wise(OptimizerRule rule) {
-  return rule == OptimizerRule::Lamb || rule == OptimizerRule::Lars || rule == OptimizerRule::LarsNesterov;
+  return rule == OptimizerRule::Lamb || rule == OptimizerRule::Lars || rule == OptimizerRule::LarsNesterov ||
+         rule == OptimizerRule::Adafactor;
 }
 
 // Calls visit with the rule's class for compute type C.
@@ -179,6 +173,8 @@ NNART_HD void with_rule(OptimizerRule rule, const Visit& visit) {
       return visit(Type<math::Lars<C, false>>{});
     case OptimizerRule::LarsNesterov:
       return visit(Type<math::Lars<C, true>>{});
+    case OptimizerRule::Adafactor:
+      return visit(Type<math::Adafactor<C>>{});
   }
 }
 

@@ -18,6 +18,21 @@ NNART_HD void write_scalar(void* p, DType dtype, double x) {
     *static_cast<float*>(p) = float(x);
 }
 
+// The distance from 1 to the next number.
+NNART_HD double epsilon_of(DType dtype) {
+  switch (dtype) {
+    case DType::Float32:
+      return 0x1p-23;
+    case DType::Float64:
+      return 0x1p-52;
+    case DType::BFloat16:
+      return 0x1p-7;
+    case DType::Float16:
+      return 0x1p-10;
+  }
+  return 0;
+}
+
 // Takes over what the learning rate is where it lies.
 NNART_HD void read_lr(OptimizerGroup& group) {
   if (!group.lr) return;
@@ -42,7 +57,7 @@ NNART_HD void with_rule_of(const OptimizerRow& row, const OptimizerGroup& group,
 
 // Builds the rule of step t in memory, and takes the rule's own scalars a step further.
 NNART_HD void build_rule(OptimizerRow& row, const OptimizerGroup& group, double t, void* memory) {
-  math::OptimizerScalars scalars{{}, row.scalar_dtype == DType::Float32};
+  math::OptimizerScalars scalars{{}, row.scalar_dtype == DType::Float32, epsilon_of(row.param_dtype)};
   for (int k = 0; k < 2; ++k)
     if (row.scalar[k]) scalars.value[k] = read_scalar(row.scalar[k], row.scalar_dtype);
   with_rule_of(row, group, [&](auto type) {
@@ -62,7 +77,8 @@ NNART_HD void scale_rule(const OptimizerRow& row, const OptimizerGroup& group, d
   with_rule_of(row, group, [&](auto type) {
     using Rule = typename decltype(type)::type;
     if constexpr (is_layer_wise<Rule>)
-      static_cast<Rule*>(const_cast<void*>(row.rule))->scale(::sqrt(param_square), ::sqrt(measured_square));
+      static_cast<Rule*>(const_cast<void*>(row.rule))
+          ->scale(::sqrt(param_square), ::sqrt(measured_square), double(row.n));
   });
 }
 

@@ -82,6 +82,5 @@ void launch(const GatedArgs& args) { launch_on_chosen(args); }
 void launch(const SoftmaxArgs& args) { launch_on_chosen(args); }
 void launch(const CrossEntropyArgs& args) { launch_on_chosen(args); }
 void launch(const OptimizerArgs& args) { launch_on_chosen(args); }
-void launch(const AdafactorArgs& args) { launch_on_chosen(args); }
 
 }  // namespace nnart::cpu

@@ -6,7 +6,6 @@
 
 namespace nnart {
 struct OptimizerArgs;
-struct AdafactorArgs;
 }  // namespace nnart
 
 namespace nnart::cpu {
@@ -31,7 +30,6 @@ struct Kernels {
   static void launch(const SoftmaxArgs&);
   static void launch(const CrossEntropyArgs&);
   static void launch(const OptimizerArgs&);
-  static void launch(const AdafactorArgs&);
 };
 
 // The instruction set in use: the best this CPU has, unless the environment variable NNART_CPU_ISA names a lesser one.
@@ -54,6 +52,5 @@ void launch(const GatedArgs&);
 void launch(const SoftmaxArgs&);
 void launch(const CrossEntropyArgs&);
 void launch(const OptimizerArgs&);
-void launch(const AdafactorArgs&);
 
 }  // namespace nnart::cpu

@@ -14,6 +14,7 @@ namespace nnart::math {
 struct OptimizerScalars {
   double value[2];
   bool single;
+  double epsilon;  // of the parameter's dtype
   NNART_HD double rounded(double x) const { return single ? double(float(x)) : x; }
 };
 
@@ -355,7 +356,7 @@ struct Lamb {
     moments(g, state[0], state[1]);
     return T(correction) * state[0] / (sqrt(state[1]) * T(root_correction) + T(eps)) + T(weight_decay) * param;
   }
-  NNART_HD void scale(double param_norm, double update_norm) {
+  NNART_HD void scale(double param_norm, double update_norm, double) {
     if (param_norm > 0 && update_norm > 0) lr = C(lr * (param_norm / update_norm));
   }
   template <class T>
@@ -389,7 +390,7 @@ struct Lars {
   NNART_HD T measure(T, T g, T*) const {
     return g;
   }
-  NNART_HD void scale(double param_norm, double grad_norm) {
+  NNART_HD void scale(double param_norm, double grad_norm, double) {
     if (param_norm > 0 && grad_norm > 0)
       rate = C(lr * trust_coefficient * param_norm / (grad_norm + norm_decay * param_norm + norm_eps));
   }
@@ -398,6 +399,43 @@ struct Lars {
     T update = T(rate) * (g + T(weight_decay) * param);
     state[0] = state[0] * T(momentum) + update * T(undamped);
     param = param - (nesterov ? update + T(momentum) * state[0] : state[0]);
+  }
+};
+
+// rest = t^beta2_decay;  v = v + rest (g^2 - v);  u = g / sqrt(max(v, eps1^2));
+// p = p - min(lr, 1 / sqrt(t)) max(eps2, RMS(p)) / max(1, RMS(u) / clip) u
+// Of a matrix rows and columns have a v each, which are averaged before: what the rule is given as v is their product
+// over the rows' mean, and its rest is 0. eps1 is the dtype's own if it is NaN.  (Shazeer and Stern 2018,
+// arXiv:1804.04235)
+template <class C>
+struct Adafactor {
+  struct Hyper {
+    double lr, beta2_decay, eps1, eps2, clip;
+  };
+  static constexpr int states = 1, scalars = 0;
+  double rate, least_param, clip, eps1;
+  C rest, size;
+
+  NNART_HD Adafactor(const Hyper& h, double t, OptimizerScalars& s)
+      : rate(h.lr < 1 / ::sqrt(t) ? h.lr : 1 / ::sqrt(t)),
+        least_param(h.eps2),
+        clip(h.clip),
+        eps1(h.eps1 == h.eps1 ? h.eps1 : s.epsilon),
+        rest(C(::pow(t, h.beta2_decay))),
+        size(0) {}
+
+  template <class T>
+  NNART_HD T measure(T, T g, T* state) const {
+    state[0] = lerp(state[0], g * g, rest);
+    return g / sqrt(at_least(state[0], T(eps1 * eps1)));
+  }
+  NNART_HD void scale(double param_norm, double update_norm, double n) {
+    double param = param_norm / ::sqrt(n), update = update_norm / ::sqrt(n) / clip;
+    size = C(rate * (param > least_param ? param : least_param) / (update > 1 ? update : 1));
+  }
+  template <class T>
+  NNART_HD void operator()(T& param, T g, T* state) const {
+    param = param - T(size) * measure(param, g, state);
   }
 };
 

@@ -9,7 +9,6 @@
 namespace nnart {
 
 struct OptimizerArgs;
-struct AdafactorArgs;
 
 // Whether torch's own convolution of this dtype is vectorized on this machine: where it is not, it is slower by orders
 // of magnitude.
@@ -53,6 +52,5 @@ void launch(const GatedArgs&, const Tensor& on);
 void launch(const SoftmaxArgs&, const Tensor& on);
 void launch(const CrossEntropyArgs&, const Tensor& on);
 void launch(const OptimizerArgs&, const Tensor& on);
-void launch(const AdafactorArgs&, const Tensor& on);
 
 }  // namespace nnart

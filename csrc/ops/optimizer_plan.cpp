@@ -38,6 +38,7 @@ constexpr Name kNames[] = {
     {"lamb", OptimizerRule::Lamb},
     {"lars", OptimizerRule::Lars},
     {"lars_nesterov", OptimizerRule::LarsNesterov},
+    {"adafactor", OptimizerRule::Adafactor},
 };
 
 constexpr const char* kOp = "optimizer step";
@@ -115,7 +116,8 @@ void OptimizerPlan::add_rows(int group, const RowLayout& layout, const Tensors& 
 
     const Tensor& given = *next++;
     row.param_dtype = dtype_of(given, kOp, "a parameter");
-    Tensor param = dense(given);
+    // Rows and columns are those of the sizes, whatever the order in memory.
+    Tensor param = layout.factored ? torch::stable::contiguous(given) : dense(given);
     if (param.data_ptr() != given.data_ptr()) {
       copied_ = true;
       copies_.push_back({given, param});
@@ -140,8 +142,7 @@ void OptimizerPlan::add_rows(int group, const RowLayout& layout, const Tensors& 
         row.positive[k] = std::count(layout.positive.begin(), layout.positive.end(), k);
       } else {
         row.state_dtype[k] = dtype_of(state, kOp, "a state");
-        Tensor ordered = in_order(param, state, true);
-        row.state[k] = place(ordered);
+        row.state[k] = place(layout.factored ? state : in_order(param, state, true));
       }
     }
     next = scales;
@@ -166,6 +167,22 @@ void OptimizerPlan::add_rows(int group, const RowLayout& layout, const Tensors& 
     };
     if (layout.step) row.step = scalar("step");
     for (int k = 0; k < layout.scalars; ++k) row.scalar[k] = scalar("a scalar of the state");
+
+    if (layout.factored) {
+      Sizes sizes = given.sizes();
+      check(!gpu_ || *gpu_ < 0, kOp, ": factored state has no kernel on a GPU");
+      check(sizes.size() > 1, kOp, ": factored state is for tensors of two dimensions and more, and a parameter has ",
+            sizes.size());
+      row.rows = sizes[sizes.size() - 2];
+      row.columns = sizes[sizes.size() - 1];
+      auto check_variance = [&](const Tensor& t, int64_t each, const char* name) {
+        check(t.numel() * each == row.n && t.is_contiguous() && dtype_of(t, kOp, name) == row.param_dtype, kOp, ": ",
+              name, " of factored state must be contiguous, of the parameter's dtype, with an element for each ", each);
+      };
+      check_variance(tensors[at + 2], row.rows, "column_variance");
+      check_variance(*next, row.columns, "row_variance");
+      row.row_variance = place(*next++);
+    }
 
     row.first_tile = tiles_;
     tiles_ += ceil_div(row.n, kOptimizerTile);

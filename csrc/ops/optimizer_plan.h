@@ -13,14 +13,17 @@ namespace nnart {
 using Tensors = std::vector<Tensor>;
 
 // What a row has besides the parameter and its gradient, and the order in which its tensors come: parameter, gradient,
-// states, scales of those that are 8-bit, master, compensation, average, step, scalars.
+// states, scales of those that are 8-bit, master, compensation, average, step, scalars, the rows' variance.
 struct RowLayout {
   int states = 0;
   std::vector<int> quantized;  // which states are 8-bit
   std::vector<int> positive;   // which of them have no sign
   bool master = false, compensation = false, ema = false, step = false;
   int scalars = 0;
-  int tensors() const { return 2 + states + int(quantized.size()) + master + compensation + ema + step + scalars; }
+  bool factored = false;  // the state has a variance for each column, and one for each row comes last of all
+  int tensors() const {
+    return 2 + states + int(quantized.size()) + master + compensation + ema + step + scalars + factored;
+  }
 };
 
 // Throws for a name that is no rule's.

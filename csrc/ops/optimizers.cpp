@@ -1,4 +1,4 @@
-// Optimizers: `optimizer_step_`, one step of any rule for a list of parameters; `adafactor_direction_`;
+// Optimizers: `optimizer_step_`, one step of any rule for a list of parameters;
 // `hold_tensors_`, by which an OptimizerPlan gets its tensors; and `optimizer_launch_`, by which a plan reaches the
 // kernels of another shared object.
 #include <cmath>
@@ -61,54 +61,11 @@ void optimizer_step_(std::string rule, std::vector<double> hyper, double weight_
   plan.run(args);
 }
 
-Tensor adafactor_direction_(Tensor grad, Tensor param, std::optional<Tensor> row_variance, Tensor column_variance,
-                            double grad_factor, double rest, double eps1, double eps2, double rho, double clip) {
-  constexpr const char* op = "adafactor_direction_";
-  check_same_sizes(grad, "grad", param, "param", op);
-  AdafactorArgs args{};
-  args.dtype = dtype_of(grad, op, "grad");
-  check_same_dtype(grad, "grad", param, "param", op);
-  check_same_dtype(grad, "grad", column_variance, "column_variance", op);
-  Sizes sizes = grad.sizes();
-  int64_t dims = int64_t(sizes.size()), n = grad.numel();
-  check(row_variance.has_value() == (dims > 1), op,
-        ": row_variance is for tensors of two dimensions and more, and grad has ", dims);
-  args.columns = dims > 1 ? sizes[size_t(dims - 1)] : n;
-  args.rows = dims > 1 ? sizes[size_t(dims - 2)] : 1;
-  args.matrices = args.rows * args.columns == 0 ? 0 : n / (args.rows * args.columns);
-  Tensor g = torch::stable::contiguous(grad), p = torch::stable::contiguous(param);
-  auto state = [&](const Tensor& t, int64_t count, const char* name) {
-    check(t.numel() == count && t.is_contiguous(), op, ": ", name, " must be contiguous with ", count,
-          " elements, but has the sizes ", t.sizes());
-    return t.data_ptr();
-  };
-  args.column_variance = state(column_variance, args.matrices * args.columns, "column_variance");
-  if (dims > 1) {
-    check_same_dtype(grad, "grad", *row_variance, "row_variance", op);
-    args.row_variance = state(*row_variance, args.matrices * args.rows, "row_variance");
-  }
-  ScalarType compute = args.dtype == DType::Float64 ? ScalarType::Double : ScalarType::Float;
-  Tensor direction = poisoned(torch::stable::new_empty(g, g.sizes(), compute));
-  args.grad = g.data_ptr();
-  args.param = p.data_ptr();
-  args.direction = direction.data_ptr();
-  args.grad_factor = grad_factor;
-  args.rest = rest;
-  args.eps1 = eps1;
-  args.eps2 = eps2;
-  args.rho = rho;
-  args.clip = clip;
-  launch(args, grad);
-  return direction;
-}
-
 }  // namespace
 
 Tensors take_held_tensors() { return std::move(held); }
 
 void register_held_tensors(Library& m) { m.impl("hold_tensors_", TORCH_BOX((&hold_tensors_))); }
-
-void register_adafactor(Library& m) { m.impl("adafactor_direction_", TORCH_BOX((&adafactor_direction_))); }
 
 void register_optimizers(Library& m) {
   m.impl("optimizer_launch_", TORCH_BOX((&optimizer_launch_)));

@@ -58,6 +58,5 @@ inline void register_families(Library& m) {
 
 void register_conv(Library&);
 void register_held_tensors(Library&);
-void register_adafactor(Library&);
 
 }  // namespace nnart

@@ -54,7 +54,6 @@ void launch(const DropoutArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const GatedArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const SoftmaxArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const CrossEntropyArgs& args, const Tensor&) { cpu::launch(args); }
-void launch(const AdafactorArgs& args, const Tensor&) { cpu::launch(args); }
 
 // The plans of optim/ are in _C whatever their device: the dispatcher knows whose kernels are called.
 void launch(const OptimizerArgs& args, const Tensor& on) {
@@ -70,7 +69,6 @@ STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, library) {
   register_families(m);
   register_conv(m);
   register_held_tensors(m);
-  register_adafactor(m);
 }
 
 // What is held is held here, for the plans that are here.

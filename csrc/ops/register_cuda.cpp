@@ -25,9 +25,6 @@ void launch_on(const Args& args, const Tensor& on) {
   check(error == nullptr, "CUDA kernel launch failed: ", error ? error : "");
 }
 
-// The ops of these families are in this object but not in its registry: nothing calls them for a CUDA tensor.
-[[noreturn]] void no_kernel(const char* family) { throw std::logic_error(std::string(family) + " has no CUDA kernel"); }
-
 }  // namespace
 
 bool native_conv_is_fast(DType) { return true; }
@@ -68,7 +65,6 @@ void launch(const CrossEntropyArgs& args, const Tensor& on) { launch_on(args, on
 void launch(const OptimizerArgs& args, const Tensor& on) { launch_on(args, on); }
 
 void launch(const ConvArgs& args, const Tensor& on) { launch_on(args, on); }
-void launch(const AdafactorArgs&, const Tensor&) { no_kernel("adafactor_direction_"); }
 
 STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CUDA, library) {
   Library m(library);

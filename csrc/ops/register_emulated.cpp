@@ -54,7 +54,6 @@ void launch(const ConvArgs& args, const Tensor&) {
   if (args.strategy == ConvStrategy::Grouped) return cpu::launch(args);
   launch_here(args);
 }
-void launch(const AdafactorArgs& args, const Tensor&) { cpu::launch(args); }
 
 // The caller is one for a CPU: it waits for what the step decides, and counts steps in its own rows.
 void launch(const OptimizerArgs& args, const Tensor&) {
@@ -72,7 +71,6 @@ STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, library) {
   register_families(m);
   register_conv(m);
   register_held_tensors(m);
-  register_adafactor(m);
 }
 
 }  // namespace nnart

@@ -42,6 +42,7 @@ class Rule:
 
     ``hyper`` are its numbers: a key of the group, ``"betas.0"`` for an item of the tuple there, or a constant.
     ``positive`` are the states that are never negative, ``decay`` says what ``weight_decay`` means outside the rule.
+    ``rows``: where the one state is a variance for each column of a matrix, the name of that for each row.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Rule:
     decay: str = "l2"
     scalars: tuple[str, ...] = ()
     counts_steps: bool = True
+    rows: str | None = None
 
     def sources(self) -> list[tuple[str | None, int, float]]:
         """``hyper`` as the plan reads it: key, item (-1 for the value itself), constant."""
@@ -397,8 +399,11 @@ class FusedOptimizer(Optimizer):
         if rule.counts_steps:
             tensors.append(state["step"])
         tensors += [state[name] for name in rule.scalars]
-        layout = (len(rule.states), tuple(quantized), tuple(positive), *extras, rule.counts_steps, len(rule.scalars))
-        return (*layout, 0.0 if fresh else 1.0), tensors
+        factored = rule.rows is not None
+        if factored:
+            tensors.append(state[rule.rows])
+        kinds = (len(rule.states), tuple(quantized), tuple(positive))
+        return (*kinds, *extras, rule.counts_steps, len(rule.scalars), factored, 0.0 if fresh else 1.0), tensors
 
     # ---- state --------------------------------------------------------------------------------------------------
 

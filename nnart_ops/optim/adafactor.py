@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import _get_scalar_dtype
 
-from nnart_ops.autograd.function import register_fake
-from nnart_ops.optim._direction import DirectionOptimizer
+from nnart_ops.optim._optimizer import FusedOptimizer, Rule
 
 
-def _fake(grad: Tensor, *arguments: Any) -> Tensor:
-    return grad.new_empty(grad.shape, dtype=torch.float64 if grad.dtype is torch.float64 else torch.float32)
-
-
-_direction = register_fake(torch.ops.nnart_ops.adafactor_direction_.default, _fake)
-
-
-class Adafactor(DirectionOptimizer, torch.optim.Adafactor):
-    """:class:`torch.optim.Adafactor` with two reads of the gradient and one pass over the parameters.
+class Adafactor(FusedOptimizer, torch.optim.Adafactor):
+    """:class:`torch.optim.Adafactor` in three reads of the gradient and one pass over the parameters.
 
     With ``beta = 1 - t ** beta2_decay``: ``row = beta * row + (1 - beta) * mean(g ** 2, -1)``, ``col`` likewise along
     -2; ``u = g / sqrt(row @ col / mean(row))``; ``p = p * (1 - lr * weight_decay) - min(lr, 1 / sqrt(t)) * max(eps[1],
@@ -49,6 +40,7 @@ class Adafactor(DirectionOptimizer, torch.optim.Adafactor):
     """
 
     _native = torch.optim.Adafactor
+    _layer_wise = True
     _on_gpus = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -59,36 +51,24 @@ class Adafactor(DirectionOptimizer, torch.optim.Adafactor):
             )
         super().__init__(*args, **kwargs)
 
-    def _move(self, group: dict[str, Any]) -> float:
-        return 1.0  # the direction has the learning rate
+    def _rule_of(self, group: dict[str, Any]) -> Rule:
+        hyper = ("lr", "beta2_decay", "eps.0", "eps.1", "d")
+        return Rule("adafactor", hyper, ("variance",), positive=("variance",), decay="decoupled")
 
-    def _directions(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
-        found = []
-        lr, (eps1, eps2) = float(group["lr"]), group["eps"]
-        for p, grad in zip(params, grads, strict=True):
-            state = self.state[p]
-            if "step" not in state:
-                before = set(state)
-                self._create(state, p, grad)
-                self._created.append((p, [key for key in state if key not in before]))
-            state["step"] += 1
-            t = float(state["step"])
-            # What was loaded may lie in another order.
-            row, column = state.get("row_var"), state.get("col_var", state.get("variance"))
-            dense = [None if v is None else v.to(grad.dtype).contiguous() for v in (row, column)]
-            own = p.detach().to(grad.dtype)
-            least = torch.finfo(p.dtype).eps if eps1 is None else eps1
-            rho = min(lr, 1 / math.sqrt(t))
-            found.append(_direction(grad, own, *dense, 1.0, t ** group["beta2_decay"], least, eps2, rho, group["d"]))
-            for kept, new in zip((row, column), dense, strict=True):
-                if kept is not None and kept is not new:
-                    kept.copy_(new)
-        return found
+    def _prepare_state(self, p: Tensor, group: dict[str, Any], rule: Rule) -> bool:
+        if p.dim() < 2:
+            return super()._prepare_state(p, group, rule)
+        state = self.state[p]
+        shapes = {"row_var": (*p.shape[:-1], 1), "col_var": (*p.shape[:-2], 1, p.shape[-1])}
+        for name, shape in shapes.items():
+            if name in state:  # what was loaded may lie in another order
+                state[name] = state[name].to(p.dtype).contiguous()
+            else:
+                state[name] = p.new_zeros(shape, requires_grad=False)
+                self._created.append((p, [name]))
+        return super()._prepare_state(p, group, replace(rule, states=()))
 
-    def _create(self, state: dict[str, Any], p: Tensor, grad: Tensor) -> None:
-        state["step"] = torch.tensor(0.0, dtype=_get_scalar_dtype())
-        if grad.dim() > 1:
-            state["row_var"] = p.new_zeros([*p.shape[:-1], 1], requires_grad=False)
-            state["col_var"] = p.new_zeros([*p.shape[:-2], 1, p.shape[-1]], requires_grad=False)
-        else:
-            state["variance"] = torch.zeros_like(p, requires_grad=False)
+    def _row(self, p: Tensor, grad: Tensor, group: dict[str, Any], rule: Rule, fresh: bool) -> tuple[Any, list[Tensor]]:
+        if p.dim() > 1:
+            rule = replace(rule, states=("col_var",), rows="row_var")
+        return super()._row(p, grad, group, rule, fresh)

@@ -8,10 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnart_ops.optim._direction import DirectionOptimizer
+from nnart_ops import _C
+from nnart_ops.optim._decision import Decision
+from nnart_ops.optim._distributed import full_norm, is_distributed
+from nnart_ops.optim._optimizer import FusedOptimizer, Rule
+
+# What the gradients have had when the directions, which depend on all of a matrix, go through the shared pass.
+_OF_THE_GRADIENT = ("max_grad_value", "zero_grad_in_step", "maximize")
 
 
-class Muon(DirectionOptimizer, torch.optim.Muon):
+class Muon(FusedOptimizer, torch.optim.Muon):
     """:class:`torch.optim.Muon`: the momentum of each matrix, brought near the orthogonal matrix next to it.
 
     ``b = b + (1 - momentum) * (g - b)``; ``u = g + momentum * (b - g) if nesterov else b``; ``o`` is ``u`` after
@@ -53,7 +59,50 @@ class Muon(DirectionOptimizer, torch.optim.Muon):
             )
         super().__init__(*args, **kwargs)
 
+    def _rule_of(self, group: dict[str, Any]) -> Rule:
+        return Rule("sgd", ("lr", 0.0, 0.0), decay="decoupled", counts_steps=False)
+
+    def _gpu(self) -> torch.device | None:
+        return None  # the host has the norm before it computes the directions
+
+    @torch.no_grad()
+    def _update(self, factor: float, skips_non_finite: bool, decision: Decision | None = None) -> bool:
+        reason = self._native_reason()
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if reason is None and any(map(is_distributed, grads)):
+            reason = "a parameter is a DTensor, of whose matrix a rank has a part"
+        if reason is not None:
+            return self._native_step(reason, factor, skips_non_finite)
+        options = self.options
+        self._grad_norm = None
+        if options.max_grad_norm is not None or skips_non_finite:
+            norm = self._distributed_norm(factor, skips_non_finite)
+            self._grad_norm = norm if norm >= 0 or norm != norm else full_norm(grads) * abs(factor)
+            if skips_non_finite and not math.isfinite(self._grad_norm):
+                return False
+            if options.max_grad_norm is not None:
+                factor *= min(1.0, options.max_grad_norm / (self._grad_norm + 1e-6))
+        self._updated = []
+        plan = _C.OptimizerPlan(self._plan_options(), self.param_groups, self.state)
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            bound = group.get("max_grad_value", options.max_grad_value)
+            prepared = [_prepared(p.grad, -factor if group.get("maximize") else factor, bound) for p in params]
+            directions = self._directions(group, params, prepared)
+            rule = self._rule_of(group)
+            fresh = [self._prepare_state(p, group, rule) for p in params]
+            shared = {key: value for key, value in group.items() if key not in _OF_THE_GRADIENT}
+            self._add_group(plan, shared, rule, params, directions, fresh, False)
+        plan.step(self.param_groups, self.state, 1.0, math.inf, False, -1.0, self._key(), True)
+        for group in self.param_groups:
+            if group.get("zero_grad_in_step", options.zero_grad_in_step):
+                torch._foreach_zero_([p.grad for p in group["params"] if p.grad is not None])
+        self._created.clear()
+        torch.autograd.graph.increment_version(self._updated)
+        return True
+
     def _directions(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
+        """The directions for gradients that are unscaled and clipped and may be overwritten."""
         updates = []
         for p, grad in zip(params, grads, strict=True):
             state = self.state[p]
@@ -78,6 +127,9 @@ class Muon(DirectionOptimizer, torch.optim.Muon):
                 for i, matrix in zip(batch, x if together else (x,), strict=True):
                     updates[i] = matrix
         return updates
+
+    def _plan_options(self) -> dict[str, Any]:
+        return {**super()._plan_options(), "max_grad_value": None, "zero_grad_in_step": False}
 
 
 # Elements up to which matrices of one shape are multiplied as a batch: above it one after the other is faster.
@@ -104,3 +156,11 @@ def shape_ratio(adjustment: str | None, shape: tuple[int, ...]) -> float:
     if adjustment == "match_rms_adamw":
         return 0.2 * math.sqrt(max(rows, columns))
     return math.sqrt(max(1.0, rows / columns))
+
+
+def _prepared(grad: Tensor, factor: float, bound: float | None) -> Tensor:
+    """A copy of a gradient in the dtype the step computes in, times ``factor``, clamped."""
+    exact = grad.to(torch.float64 if grad.dtype is torch.float64 else torch.float32, copy=True)
+    if factor != 1.0:
+        exact.mul_(factor)
+    return exact if bound is None else exact.clamp_(-bound, bound)

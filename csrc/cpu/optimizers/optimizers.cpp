@@ -2,7 +2,6 @@
 // first pass, where anything asks for it; the layer-wise rules have one more, for the norms of each tensor; the last
 // one does everything else while an element is in the first-level cache. Sums are taken tile by tile and the tiles in
 // their order, so that no result depends on the number of threads.
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -10,6 +9,7 @@
 #include "core/optimizer_rules.h"
 #include "core/parallel.h"
 #include "cpu/kernels.h"
+#include "cpu/optimizers/adafactor.h"
 #include "cpu/optimizers/tile.h"
 #include "cpu/prefetch.h"
 #include "cpu/scratch.h"
@@ -153,13 +153,12 @@ void update_in_place(const Rule& rule, const Before& before, const OptimizerRow&
 // The same for 8-bit state, which is decoded in registers; x.state is where it is left for the encoder.
 template <bool decays, class Rule>
 void update_quantized(const Rule& rule, const Before& before, const Operands<float>& x,
-                      const std::array<QuantizedState, kMaxStates>& stored) {
+                      const QuantizedState (&stored)[kMaxStates]) {
   using V = Vec<float>;
   V factor(before.grad_factor), decay(before.weight_decay), kept(before.kept);
   for (int64_t block = 0; block < x.n; block += kQuantizedBlock) {
-    auto decoders = [&]<int... k>(std::integer_sequence<int, k...>) {
-      return std::array<Decoder, Rule::states>{stored[k].decoder(block)...};
-    }(std::make_integer_sequence<int, Rule::states>{});
+    Decoder decoders[Rule::states];
+    for (int k = 0; k < Rule::states; ++k) decoders[k] = stored[k].decoder(block);
     V largest[Rule::states] = {};
     for_vectors<float>(end_of_block(block, x.n) - block, [&](int64_t in_block, auto count) {
       int64_t i = block + in_block;
@@ -186,7 +185,7 @@ void update_quantized(const Rule& rule, const Before& before, const Operands<flo
 // Whether update_in_place does it.
 bool is_one_half(const OptimizerRow& row, const OptimizerGroup& group, int states) {
   bool half = row.param_dtype == DType::BFloat16 || row.param_dtype == DType::Float16;
-  bool more = row.master || row.compensation || row.ema || group.rounding == Rounding::Stochastic;
+  bool more = row.master || row.compensation || row.ema || row.row_variance || group.rounding == Rounding::Stochastic;
   bool one = row.grad_dtype == row.param_dtype;
   for (int k = 0; k < states; ++k) one = one && !row.scale[k] && row.state_dtype[k] == row.param_dtype;
   return half && one && !more && !(group.max_value < INFINITY);
@@ -227,24 +226,18 @@ class Tile {
       before.grad_factor = 1;
     }
     x.grad = grad;
-    for (int k = 0; k < states_; ++k)
-      x.state[k] = state_[k] = is_quantized()
-                                   ? state_buffer_[k].data
-                                   : in_compute_type(state_memory(k), row_.state_dtype[k], n_, state_buffer_[k]);
+    for (int k = 0; k < states_; ++k) x.state[k] = state_[k] = load_state(k);
     return x;
   }
 
   // Whether all state is 8-bit; load() leaves it where it is.
   bool is_quantized() const { return sizeof(C) == 4 && states_ > 0 && row_.scale[0]; }
-  std::array<QuantizedState, kMaxStates> quantized() const {
-    std::array<QuantizedState, kMaxStates> all{};
-    for (int k = 0; k < states_; ++k)
-      all[size_t(k)] = {static_cast<uint8_t*>(row_.state[k]) + begin_, row_.scale[k] + begin_ / kQuantizedBlock,
-                        row_.positive[k]};
-    return all;
+  QuantizedState quantized(int k) const {
+    return {static_cast<uint8_t*>(row_.state[k]) + begin_, row_.scale[k] + begin_ / kQuantizedBlock, row_.positive[k]};
   }
 
   void store_states() const {
+    if (row_.row_variance) return;
     for (int k = 0; k < states_; ++k)
       if (state_[k] == state_buffer_[k].data) narrow_some(row_.state_dtype[k], state_[k], n_, state_memory(k));
   }
@@ -282,6 +275,12 @@ class Tile {
       }
     }
     return in_compute_type(param_memory(), row_.param_dtype, n_, param_buffer_);
+  }
+
+  C* load_state(int k) {
+    if (row_.row_variance) join_factors(row_, begin_, n_, state_buffer_[k].data);
+    if (row_.row_variance || is_quantized()) return state_buffer_[k].data;
+    return in_compute_type(state_memory(k), row_.state_dtype[k], n_, state_buffer_[k]);
   }
 
   void store_low_precision(uint64_t key) const {
@@ -341,9 +340,12 @@ void update_tile(const OptimizerArgs& args, const OptimizerRow& row, double grad
     Tile<C> memory(row, group, Rule::states, begin, n, tile);
     Operands<C> x = memory.load(shared);
     if (memory.is_quantized()) {
-      if constexpr (sizeof(C) == 4 && Rule::states > 0)
-        shared.weight_decay != 0 ? update_quantized<true>(rule, shared, x, memory.quantized())
-                                 : update_quantized<false>(rule, shared, x, memory.quantized());
+      if constexpr (sizeof(C) == 4 && Rule::states > 0) {
+        QuantizedState stored[kMaxStates] = {};
+        for (int k = 0; k < Rule::states; ++k) stored[k] = memory.quantized(k);
+        shared.weight_decay != 0 ? update_quantized<true>(rule, shared, x, stored)
+                                 : update_quantized<false>(rule, shared, x, stored);
+      }
     } else {
       shared.weight_decay != 0 ? update<true>(rule, shared, x) : update<false>(rule, shared, x);
       memory.store_states();
@@ -365,7 +367,7 @@ std::pair<double, double> measure_tile(const OptimizerArgs& args, const Optimize
       Operands<C> x = memory.load(shared);
       if constexpr (sizeof(C) == 4)
         if (memory.is_quantized())
-          for (int k = 0; k < Rule::states; ++k) dequantize(memory.quantized()[size_t(k)], n, x.state[k]);
+          for (int k = 0; k < Rule::states; ++k) dequantize(memory.quantized(k), n, x.state[k]);
       Buffer<C> measured;
       sums = measure(*static_cast<const Rule*>(row.rule), shared, x, measured.data);
     }
@@ -436,6 +438,8 @@ void Kernels<Isa::NNART_ISA>::launch(const OptimizerArgs& args) {
   build_rules(args, rules.data());
   bool any_layer_wise = false;
   for (int64_t r = 0; r < args.row_count; ++r) any_layer_wise |= layer_wise(args.groups[args.rows[r].group].rule);
+  Scratch<double> inverse_means(Use::weight, factored_matrices(args));
+  average_factors(args, grad_factor, inverse_means.data());
   if (any_layer_wise) scale_layers(args, grad_factor);
   for_tiles(args, [&](const OptimizerRow& row, int64_t begin, int64_t n, int64_t tile) {
     if (row.param_dtype == DType::Float64)

@@ -24,6 +24,7 @@ NNART_HD Vec<float> size_at_least(Vec<float> x, Vec<float> bound) {
 // Lane by lane table[index % 16], for a table in registers.
 class Table {
  public:
+  Table() = default;
   Table(const float (&table)[16], float scale) {
     for (int k = 0; k < kParts; ++k) part_[k] = load(table + k * Vec<float>::size) * Vec<float>(scale);
   }
@@ -100,6 +101,7 @@ NNART_HD RawVec<int32_t> load_codes(const uint8_t* codes, int64_t count) {
 // Decodes one block: math::decoded() times the scale, which is in the lines already.
 class Decoder {
  public:
+  Decoder() = default;
   Decoder(bool positive, float scale)
       : slope_((positive ? kPositiveMap : kSignedMap).slope, scale),
         base_((positive ? kPositiveMap : kSignedMap).base, scale),
