@@ -202,6 +202,14 @@ def optimizers(dtype: str) -> Iterator[Case]:
             yield _chain(sizes, dtype)
     if dtype == "float32":
         yield from _large()
+    yield _muon(dtype)
+
+
+def _muon(dtype: str) -> Case:
+    """The matrices of a Transformer's layer of width 768."""
+    sizes: Sizes = [(768, 768)] * 4 + [(3072, 768), (768, 3072)]
+    side = [_step(library.optim.Muon(_parameters(sizes, dtype))) for library in (nnart_ops, torch)]
+    return Case("optimizer", "Muon, a layer of width 768", dtype, *side, tolerance=1e-2)
 
 
 def _large() -> Iterator[Case]:

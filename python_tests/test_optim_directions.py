@@ -19,8 +19,8 @@ from nnart_ops.optim import Adafactor, Muon
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_muon(options: dict, dtype: torch.dtype) -> None:
-    """Matrices that are multiplied as a batch and one by one, wide and tall; its state is torch's both ways."""
-    shapes: list[tuple[int, ...]] = [(5, 9), (9, 5), (5, 9), (160, 130), (1, 4)]
+    """Matrices multiplied as a batch, one by one and by halves, wide and tall; its state is torch's both ways."""
+    shapes: list[tuple[int, ...]] = [(5, 9), (9, 5), (5, 9), (160, 130), (1, 4), (700, 530)]
     ours, theirs = parameters(dtype, shapes), parameters(dtype, shapes)
     optimizer, peer = Muon(ours, **options), torch.optim.Muon(theirs, **options)
     for step in range(4):

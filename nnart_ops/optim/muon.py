@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class Muon(FusedOptimizer, torch.optim.Muon):
     ``p = p * (1 - lr * weight_decay) - lr * r * o`` with ``r`` by the matrix's shape (Jordan et al. 2024, "Muon: An
     optimizer for hidden layers in neural networks"; ``adjust_lr_fn="match_rms_adamw"``: Liu et al. 2025,
     arXiv:2502.16982). The products are torch's; small matrices of one shape go
-    through them together.
+    through them together, and of large symmetric ones a half is computed on the CPU.
 
     Args:
         params, lr, weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn: as
@@ -144,10 +145,36 @@ def newton_schulz(x: Tensor, coefficients: tuple[float, float, float], steps: in
     x = x.bfloat16()
     x = x.mT if tall else x
     x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=eps)
+    halves = x.dim() == 2 and x.is_cpu and len(x) >= 2 * _BLOCK
     for _ in range(steps):
-        gram = x @ x.mT
-        x = add_product(x, add_product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = _gram(x) if halves else x @ x.mT
+        factor = _with_square(gram, b, c) if halves else add_product(gram, gram, gram, beta=b, alpha=c)
+        x = add_product(x, factor, x, beta=a)
     return x.mT if tall else x
+
+
+# Rows of a symmetric matrix that are computed at once: fewer would be slower than what they save.
+_BLOCK = 256
+
+
+def _symmetric(like: Tensor, rows: Callable[[slice, slice], Tensor]) -> Tensor:
+    """A symmetric matrix from its lower half, of which ``rows`` gives some rows up to some column."""
+    size = len(like)
+    result = like.new_empty(size, size)
+    for start in range(0, size, _BLOCK):
+        some, end = slice(start, start + _BLOCK), min(start + _BLOCK, size)
+        result[some, :end] = block = rows(some, slice(end))
+        result[:start, some] = block[:, :start].mT
+    return result
+
+
+def _gram(x: Tensor) -> Tensor:
+    return _symmetric(x, lambda some, until: x[some] @ x[until].mT)
+
+
+def _with_square(x: Tensor, b: float, c: float) -> Tensor:
+    """``b x + c x x`` of a symmetric matrix."""
+    return _symmetric(x, lambda some, until: torch.addmm(x[some, until], x[some], x[:, until], beta=b, alpha=c))
 
 
 def shape_ratio(adjustment: str | None, shape: tuple[int, ...]) -> float:
