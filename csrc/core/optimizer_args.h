@@ -78,10 +78,10 @@ struct OptimizerRow {
   int32_t group;
   int64_t n, first_tile;
   // Of a batch of matrices whose second moments are factored: state[0] has a variance for each column, this one for
-  // each row, in the parameter's dtype. columns is 0 where they are not.
+  // each row, in the parameter's dtype.
   void* row_variance;
   int64_t rows, columns;
-  const void* inverse_mean;  // of each matrix's row_variance, in the compute type; set by the launch
+  const void* inverse_mean;  // 1 / max(mean, eps1) of each matrix's row_variance; set by the launch
   double steps;              // steps taken, where there is no tensor for it
   const void* rule;          // the rule with this step's numbers; set by the launch
 };

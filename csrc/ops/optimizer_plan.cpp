@@ -101,6 +101,8 @@ void OptimizerPlan::add_rows(int group, const RowLayout& layout, const Tensors& 
         state_count(groups_[size_t(group)].rule), " tensors of state, but ", layout.states, " are given");
   check(layout.quantized.empty() || int(layout.quantized.size()) == layout.states, kOp,
         ": either all state is 8-bit or none of it");
+  check(!layout.factored || groups_[size_t(group)].rule == OptimizerRule::Adafactor, kOp,
+        ": factored state is for the rule \"adafactor\"");
   check(layout.scalars == scalar_count(groups_[size_t(group)].rule), kOp, ": the rule has ",
         scalar_count(groups_[size_t(group)].rule), " scalars of state, but ", layout.scalars, " are given");
   for (size_t at = 0; at < tensors.size(); at += each) {

@@ -5,7 +5,7 @@
 
 #include <type_traits>
 
-#include "core/optimizer_rules.h"
+#include "core/optimizer_args.h"
 #include "core/parallel.h"
 #include "cpu/optimizers/tile.h"
 #include "cpu/scratch.h"
@@ -212,15 +212,14 @@ Factored factored(const OptimizerRow& row, const OptimizerGroup& group, double g
   tensor.row = &row;
   tensor.grad_factor = grad_factor;
   tensor.max_value = group.max_value;
-  with_rule_of(row, group, [&](auto type) {
-    using Rule = typename decltype(type)::type;
-    if constexpr (requires(Rule rule) { rule.rest; }) {
-      auto& rule = *static_cast<Rule*>(const_cast<void*>(row.rule));
-      tensor.rest = rule.rest;
-      tensor.eps1 = rule.eps1;
-      rule.rest = 0;
-    }
-  });
+  auto take_rest = [&](auto type) {
+    using C = typename decltype(type)::type;
+    auto& rule = *static_cast<math::Adafactor<C>*>(const_cast<void*>(row.rule));
+    tensor.rest = rule.rest;
+    tensor.eps1 = rule.eps1;
+    rule.rest = 0;
+  };
+  row.param_dtype == DType::Float64 ? take_rest(Type<double>{}) : take_rest(Type<float>{});
   int64_t matrix = row.rows * row.columns;
   tensor.parts = 1;
   tensor.lines = row.rows * most(kChunk / matrix, 1);
