@@ -11,7 +11,7 @@ from typing import Any
 import optimizer_formulas as formulas
 import pytest
 import torch
-from devices import DEVICE, cpu_only, has_fused_step
+from devices import DEVICE, cpu_only, has_fused_step, threads
 from instruction_sets import each_instruction_set, run_on
 from tolerances import SAME_FLOAT32, SAME_FLOAT64, TWICE_NATIVE, updates_limit
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
@@ -268,14 +268,10 @@ def test_threads_do_not_change_the_result(cls: type, options: dict, dtype: torch
             optimizer.step()
         return torch.cat([p.detach().flatten() for p in params])
 
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with threads(1):
         one = result()
-        torch.set_num_threads(2)
+    with threads(2):
         assert torch.equal(one, result())
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("cls", TORCH)
@@ -360,12 +356,10 @@ def test_steady_steps_keep_the_plan() -> None:
     assert all(plan is plans[0] for plan in plans)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_parameters_that_share_memory(threads: int) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_parameters_that_share_memory(count: int) -> None:
     results = []
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
+    with threads(count):
         for kind, extra in ((SGD, {}), (torch.optim.SGD, {"foreach": False})):
             base = torch.ones(100_000)
             params = [torch.nn.Parameter(base), torch.nn.Parameter(base[:50_000]), torch.nn.Parameter(base[25_000:])]
@@ -374,8 +368,6 @@ def test_parameters_that_share_memory(threads: int) -> None:
                 give_gradients(params, step)
                 optimizer.step()
             results.append(base)
-    finally:
-        torch.set_num_threads(before)
     assert torch.allclose(*results, **SAME_FLOAT32)
 
 

@@ -81,9 +81,9 @@ struct OptimizerRow {
   // each row, in the parameter's dtype.
   void* row_variance;
   int64_t rows, columns;
-  const void* inverse_mean;  // 1 / max(mean, eps1) of each matrix's row_variance; set by the launch
-  double steps;              // steps taken, where there is no tensor for it
-  const void* rule;          // the rule with this step's numbers; set by the launch
+  void* inverse_mean;  // 1 / max(mean, eps1) of each matrix's row_variance; set by the launch
+  double steps;        // steps taken, where there is no tensor for it
+  const void* rule;    // the rule with this step's numbers; set by the launch
 };
 
 struct OptimizerResult {
@@ -123,11 +123,6 @@ constexpr int64_t kRuleBytes = 128;
 
 template <class Rule>
 constexpr bool is_layer_wise = requires(Rule rule) { rule.scale(0.0, 0.0, 0.0); };
-
-NNART_HD bool layer_wise(OptimizerRule rule) {
-  return rule == OptimizerRule::Lamb || rule == OptimizerRule::Lars || rule == OptimizerRule::LarsNesterov ||
-         rule == OptimizerRule::Adafactor;
-}
 
 // Calls visit with the rule's class for compute type C.
 template <class C, class Visit>
@@ -176,6 +171,12 @@ NNART_HD void with_rule(OptimizerRule rule, const Visit& visit) {
     case OptimizerRule::Adafactor:
       return visit(Type<math::Adafactor<C>>{});
   }
+}
+
+NNART_HD bool layer_wise(OptimizerRule rule) {
+  bool found = false;
+  with_rule<float>(rule, [&](auto type) { found = is_layer_wise<typename decltype(type)::type>; });
+  return found;
 }
 
 }  // namespace nnart

@@ -1,8 +1,7 @@
-// Optimizers: `optimizer_step_`, one step of any rule for a list of parameters;
-// `hold_tensors_`, by which an OptimizerPlan gets its tensors; and `optimizer_launch_`, by which a plan reaches the
-// kernels of another shared object.
+// Optimizers: `optimizer_step_`, one step of any rule for a list of parameters; `hold_tensors_`, by which an
+// OptimizerPlan gets its tensors; and `optimizer_launch_`, by which a plan reaches the kernels of another shared
+// object.
 #include <cmath>
-#include <optional>
 
 #include "ops/held_tensors.h"
 #include "ops/launch.h"

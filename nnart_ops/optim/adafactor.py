@@ -53,7 +53,7 @@ class Adafactor(FusedOptimizer, torch.optim.Adafactor):
 
     def _rule_of(self, group: dict[str, Any]) -> Rule:
         hyper = ("lr", "beta2_decay", "eps.0", "eps.1", "d")
-        return Rule("adafactor", hyper, ("variance",), positive=("variance",), decay="decoupled")
+        return Rule("adafactor", hyper, ("variance",), decay="decoupled")
 
     def _prepare_state(self, p: Tensor, group: dict[str, Any], rule: Rule) -> bool:
         if p.dim() < 2:

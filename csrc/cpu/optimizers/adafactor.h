@@ -21,14 +21,15 @@ constexpr int64_t kChunk = 8192, kLeastLines = 16;
 struct Factored {
   const OptimizerRow* row;
   double grad_factor, max_value, rest, eps1;
-  // A chunk's lines: those of several matrices or, if a matrix has more parts than one, some of its.
-  int64_t lines, parts;
-  int64_t chunks, chunks_before;  // of this tensor, and of those before it
-  double* inverse_means;          // room for a number of the compute type for each matrix
-  double* partial;                // and for the sums of the columns for each chunk, unless parts is 1
+  // Lines are taken in groups, those of one matrix or of several small ones; a chunk has so many lines of a group.
+  int64_t group, lines;
+  int64_t chunks_before;  // of other tensors
+  double* partial;        // room for the sums of the columns for each chunk, unless a group is one chunk
 
   int64_t all_lines() const { return row->n / row->columns; }
   int64_t matrices() const { return all_lines() / row->rows; }
+  int64_t parts() const { return ceil_div(group, lines); }
+  int64_t chunks() const { return ceil_div(all_lines(), group) * parts(); }
 };
 
 // Those of S's tensors.
@@ -41,17 +42,15 @@ class FactorAverager {
         row_(*tensor.row),
         row_variance_(static_cast<S*>(tensor.row->row_variance)),
         column_variance_(static_cast<S*>(tensor.row->state[0])),
-        inverse_means_(reinterpret_cast<C*>(tensor.inverse_means)) {}
+        inverse_means_(static_cast<C*>(tensor.row->inverse_mean)),
+        parts_(tensor.parts()) {}
 
   void average_chunk(int64_t chunk) const {
-    int64_t part = chunk % tensor_.parts;
-    int64_t first =
-        tensor_.parts > 1 ? chunk / tensor_.parts * row_.rows + part * tensor_.lines : chunk * tensor_.lines;
-    int64_t end = tensor_.parts > 1 ? (chunk / tensor_.parts + 1) * row_.rows : tensor_.all_lines();
-    int64_t last = least(first + tensor_.lines, end);
+    int64_t begin = chunk / parts_ * tensor_.group, end = least(begin + tensor_.group, tensor_.all_lines());
+    int64_t first = begin + chunk % parts_ * tensor_.lines, last = least(first + tensor_.lines, end);
     if (row_.rows * row_.columns == 1) return average_elements(first, last);
     Scratch<C> scratch(Use::bias, row_.columns);
-    C* columns = tensor_.parts > 1 ? partial(chunk) : scratch.data();
+    C* columns = parts_ > 1 ? partial(chunk) : scratch.data();
     clear(columns);
     C line_sum = 0;
     for_squares(first, last, [&](int64_t line, int64_t column, const C* squares, int64_t n) {
@@ -59,22 +58,22 @@ class FactorAverager {
       if (column + n < row_.columns) return;
       average_one(row_variance_ + line, line_sum / C(row_.columns));
       line_sum = 0;
-      if (tensor_.parts > 1 || (line + 1) % row_.rows != 0) return;
+      if (parts_ > 1 || (line + 1) % row_.rows != 0) return;
       finish(line / row_.rows, columns);
       clear(columns);
     });
   }
 
-  // Joins the sums of a matrix's chunks.
-  void join_parts(int64_t matrix) const {
-    C* columns = partial(matrix * tensor_.parts);
-    for (int64_t part = 1; part < tensor_.parts; ++part) {
-      const C* more = partial(matrix * tensor_.parts + part);
+  // Joins the sums of a matrix's chunks, given the first of them.
+  void join_parts(int64_t first_chunk) const {
+    C* columns = partial(first_chunk);
+    for (int64_t part = 1; part < parts_; ++part) {
+      const C* more = partial(first_chunk + part);
       for_vectors<C>(row_.columns, [&](int64_t i, auto count) {
         store_some(columns + i, load_some(columns + i, count) + load_some(more + i, count), count);
       });
     }
-    finish(matrix, columns);
+    finish(first_chunk / parts_, columns);
   }
 
  private:
@@ -177,6 +176,7 @@ class FactorAverager {
   const OptimizerRow& row_;
   S *row_variance_, *column_variance_;
   C* inverse_means_;
+  int64_t parts_;
 };
 
 template <class F>
@@ -195,16 +195,6 @@ int64_t factored_matrices(const OptimizerArgs& args) {
   return count;
 }
 
-// The one of so many tensors that has the chunk.
-const Factored& tensor_of(const Factored* tensors, int64_t count, int64_t chunk) {
-  int64_t low = 0, high = count;
-  while (high - low > 1) {
-    int64_t middle = low + (high - low) / 2;
-    (tensors[middle].chunks_before <= chunk ? low : high) = middle;
-  }
-  return tensors[low];
-}
-
 // How a row is averaged, but for where its sums are. Its rule, which is built, leaves the variance as it is from now
 // on.
 Factored factored(const OptimizerRow& row, const OptimizerGroup& group, double grad_factor) {
@@ -221,14 +211,8 @@ Factored factored(const OptimizerRow& row, const OptimizerGroup& group, double g
   };
   row.param_dtype == DType::Float64 ? take_rest(Type<double>{}) : take_rest(Type<float>{});
   int64_t matrix = row.rows * row.columns;
-  tensor.parts = 1;
-  tensor.lines = row.rows * most(kChunk / matrix, 1);
-  if (matrix > kChunk) {
-    int64_t lines = most(kChunk / row.columns, kLeastLines);
-    tensor.parts = ceil_div(row.rows, lines);
-    if (tensor.parts > 1) tensor.lines = lines;
-  }
-  tensor.chunks = tensor.parts > 1 ? tensor.matrices() * tensor.parts : ceil_div(tensor.all_lines(), tensor.lines);
+  tensor.group = tensor.lines = row.rows * most(kChunk / matrix, 1);
+  if (matrix > kChunk) tensor.lines = least(most(kChunk / row.columns, kLeastLines), row.rows);
   return tensor;
 }
 
@@ -241,30 +225,32 @@ void average_factors(const OptimizerArgs& args, double grad_factor, double* inve
     OptimizerRow& row = args.rows[r];
     if (!is_factored(row)) continue;
     Factored& tensor = tensors[count++] = factored(row, args.groups[row.group], grad_factor);
-    row.inverse_mean = tensor.inverse_means = inverse_means;
+    row.inverse_mean = inverse_means;
     inverse_means += tensor.matrices();
     tensor.chunks_before = chunks;
-    chunks += tensor.chunks;
-    if (tensor.parts > 1) sums += tensor.chunks * row.columns;
+    chunks += tensor.chunks();
+    if (tensor.parts() > 1) sums += tensor.chunks() * row.columns;
   }
   Scratch<double> sum_scratch(Use::gradient, sums);
   double* partial = sum_scratch.data();
   for (int64_t i = 0; i < count; ++i) {
     tensors[i].partial = partial;
-    if (tensors[i].parts > 1) partial += tensors[i].chunks * tensors[i].row->columns;
+    if (tensors[i].parts() > 1) partial += tensors[i].chunks() * tensors[i].row->columns;
   }
+  auto tensor_of = [&](int64_t chunk) -> const Factored& {
+    return tensors[entry_of(chunk, count, [&](int64_t i) { return tensors[i].chunks_before; })];
+  };
   parallel_for(chunks, args.rows_overlap ? chunks : 2, [&](int64_t first, int64_t last) {
     for (int64_t chunk = first; chunk < last; ++chunk) {
-      const Factored& tensor = tensor_of(tensors, count, chunk);
+      const Factored& tensor = tensor_of(chunk);
       with_averager(tensor, [&](const auto& averager) { averager.average_chunk(chunk - tensor.chunks_before); });
     }
   });
   parallel_for(chunks, 16, [&](int64_t first, int64_t last) {  // a matrix is joined where its first chunk is
     for (int64_t chunk = first; chunk < last; ++chunk) {
-      const Factored& tensor = tensor_of(tensors, count, chunk);
-      int64_t own = chunk - tensor.chunks_before;
-      if (tensor.parts > 1 && own % tensor.parts == 0)
-        with_averager(tensor, [&](const auto& averager) { averager.join_parts(own / tensor.parts); });
+      const Factored& tensor = tensor_of(chunk);
+      int64_t own = chunk - tensor.chunks_before, parts = tensor.parts();
+      if (parts > 1 && own % parts == 0) with_averager(tensor, [&](const auto& averager) { averager.join_parts(own); });
     }
   });
 }

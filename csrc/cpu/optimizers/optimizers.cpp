@@ -21,24 +21,12 @@ namespace {
 // Below this many tiles a thread does not pay for its wake-up.
 constexpr int64_t kTileGrain = 16;
 
-// The row that holds the tile.
-int64_t row_of(const OptimizerArgs& args, int64_t tile) {
-  int64_t low = 0, high = args.row_count;
-  while (high - low > 1) {
-    int64_t middle = low + (high - low) / 2;
-    if (args.rows[middle].first_tile <= tile)
-      low = middle;
-    else
-      high = middle;
-  }
-  return low;
-}
-
 // f(row, begin, n, tile) for each tile that has elements: n of them, from begin on.
 template <class F>
 void for_tiles(const OptimizerArgs& args, const F& f) {
   parallel_for(args.tiles, args.rows_overlap ? args.tiles : kTileGrain, [&](int64_t tile, int64_t end) {
-    for (int64_t r = row_of(args, tile); tile < end; ++r) {
+    int64_t r = entry_of(tile, args.row_count, [&](int64_t i) { return args.rows[i].first_tile; });
+    for (; tile < end; ++r) {
       const OptimizerRow& row = args.rows[r];
       for (; tile < end && (tile - row.first_tile) * kOptimizerTile < row.n; ++tile) {
         int64_t begin = (tile - row.first_tile) * kOptimizerTile;
@@ -91,16 +79,31 @@ NNART_HD Vec<ComputeType<S>> load_stream(const S* p, Count count) {
     return load_streaming(p);
 }
 
+// What is done to one vector.
+template <bool decays, class C, class Rule>
+class Step {
+ public:
+  Step(const Rule& rule, const Before& before)
+      : rule_(rule), factor_(before.grad_factor), decay_(before.weight_decay), kept_(before.kept) {}
+  NNART_HD void operator()(Vec<C>& param, Vec<C> grad, Vec<C>* state) const {
+    grad = grad * factor_;
+    if constexpr (decays) grad = grad + decay_ * param;  // without a penalty 0 * inf would be NaN
+    param = param * kept_;
+    rule_(param, grad, state);
+  }
+
+ private:
+  const Rule& rule_;
+  Vec<C> factor_, decay_, kept_;
+};
+
 template <bool decays, class C, class Rule>
 void update(const Rule& rule, const Before& before, const Operands<C>& x) {
-  Vec<C> factor(before.grad_factor), decay(before.weight_decay), kept(before.kept);
+  Step<decays, C, Rule> step(rule, before);
   for_vectors<C>(x.n, [&](int64_t i, auto count) {
-    Vec<C> param = load_stream(x.param + i, count), grad = load_stream(x.grad + i, count) * factor;
-    if constexpr (decays) grad = grad + decay * param;  // without a penalty 0 * inf would be NaN
-    Vec<C> state[kMaxStates];
+    Vec<C> param = load_stream(x.param + i, count), grad = load_stream(x.grad + i, count), state[kMaxStates];
     for (int k = 0; k < Rule::states; ++k) state[k] = load_stream(x.state[k] + i, count);
-    param = param * kept;
-    rule(param, grad, state);
+    step(param, grad, state);
     store_some(x.param + i, param, count);
     for (int k = 0; k < Rule::states; ++k) store_some(x.state[k] + i, state[k], count);
   });
@@ -114,13 +117,7 @@ void update_in_place(const Rule& rule, const Before& before, const OptimizerRow&
   auto* grads = static_cast<const S*>(row.grad) + begin;
   S* states[kMaxStates] = {};
   for (int k = 0; k < Rule::states; ++k) states[k] = static_cast<S*>(row.state[k]) + begin;
-  V factor(before.grad_factor), decay(before.weight_decay), kept(before.kept);
-  auto apply = [&](V& param, V grad, V* state) {
-    grad = grad * factor;
-    if constexpr (decays) grad = grad + decay * param;
-    param = param * kept;
-    rule(param, grad, state);
-  };
+  Step<decays, float, Rule> step(rule, before);
   int64_t i = 0;
   if constexpr (std::is_same_v<S, BFloat16>) {
     for (; i + 2 * V::size <= n; i += 2 * V::size) {
@@ -131,8 +128,8 @@ void update_in_place(const Rule& rule, const Before& before, const OptimizerRow&
         even[k] = both[k].even;
         odd[k] = both[k].odd;
       }
-      apply(param.even, grad.even, even);
-      apply(param.odd, grad.odd, odd);
+      step(param.even, grad.even, even);
+      step(param.odd, grad.odd, odd);
       RawU32 joined = join_even_odd(param);
       std::memcpy(params + i, &joined, sizeof joined);
       for (int k = 0; k < Rule::states; ++k) {
@@ -144,7 +141,7 @@ void update_in_place(const Rule& rule, const Before& before, const OptimizerRow&
   for_vectors<float>(n - i, [&](int64_t j, auto count) {
     V param = load_some(params + i + j, count), state[kMaxStates];
     for (int k = 0; k < Rule::states; ++k) state[k] = load_some(states[k] + i + j, count);
-    apply(param, load_some(grads + i + j, count), state);
+    step(param, load_some(grads + i + j, count), state);
     store_some(params + i + j, param, count);
     for (int k = 0; k < Rule::states; ++k) store_some(states[k] + i + j, state[k], count);
   });
@@ -155,7 +152,7 @@ template <bool decays, class Rule>
 void update_quantized(const Rule& rule, const Before& before, const Operands<float>& x,
                       const QuantizedState (&stored)[kMaxStates]) {
   using V = Vec<float>;
-  V factor(before.grad_factor), decay(before.weight_decay), kept(before.kept);
+  Step<decays, float, Rule> step(rule, before);
   for (int64_t block = 0; block < x.n; block += kQuantizedBlock) {
     Decoder decoders[Rule::states];
     for (int k = 0; k < Rule::states; ++k) decoders[k] = stored[k].decoder(block);
@@ -164,12 +161,9 @@ void update_quantized(const Rule& rule, const Before& before, const Operands<flo
       int64_t i = block + in_block;
       fetch_target_ahead(x.param + i);
       fetch_source_ahead(x.grad + i);
-      V param = load_stream(x.param + i, count), grad = load_stream(x.grad + i, count) * factor;
-      if constexpr (decays) grad = grad + decay * param;
-      V state[Rule::states];
+      V param = load_stream(x.param + i, count), grad = load_stream(x.grad + i, count), state[Rule::states];
       for (int k = 0; k < Rule::states; ++k) state[k] = decoders[k](stored[k].codes + i, count);
-      param = param * kept;
-      rule(param, grad, state);
+      step(param, grad, state);
       store_some(x.param + i, param, count);
       for (int k = 0; k < Rule::states; ++k) {
         store(x.state[k] + i, state[k]);
@@ -264,6 +258,7 @@ class Tile {
   void* param_memory() const { return advance(row_.param, row_.param_dtype, begin_); }
   void* grad_memory() const { return advance(row_.grad, row_.grad_dtype, begin_); }
   void* state_memory(int k) const { return advance(row_.state[k], row_.state_dtype[k], begin_); }
+
   C* load_param() {
     if (row_.master) return static_cast<C*>(row_.master) + begin_;
     if constexpr (sizeof(C) == 4) {
@@ -438,8 +433,9 @@ void Kernels<Isa::NNART_ISA>::launch(const OptimizerArgs& args) {
   build_rules(args, rules.data());
   bool any_layer_wise = false;
   for (int64_t r = 0; r < args.row_count; ++r) any_layer_wise |= layer_wise(args.groups[args.rows[r].group].rule);
-  Scratch<double> inverse_means(Use::weight, factored_matrices(args));
-  average_factors(args, grad_factor, inverse_means.data());
+  int64_t matrices = any_layer_wise ? factored_matrices(args) : 0;
+  Scratch<double> inverse_means(Use::weight, matrices);
+  if (matrices > 0) average_factors(args, grad_factor, inverse_means.data());
   if (any_layer_wise) scale_layers(args, grad_factor);
   for_tiles(args, [&](const OptimizerRow& row, int64_t begin, int64_t n, int64_t tile) {
     if (row.param_dtype == DType::Float64)
