@@ -117,6 +117,19 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
       "bias_activation_backward(Tensor grad_y, Tensor? saved, Tensor? bias, Tensor? seed, float p, str activation, "
       "float[] parameters, bool saved_is_output, bool wants_bias, int dim, int[] order) -> (Tensor, Tensor)");
 
+  // y = activation((x - mean) weight / sqrt(var + eps) + bias + residual), channels in dimension 1. Without mean and
+  // var they are those of x over all other dimensions, and are given back; else nothing is. Statistics are in float32,
+  // float64 for float64; weight and bias in that or in the dtype of x. The activation is one of a few.
+  m.def(
+      "batch_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? mean, Tensor? var, float eps, str "
+      "activation, float[] parameters, int[] order) -> (Tensor, Tensor, Tensor)");
+  // The gradients of x, weight, bias and residual, empty for what is not there or not wanted. of_batch: mean and var
+  // are those of x. output is y where there was a residual and is an activation.
+  m.def(
+      "batch_norm_backward(Tensor grad_y, Tensor x, Tensor? weight, Tensor? bias, Tensor? output, Tensor mean, Tensor "
+      "var, float eps, bool of_batch, bool wants_residual, str activation, float[] parameters, int[] order) -> "
+      "(Tensor, Tensor, Tensor, Tensor)");
+
   // y = value f(gate), f an activation with its parameters. Without gate, both are halves of x along dim, the gate the
   // second one unless gate_first. y and the gradients lie in the order; that of gate is empty if there is none.
   m.def(

@@ -126,6 +126,10 @@ def _unpooled() -> tuple[Tensor, Tensor]:
     return _tensor(2, 3, 3, 3), indices
 
 
+def _moments() -> tuple[Tensor, Tensor]:
+    return _plain(2), _plain(2).abs() + 0.5
+
+
 _CROSS_ENTROPY = ("mean", 1, 0.2, [0, 2, 3, 1])  # reduction, ignore_index, label_smoothing, order
 
 
@@ -167,6 +171,14 @@ OPS: dict[str, Sample] = {
     "bias_activation_backward": lambda: (
         *(_tensor(2, 3, 4, 5), _tensor(2, 3, 4, 5), _tensor(3), torch.tensor(7)),
         *(0.3, "tanh", [], False, True, 1, []),
+    ),
+    "batch_norm": lambda: (
+        *(_tensor(3, 2, 2, 3), _tensor(2), _tensor(2), _tensor(3, 2, 2, 3), None, None),
+        *(1e-3, "leaky_relu", [0.1], [0, 2, 3, 1]),
+    ),
+    "batch_norm_backward": lambda: (
+        *(_tensor(3, 2, 4), _tensor(3, 2, 4), _tensor(2), _tensor(2), None, *_moments()),
+        *(1e-3, False, True, "silu", [], []),
     ),
     "gated": lambda: (_tensor(2, 6, 4, 5), None, "gelu", [], 1, False, [0, 2, 3, 1]),
     "gated_backward": lambda: (

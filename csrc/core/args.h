@@ -207,16 +207,41 @@ struct BiasActivationArgs {
   double* partial_sums;  // scratch, if grad_bias is wanted
 };
 
-// The backward on the CPU sums grad_bias as PReLU does its weight's gradient: over fixed pieces, then over the pieces
-// in order.
-constexpr int64_t kBiasRun = 4096;
-inline __attribute__((always_inline)) int64_t bias_rows(int64_t channels) {
+// Sums over the elements of a channel are added on the CPU as PReLU adds its weight's gradient: over fixed pieces, then
+// over the pieces in order.
+constexpr int64_t kPieceRun = 4096;
+inline __attribute__((always_inline)) int64_t piece_rows(int64_t channels) {
   return channels < 256 ? 256 : (channels < 2048 ? 65536 / channels : 32);
 }
-inline __attribute__((always_inline)) int64_t bias_tasks(int64_t outer, int64_t channels, int64_t inner) {
-  int64_t rows = bias_rows(channels);
-  return inner == 1 ? (outer + rows - 1) / rows : outer * ((inner + kBiasRun - 1) / kBiasRun);
+inline __attribute__((always_inline)) int64_t piece_count(int64_t outer, int64_t inner, int64_t channels) {
+  int64_t rows = piece_rows(channels);
+  return inner == 1 ? (outer + rows - 1) / rows : outer * ((inner + kPieceRun - 1) / kPieceRun);
 }
+
+// y = f((x - mean) weight / sqrt(var + eps) + bias + residual) with the mean and the variance of the channel, or the
+// gradients. Element (o channels + c) inner + i is of channel c. C is the compute type of dtype.
+struct BatchNormArgs {
+  Activation activation;
+  ActivationParameters parameters;
+  DType dtype;
+  bool of_batch;     // mean and var are those of x: the forward finds them, gradients go through them
+  bool wide_weight;  // weight, bias and their gradients are in C, and not in dtype
+  int64_t outer, channels, inner;
+  double eps;
+  const void* x;
+  const void* weight;    // one a channel, as all below that have no other sizes; may be null
+  const void* bias;      // may be null
+  const void* residual;  // laid as x, as are output and all gradients of its size; may be null; forward only
+  void* mean;            // C; the forward writes it if it is of_batch
+  void* var;             // likewise; divided by the number of elements, not by one less
+  void* y;               // or grad_x
+  const void* grad_y;    // null in the forward, which knows none of the rest
+  const void* output;    // y, to find f' by; null to find it by x, where there was no residual
+  void* grad_residual;   // may be null
+  void* grad_weight;     // may be null, as the next
+  void* grad_bias;
+  double* partial_sums;  // scratch of both passes
+};
 
 // y = value f(gate), rows of `run` elements. Those of y follow each other; those of value and gate are `step` elements
 // apart: 2 run where both are halves of one tensor.

@@ -14,7 +14,7 @@ constexpr int64_t kBiasGrain = 8192;
 // Terms of a bias's gradient that are added in float before the sum goes on in double: as exact as native's cascade.
 constexpr int64_t kFloatTerms = 16;
 
-// What the pieces below share: up to kBiasRun elements with consecutive numbers and either one bias or one each. Which
+// What the pieces below share: up to kPieceRun elements with consecutive numbers and either one bias or one each. Which
 // parts there are is asked for each vector: the branches always go the same way, and the formulas would otherwise be
 // compiled some dozens of times.
 template <class S, class F>
@@ -39,27 +39,6 @@ struct Fused {
     return args.seed ? Decisions<S>{buffer}.fill(begin, n, uint64_t(*args.seed), args.threshold) : nullptr;
   }
 
-  // Calls body(i, read, write) for each vector of [0, n); the last is a partial one.
-  template <class Body>
-  NNART_HD static void each_vector(int64_t n, bool past_caches, const Body& body) {
-    int64_t i = 0;
-    auto read = [](const S* p) { return V(load(p).v); };
-    if (past_caches)
-      for (; i + V::size <= n; i += V::size)
-        body(i, V::size, read, [](S* p, V v) { store_past_caches(p, Vec<C>(v.v)); });
-    else
-      for (; i + V::size <= n; i += V::size) body(i, V::size, read, [](S* p, V v) { store(p, Vec<C>(v.v)); });
-    if (int64_t count = n - i; count > 0)
-      body(
-          i, count, [count](const S* p) { return V(load_partial(p, count).v); },
-          [count](S* p, V v) { store_partial(p, Vec<C>(v.v), count); });
-  }
-
-  NNART_HD bool can_pass(const void* p) const {
-    constexpr uintptr_t bytes = V::size * sizeof(S);
-    return past_caches && reinterpret_cast<uintptr_t>(p) % bytes == 0;
-  }
-
   // bias points at the first element's, the only one if one_bias.
   // Not inlined: compiled once for planes and rows.
   __attribute__((noinline)) void forward(int64_t begin, int64_t n, const S* bias, bool one_bias) const {
@@ -68,7 +47,7 @@ struct Fused {
     const S* keep = decisions(begin, n);
     S* y = static_cast<S*>(args.y) + begin;
     V same_bias = bias && one_bias ? V(load_broadcast(bias).v) : V(0);
-    each_vector(n, can_pass(y), [&](int64_t i, int64_t, auto read, auto write) {
+    each_vector<S>(n, can_store_past_caches(y, past_caches), [&](int64_t i, int64_t, auto read, auto write) {
       V v = read(x + i);
       if (bias) v = v + (one_bias ? same_bias : read(bias + i));
       v = activation.forward(v);
@@ -90,7 +69,7 @@ struct Fused {
     V same_grad = args.grad_y_is_one_value ? V(load_broadcast(grad_y).v) : V(0);
     bool one_grad = args.grad_y_is_one_value, from_output = args.saved_is_output;
     bool wants_output = !from_output && saves_output(args.activation);
-    each_vector(n, can_pass(grad_x), [&](int64_t i, int64_t count, auto read, auto write) {
+    each_vector<S>(n, can_store_past_caches(grad_x, past_caches), [&](int64_t i, int64_t count, auto read, auto write) {
       V grad = one_grad ? same_grad : read(grad_y + i);
       if (keep) grad = grad * (read(keep + i) * scale);
       if (saved) {
@@ -112,10 +91,10 @@ struct Task {
 
   int64_t channels = args.channels, inner = args.inner;
   bool one_bias = inner > 1;
-  int64_t runs = ceil_div(one_bias ? inner : channels, kBiasRun);  // pieces of a plane, or of a row of channels
-  int64_t rows = bias_rows(channels);
+  int64_t runs = ceil_div(one_bias ? inner : channels, kPieceRun);  // pieces of a plane, or of a row of channels
+  int64_t rows = piece_rows(channels);
   int64_t tasks = one_bias ? args.outer * channels * runs : ceil_div(args.outer, rows) * runs;
-  int64_t task_elements = one_bias ? least(inner, kBiasRun) : least(args.outer, rows) * least(channels, kBiasRun);
+  int64_t task_elements = one_bias ? least(inner, kPieceRun) : least(args.outer, rows) * least(channels, kPieceRun);
 
   NNART_HD const S* bias(int64_t channel) const {
     return args.bias ? static_cast<const S*>(args.bias) + channel : nullptr;
@@ -125,7 +104,7 @@ struct Task {
   NNART_HD void plane(const Fused<S, F>& fused, int64_t task) const {
     using V = Working<S>;
     int64_t plane = task / runs, part = task % runs, channel = plane % channels;
-    int64_t begin = plane * inner + part * kBiasRun, n = least(inner - part * kBiasRun, kBiasRun);
+    int64_t begin = plane * inner + part * kPieceRun, n = least(inner - part * kPieceRun, kPieceRun);
     if (!args.grad_y) return fused.forward(begin, n, bias(channel), true);
     V sums(0);
     double totals[V::size] = {};
@@ -151,7 +130,7 @@ struct Task {
   NNART_HD void block(const Fused<S, F>& fused, int64_t task, ComputeType<S>* sums) const {
     using V = Working<S>;
     using C = ComputeType<S>;
-    int64_t block = task / runs, channel = task % runs * kBiasRun, n = least(channels - channel, kBiasRun);
+    int64_t block = task / runs, channel = task % runs * kPieceRun, n = least(channels - channel, kPieceRun);
     int64_t first = block * rows, last = least(args.outer, first + rows);
     if (!args.grad_y) {
       for (int64_t r = first; r < last; ++r) fused.forward(r * channels + channel, n, bias(channel), false);
@@ -176,8 +155,8 @@ struct Task {
 
   NNART_HD void all() const {
     parallel_for(tasks, ceil_div(kBiasGrain, task_elements), [&](int64_t first, int64_t last) {
-      Scratch<S> buffer(Use::decisions, Decisions<S>::room(kBiasRun));
-      Scratch<ComputeType<S>> sums(Use::partial, kBiasRun + Working<S>::size);
+      Scratch<S> buffer(Use::decisions, Decisions<S>::room(kPieceRun));
+      Scratch<ComputeType<S>> sums(Use::partial, kPieceRun + Working<S>::size);
       bool large = (last - first) * task_elements * int64_t(sizeof(S)) >= kPastCachesBytes && args.x != args.y;
       Fused<S, F> fused(args, activation, large, buffer.data());
       for (int64_t task = first; task < last; ++task)
@@ -190,7 +169,7 @@ struct Task {
   }
 
   NNART_HD void sum_bias() const {
-    int64_t pieces = bias_tasks(args.outer, channels, inner);
+    int64_t pieces = piece_count(args.outer, inner, channels);
     for (int64_t c = 0; c < channels; ++c) {
       double sum = 0;
       for (int64_t piece = 0; piece < pieces; ++piece) sum += args.partial_sums[piece * channels + c];

@@ -77,6 +77,7 @@ void launch(const AvgPoolArgs& args) { launch_on_chosen(args); }
 void launch(const PReluArgs& args) { launch_on_chosen(args); }
 void launch(const RReluArgs& args) { launch_on_chosen(args); }
 void launch(const BiasActivationArgs& args) { launch_on_chosen(args); }
+void launch(const BatchNormArgs& args) { launch_on_chosen(args); }
 void launch(const DropoutArgs& args) { launch_on_chosen(args); }
 void launch(const GatedArgs& args) { launch_on_chosen(args); }
 void launch(const SoftmaxArgs& args) { launch_on_chosen(args); }

@@ -25,6 +25,7 @@ struct Kernels {
   static void launch(const PReluArgs&);
   static void launch(const RReluArgs&);
   static void launch(const BiasActivationArgs&);
+  static void launch(const BatchNormArgs&);
   static void launch(const DropoutArgs&);
   static void launch(const GatedArgs&);
   static void launch(const SoftmaxArgs&);
@@ -47,6 +48,7 @@ void launch(const AvgPoolArgs&);
 void launch(const PReluArgs&);
 void launch(const RReluArgs&);
 void launch(const BiasActivationArgs&);
+void launch(const BatchNormArgs&);
 void launch(const DropoutArgs&);
 void launch(const GatedArgs&);
 void launch(const SoftmaxArgs&);

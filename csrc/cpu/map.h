@@ -97,6 +97,24 @@ NNART_HD void map_range(S* y, int64_t begin, int64_t end, const F& f, const Inpu
   if (past_caches) finish_stores();
 }
 
+// Calls body(i, count, read, write) for each vector of [0, n), for loops that are no map; the last may be a partial
+// one. past_caches asks that every vector written be aligned.
+template <class S, class Body>
+NNART_HD void each_vector(int64_t n, bool past_caches, const Body& body) {
+  using V = Working<S>;
+  using C = ComputeType<S>;
+  int64_t i = 0;
+  auto read = [](const S* p) { return V(load(p).v); };
+  if (past_caches)
+    for (; i + V::size <= n; i += V::size) body(i, V::size, read, [](S* p, V v) { store_past_caches(p, Vec<C>(v.v)); });
+  else
+    for (; i + V::size <= n; i += V::size) body(i, V::size, read, [](S* p, V v) { store(p, Vec<C>(v.v)); });
+  if (int64_t count = n - i; count > 0)
+    body(
+        i, count, [count](const S* p) { return V(load_partial(p, count).v); },
+        [count](S* p, V v) { store_partial(p, Vec<C>(v.v), count); });
+}
+
 // y[i] = f(inputs[i]...) for i < n; y may be one of the inputs.
 template <class S, class F, class... Inputs>
 NNART_HD void map(S* y, int64_t n, const F& f, const Inputs&... inputs) {

@@ -58,6 +58,13 @@ NNART_HD void store_past_caches(S* p, Vec<ComputeType<S>> x) {
     store_past_caches(static_cast<void*>(p), x.v);
 }
 
+// Whether vectors of S may go there so, if that is wanted.
+template <class S>
+NNART_HD bool can_store_past_caches(const S* p, bool wanted) {
+  constexpr uintptr_t bytes = Vec<ComputeType<S>>::size * sizeof(S);
+  return wanted && reinterpret_cast<uintptr_t>(p) % bytes == 0;
+}
+
 NNART_HD void finish_stores() {
 #if defined(__x86_64__)
   _mm_sfence();

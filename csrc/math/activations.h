@@ -465,6 +465,33 @@ inline __attribute__((always_inline)) void with_two_slopes(Activation activation
   if (activation == Softshrink) visit(math::Softshrink<C>(p));
 }
 
+// Calls visit with the functor that a names, if a batch normalization may compute it in its own kernels, of which there
+// is one for each: those that networks have there. Says whether it did.
+template <class C, class Visit>
+inline __attribute__((always_inline)) bool with_fused_activation(Activation activation, ActivationParameters p,
+                                                                 Visit visit) {
+  using enum Activation;
+  if (activation == Identity)
+    visit(math::Identity<C>(p));
+  else if (activation == Relu)
+    visit(math::Relu<C>(p));
+  else if (activation == LeakyRelu)
+    visit(math::LeakyRelu<C>(p));
+  else if (activation == Hardtanh)
+    visit(math::Hardtanh<C>(p));
+  else if (activation == Hardswish)
+    visit(math::Hardswish<C>(p));
+  else if (activation == Elu)
+    visit(math::Elu<C>(p));
+  else if (activation == Silu)
+    visit(math::Silu<C>(p));
+  else if (activation == Mish)
+    visit(math::Mish<C>(p));
+  else
+    return false;
+  return true;
+}
+
 // Calls visit with the functor that a names, its parameters converted to the compute type C. On the device too: visit
 // is of the side that calls.
 #if defined(__CUDACC__)

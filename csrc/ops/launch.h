@@ -33,6 +33,7 @@ bool keeps_table(const Tensor& on);
 // The numbers that the args' partial_sums must have room for, on the device.
 int64_t scratch(const PReluArgs&);
 int64_t scratch(const BiasActivationArgs&);
+int64_t scratch(const BatchNormArgs&);
 int64_t scratch(const CrossEntropyArgs&);
 int64_t scratch(const ConvArgs&);
 
@@ -47,6 +48,7 @@ void launch(const AvgPoolArgs&, const Tensor& on);
 void launch(const PReluArgs&, const Tensor& on);
 void launch(const RReluArgs&, const Tensor& on);
 void launch(const BiasActivationArgs&, const Tensor& on);
+void launch(const BatchNormArgs&, const Tensor& on);
 void launch(const DropoutArgs&, const Tensor& on);
 void launch(const GatedArgs&, const Tensor& on);
 void launch(const SoftmaxArgs&, const Tensor& on);

@@ -57,6 +57,7 @@ inline void register_families(Library& m) {
 }
 
 void register_conv(Library&);
+void register_batch_norm(Library&);  // the CPU's
 void register_held_tensors(Library&);
 
 }  // namespace nnart

@@ -35,7 +35,10 @@ bool allows_tf32() { return false; }
 int64_t scratch(const ConvArgs&) { return 0; }
 int64_t scratch(const PReluArgs& args) { return prelu_tasks(args.outer, args.inner) * args.channels; }
 int64_t scratch(const BiasActivationArgs& args) {
-  return bias_tasks(args.outer, args.channels, args.inner) * args.channels;
+  return piece_count(args.outer, args.inner, args.channels) * args.channels;
+}
+int64_t scratch(const BatchNormArgs& args) {
+  return args.inner == 1 ? 2 * piece_count(args.outer, 1, args.channels) * args.channels : 0;
 }
 int64_t scratch(const CrossEntropyArgs& args) { return 2 * loss_tasks(args.outer, args.classes, args.inner); }
 
@@ -50,6 +53,7 @@ void launch(const AvgPoolArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const PReluArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const RReluArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const BiasActivationArgs& args, const Tensor&) { cpu::launch(args); }
+void launch(const BatchNormArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const DropoutArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const GatedArgs& args, const Tensor&) { cpu::launch(args); }
 void launch(const SoftmaxArgs& args, const Tensor&) { cpu::launch(args); }
@@ -68,6 +72,7 @@ STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, library) {
   Library m(library);
   register_families(m);
   register_conv(m);
+  register_batch_norm(m);
   register_held_tensors(m);
 }
 

@@ -25,6 +25,9 @@ from nnart_ops.functional.activation import (
     tanhshrink,
     threshold,
 )
+from nnart_ops.functional.batch_norm import (
+    batch_norm,
+)
 from nnart_ops.functional.bias_activation import (
     bias_activation,
 )
@@ -92,6 +95,7 @@ __all__ = [
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
+    "batch_norm",
     "bias_activation",
     "bilinear_glu",
     "celu",

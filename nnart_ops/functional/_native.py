@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_TYPES = frozenset({Tensor, torch.nn.Parameter})  # a subclass may change what an operation means
+TYPES = frozenset({Tensor, torch.nn.Parameter})  # a subclass may change what an operation means
 _DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
 
@@ -13,7 +13,7 @@ def kernel_takes(*tensors: Tensor) -> bool:
     """Whether all ``tensors`` are dense CPU tensors of one supported dtype."""
     dtype = tensors[0].dtype
     for tensor in tensors:
-        if not (type(tensor) in _TYPES and tensor.is_cpu and tensor.dtype is dtype and _is_plain(tensor)):
+        if not (type(tensor) in TYPES and tensor.is_cpu and tensor.dtype is dtype and _is_plain(tensor)):
             return False
     return dtype in _DTYPES
 
@@ -37,7 +37,7 @@ def trial_kernel_takes(*tensors: Tensor) -> bool:
 def one_device_kernel_takes(tensor: Tensor) -> bool:
     """The same of one tensor."""
     return (
-        type(tensor) in _TYPES
+        type(tensor) in TYPES
         and tensor.dtype in _DTYPES
         and (tensor.is_cpu or (tensor.is_cuda and _cuda_loaded()))
         and tensor.layout is torch.strided

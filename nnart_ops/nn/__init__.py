@@ -25,6 +25,14 @@ from nnart_ops.nn.activation import (
     Tanhshrink,
     Threshold,
 )
+from nnart_ops.nn.batch_norm import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    LazyBatchNorm1d,
+    LazyBatchNorm2d,
+    LazyBatchNorm3d,
+)
 from nnart_ops.nn.bias_activation import BiasActivation
 from nnart_ops.nn.conv import (
     Conv1d,
@@ -42,6 +50,7 @@ from nnart_ops.nn.conv import (
 )
 from nnart_ops.nn.convert import convert
 from nnart_ops.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+from nnart_ops.nn.fuse import fuse
 from nnart_ops.nn.gated import (
     GEGLU,
     GLU,
@@ -94,6 +103,9 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "BiasActivation",
     "BilinearGLU",
     "Conv1d",
@@ -115,6 +127,9 @@ __all__ = [
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
     "LazyConv1d",
     "LazyConv2d",
     "LazyConv3d",
@@ -149,4 +164,5 @@ __all__ = [
     "Tanhshrink",
     "Threshold",
     "convert",
+    "fuse",
 ]

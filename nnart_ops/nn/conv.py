@@ -12,27 +12,12 @@ import torch
 import torch.nn.functional as native
 from torch import Tensor
 
-from nnart_ops.functional._epilogue import epilogue_of
 from nnart_ops.functional.conv import conv1d, conv2d, conv3d
 from nnart_ops.functional.conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
+from nnart_ops.nn._activated import Activated
 
 
-class _Activated:
-    """The keyword argument that both directions have."""
-
-    activation: Any = None
-
-    def __init__(self, *args: Any, activation: Any = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        epilogue_of(activation)  # refuses what it does not know
-        self.__dict__["activation"] = activation  # not a submodule: the state_dict and children stay torch's
-
-    def extra_repr(self: Any) -> str:
-        text: str = super().extra_repr()  # type: ignore[misc]
-        return text if self.activation is None else f"{text}, activation={self.activation!r}"
-
-
-class _Convolution(_Activated):
+class _Convolution(Activated):
     """What the three have in common."""
 
     def forward(self: Any, input: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -51,7 +36,7 @@ class _Convolution(_Activated):
         return function(*plain, activation=self.activation, residual=residual)
 
 
-class _TransposedConvolution(_Activated):
+class _TransposedConvolution(Activated):
     """What the three have in common."""
 
     def forward(

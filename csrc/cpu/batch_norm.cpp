@@ -1,0 +1,490 @@
+// Batch normalization with what follows it, y = f((x - mean) weight / sqrt(var + eps) + bias + residual), and its
+// gradients: one sweep for the sums of a channel and one that uses them. Where channels are planes, each is swept twice
+// while it is in a cache; where they are columns of rows, all rows are swept twice.
+#include <cmath>
+
+#include "core/parallel.h"
+#include "cpu/kernels.h"
+#include "cpu/map.h"
+#include "cpu/scratch.h"
+
+namespace nnart::cpu {
+namespace {
+
+// Elements below which a thread does not pay for its wake-up.
+constexpr int64_t kNormGrain = 8192;
+
+// Note [moments of blocks]
+// A mean and the squared distances from it are found in two sweeps over a block that stays in the first-level cache, in
+// the compute type: the second sweep also adds the distances themselves, which the rounding of the mean leaves over.
+// Blocks are joined in double (Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance"). So no
+// large mean cancels a small variance, as it does in a sum of squares.
+constexpr int64_t kBlockRows = 32;  // and no more terms of any sum are added in the compute type
+
+// How many vectors side by side are summed at once: what 16 registers hold.
+constexpr int kStrip = 4;
+
+constexpr int64_t kLine = 64;  // bytes of a cache line
+
+template <int n>
+using Count = std::integral_constant<int, n>;
+
+// The numbers of each channel, in the compute type. grad_x = scale grad_u - slope (x - mean) - shift.
+template <class S>
+struct Table {
+  using C = ComputeType<S>;
+  using V = Working<S>;
+  enum Field { mean, scale, bias, slope, shift, fields };
+
+  const BatchNormArgs& args;
+  C* data;
+  int64_t room = room_for(args.channels);
+
+  // Vectors may begin at any channel.
+  NNART_HD static int64_t room_for(int64_t channels) { return channels + V::size; }
+  NNART_HD static int64_t size(int64_t channels) { return fields * room_for(channels); }
+
+  NNART_HD C& at(Field field, int64_t c) const { return data[field * room + c]; }
+  NNART_HD double inverse_deviation(int64_t c) const {
+    return 1 / std::sqrt(double(static_cast<const C*>(args.var)[c]) + args.eps);
+  }
+  NNART_HD double given(const void* numbers, int64_t c, double otherwise) const {
+    if (!numbers) return otherwise;
+    return args.wide_weight ? double(static_cast<const C*>(numbers)[c])
+                            : double(widen_one<C>(static_cast<const S*>(numbers) + c));
+  }
+  NNART_HD void put(void* numbers, int64_t c, double value) const {
+    if (!numbers) return;
+    if (args.wide_weight)
+      static_cast<C*>(numbers)[c] = C(value);
+    else
+      store_partial(static_cast<S*>(numbers) + c, Vec<C>(value), 1);
+  }
+
+  NNART_HD void set(int64_t c) const {
+    at(mean, c) = static_cast<const C*>(args.mean)[c];
+    at(scale, c) = C(given(args.weight, c, 1) * inverse_deviation(c));
+    at(bias, c) = C(given(args.bias, c, 0));
+  }
+  NNART_HD void set_moments(int64_t c, double new_mean, double squares) const {
+    static_cast<C*>(args.mean)[c] = C(new_mean);
+    static_cast<C*>(args.var)[c] = C(squares / double(args.outer * args.inner));
+  }
+  // From the sums of grad_u and of grad_u (x - mean).
+  NNART_HD void set_gradient(int64_t c, double sum, double product) const {
+    double inverse = inverse_deviation(c), n = double(args.outer * args.inner);
+    put(args.grad_bias, c, sum);
+    put(args.grad_weight, c, product * inverse);
+    double along = args.of_batch ? given(args.weight, c, 1) * inverse / n : 0;
+    at(slope, c) = C(along * inverse * inverse * product);
+    at(shift, c) = C(along * sum);
+  }
+};
+
+// A vector's worth of the table: of one channel, or of as many as it has lanes.
+template <class S>
+struct Constants {
+  using V = Working<S>;
+  V mean, scale, bias, slope, shift;
+
+  NNART_HD static Constants of_one(const Table<S>& table, int64_t c) {
+    using T = Table<S>;
+    auto all = [&](auto field) { return V(double(table.at(field, c))); };
+    return {all(T::mean), all(T::scale), all(T::bias), all(T::slope), all(T::shift)};
+  }
+  NNART_HD static Constants of_each(const Table<S>& table, int64_t c) {
+    using T = Table<S>;
+    auto each = [&](auto field) { return V(load(&table.at(field, c)).v); };
+    return {each(T::mean), each(T::scale), each(T::bias), each(T::slope), each(T::shift)};
+  }
+};
+
+// What happens to a vector of elements; i is the first one's number. read(p) and write(p, v) know how many there are.
+template <class S, class F>
+struct Elementwise {
+  using V = Working<S>;
+  const S *x, *residual, *grad_y, *output;
+  S *y, *grad_residual;
+  F activation;
+  bool wants_output;
+
+  NNART_HD Elementwise(const BatchNormArgs& args, F activation)
+      : x(static_cast<const S*>(args.x)),
+        residual(static_cast<const S*>(args.residual)),
+        grad_y(static_cast<const S*>(args.grad_y)),
+        output(static_cast<const S*>(args.output)),
+        y(static_cast<S*>(args.y)),
+        grad_residual(static_cast<S*>(args.grad_residual)),
+        activation(activation),
+        wants_output(saves_output(args.activation) && !args.output) {}
+
+  template <class Read, class Write>
+  NNART_HD void forward(int64_t i, const Constants<S>& of, const Read& read, const Write& write) const {
+    V u = (read(x + i) - of.mean) * of.scale + of.bias;
+    if (residual) u = u + read(residual + i);
+    write(y + i, activation.forward(u));
+  }
+  // The gradient of u, what f was applied to; distance is x - mean.
+  template <class Read>
+  NNART_HD V gradient(int64_t i, V distance, const Constants<S>& of, const Read& read) const {
+    V grad = read(grad_y + i);
+    if constexpr (std::is_same_v<F, math::Identity<ComputeType<S>>>) return grad;
+    V s = output ? read(output + i) : distance * of.scale + of.bias;
+    if (wants_output) s = activation.forward(s);
+    return activation.backward(grad, s);
+  }
+  template <class Read, class Write>
+  NNART_HD void backward(int64_t i, const Constants<S>& of, const Read& read, const Write& write) const {
+    V distance = read(x + i) - of.mean;
+    V grad = grad_residual ? read(grad_residual + i) : gradient(i, distance, of, read);
+    write(y + i, grad * of.scale - (distance * of.slope + of.shift));
+  }
+};
+
+template <class S>
+NNART_HD Working<S> read_some(const S* p, int64_t count) {
+  using V = Working<S>;
+  return count == V::size ? V(load(p).v) : V(load_partial(p, count).v);
+}
+template <class S>
+NNART_HD void write_some(S* p, Working<S> v, int64_t count) {
+  using C = ComputeType<S>;
+  if (count == Working<S>::size)
+    store(p, Vec<C>(v.v));
+  else
+    store_partial(p, Vec<C>(v.v), count);
+}
+
+// Sums in double: the mean and the squared distances from it, or the sums of grad_u and grad_u (x - mean).
+struct Sums {
+  double first = 0, second = 0;
+
+  // Joins n more elements with their mean and squared distances to those before.
+  NNART_HD void join_moments(double mean, double squares, double n, double before) {
+    double away = mean - first, part = n / (before + n);
+    first += away * part;
+    second += squares + away * away * (before * part);
+  }
+  // The same of a block that was swept about `middle`, with the sum of the distances from it and of their squares.
+  NNART_HD void join_block(double middle, double rest, double squares, double n, double before) {
+    join_moments(middle + rest / n, squares - rest * rest / n, n, before);
+  }
+};
+
+// ---- inner > 1: a channel is a plane of each image --------------------------------------------------------------
+
+template <class S, class F>
+struct Planes {
+  using V = Working<S>;
+  using C = ComputeType<S>;
+  const BatchNormArgs& args;
+  Elementwise<S, F> elements;
+  Table<S> table;
+
+  static constexpr int64_t run = kBlockRows * kStrip * V::size;  // elements of a piece
+  int64_t inner = args.inner, step = args.channels * args.inner;
+  int64_t planes = most(1, run / inner);  // of a piece, where a plane is shorter than one
+
+  // Calls body(first element, number of planes, elements of each) for each piece of a channel.
+  template <class Body>
+  NNART_HD void each_piece(int64_t c, const Body& body) const {
+    for (int64_t o = 0; o < args.outer; o += planes)
+      for (int64_t i = 0; i < inner; i += run)
+        body(o * step + c * inner + i, least(planes, args.outer - o), least(inner - i, run));
+  }
+
+  // Calls body(accumulator, i, count) for each vector of a piece, accumulators taking turns.
+  template <class Body>
+  NNART_HD void each_vector(int64_t first, int64_t count, int64_t n, const Body& body) const {
+    for (int64_t plane = 0; plane < count; ++plane) {
+      int64_t i = first + plane * step, end = i + n;
+      for (; i + kStrip * V::size <= end; i += kStrip * V::size) {
+        body(Count<0>{}, i, V::size);
+        body(Count<1>{}, i + V::size, V::size);
+        body(Count<2>{}, i + 2 * V::size, V::size);
+        body(Count<3>{}, i + 3 * V::size, V::size);
+      }
+      int64_t whole = (end - i) / V::size, rest = (end - i) % V::size;
+      if (whole > 0) body(Count<0>{}, i, V::size);
+      if (whole > 1) body(Count<1>{}, i + V::size, V::size);
+      if (whole > 2) body(Count<2>{}, i + 2 * V::size, V::size);
+      if (rest > 0) body(Count<3>{}, end - rest, rest);
+    }
+  }
+  NNART_HD static double total(const V (&sums)[kStrip]) {
+    V four = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    double sum = 0;
+    for (int lane = 0; lane < V::size; ++lane) sum += four.v[lane];
+    return sum;
+  }
+
+  __attribute__((noinline)) Sums moments(int64_t c) const {
+    Sums channel;
+    double before = 0;
+    each_piece(c, [&](int64_t first, int64_t count, int64_t n) {
+      V sums[kStrip] = {V(0), V(0), V(0), V(0)}, rest[kStrip] = {V(0), V(0), V(0), V(0)};
+      V squares[kStrip] = {V(0), V(0), V(0), V(0)};
+      each_vector(first, count, n,
+                  [&](auto k, int64_t i, int64_t lanes) { sums[k] = sums[k] + read_some(elements.x + i, lanes); });
+      V middle{double(C(total(sums) / double(count * n)))};
+      each_vector(first, count, n, [&](auto k, int64_t i, int64_t lanes) {
+        V distance = read_some(elements.x + i, lanes) - middle;
+        if (lanes < V::size) distance = first_lanes(distance, lanes, V(0));
+        rest[k] = rest[k] + distance;
+        squares[k] = squares[k] + distance * distance;
+      });
+      channel.join_block(middle.v[0], total(rest), total(squares), double(count * n), before);
+      before += double(count * n);
+    });
+    return channel;
+  }
+
+  __attribute__((noinline)) Sums gradients(int64_t c) const {
+    Sums channel;
+    Constants<S> of = Constants<S>::of_one(table, c);
+    each_piece(c, [&](int64_t first, int64_t count, int64_t n) {
+      V sums[kStrip] = {V(0), V(0), V(0), V(0)}, products[kStrip] = {V(0), V(0), V(0), V(0)};
+      each_vector(first, count, n, [&](auto k, int64_t i, int64_t lanes) {
+        auto read = [&](const S* p) { return read_some(p, lanes); };
+        V distance = read(elements.x + i) - of.mean;
+        V grad = elements.gradient(i, distance, of, read);
+        if (elements.grad_residual) write_some(elements.grad_residual + i, grad, lanes);
+        if (lanes < V::size) grad = first_lanes(grad, lanes, V(0));
+        sums[k] = sums[k] + grad;
+        products[k] = products[k] + grad * distance;
+      });
+      channel.first += total(sums);
+      channel.second += total(products);
+    });
+    return channel;
+  }
+
+  // Not inlined: the compiler's loop is better alone.
+  template <bool is_forward>
+  __attribute__((noinline)) void apply(int64_t c, bool past_caches) const {
+    Constants<S> of = Constants<S>::of_one(table, c);
+    for (int64_t o = 0; o < args.outer; ++o) {
+      int64_t begin = o * step + c * inner;
+      auto vector = [&](int64_t i, int64_t, auto read, auto write) {
+        if constexpr (is_forward)
+          elements.forward(begin + i, of, read, write);
+        else
+          elements.backward(begin + i, of, read, write);
+      };
+      cpu::each_vector<S>(inner, can_store_past_caches(elements.y + begin, past_caches), vector);
+    }
+  }
+
+  NNART_HD void all() const {
+    int64_t elements_each = args.outer * inner;
+    parallel_for(args.channels, ceil_div(kNormGrain, elements_each), [&](int64_t first, int64_t last) {
+      bool past_caches = (last - first) * elements_each * int64_t(sizeof(S)) >= kPastCachesBytes;
+      for (int64_t c = first; c < last; ++c) {
+        if (!args.grad_y) {
+          if (args.of_batch) {
+            Sums sums = moments(c);
+            table.set_moments(c, sums.first, sums.second);
+          }
+          table.set(c);
+          apply<true>(c, past_caches);
+        } else {
+          table.set(c);
+          Sums sums = gradients(c);
+          table.set_gradient(c, sums.first, sums.second);
+          apply<false>(c, past_caches);
+        }
+      }
+      if (past_caches) finish_stores();
+    });
+  }
+};
+
+// ---- inner == 1: a channel is a column of the rows --------------------------------------------------------------
+
+template <class S, class F>
+struct Rows {
+  using V = Working<S>;
+  using C = ComputeType<S>;
+  const BatchNormArgs& args;
+  Elementwise<S, F> elements;
+  Table<S> table;
+
+  int64_t channels = args.channels, rows = piece_rows(channels), pieces = piece_count(args.outer, 1, channels);
+
+  // Calls body(number of vectors, first channel, lanes of the last vector) for strips of the columns.
+  template <class Body>
+  NNART_HD void each_strip(const Body& body) const {
+    int64_t c = 0;
+    for (; c + kStrip * V::size <= channels; c += kStrip * V::size) body(Count<kStrip>{}, c, V::size);
+    if (c + 2 * V::size <= channels) {
+      body(Count<2>{}, c, V::size);
+      c += 2 * V::size;
+    }
+    for (; c < channels; c += V::size) body(Count<1>{}, c, least(V::size, channels - c));
+  }
+  NNART_HD double* sums(int64_t piece) const { return args.partial_sums + piece * 2 * channels; }
+  NNART_HD int64_t rows_of(int64_t piece) const { return least(rows, args.outer - piece * rows); }
+
+  template <int vectors>
+  __attribute__((noinline)) void moments(int64_t piece, int64_t c, int64_t lanes) const {
+    double *mean = sums(piece) + c, *squared = mean + channels;
+    int64_t width = (vectors - 1) * V::size + lanes, count = vectors > 1 ? V::size : lanes;
+    for (int64_t k = 0; k < width; ++k) mean[k] = squared[k] = 0;
+    for (int64_t r = 0; r < rows_of(piece); r += kBlockRows) {
+      int64_t n = least(kBlockRows, rows_of(piece) - r);
+      const S* x = elements.x + (piece * rows + r) * channels + c;
+      V middle[vectors], rest[vectors], squares[vectors];
+      for (int k = 0; k < vectors; ++k) middle[k] = rest[k] = squares[k] = V(0);
+      for (int64_t down = 0; down < n; ++down)
+        for (int k = 0; k < vectors; ++k) middle[k] = middle[k] + read_some(x + down * channels + k * V::size, count);
+      for (int k = 0; k < vectors; ++k) middle[k] = middle[k] * V(1 / double(n));
+      for (int64_t down = 0; down < n; ++down)
+        for (int k = 0; k < vectors; ++k) {
+          V distance = read_some(x + down * channels + k * V::size, count) - middle[k];
+          rest[k] = rest[k] + distance;
+          squares[k] = squares[k] + distance * distance;
+        }
+      C block[3][vectors * V::size];
+      for (int k = 0; k < vectors; ++k) {
+        store(block[0] + k * V::size, Vec<C>(middle[k].v));
+        store(block[1] + k * V::size, Vec<C>(rest[k].v));
+        store(block[2] + k * V::size, Vec<C>(squares[k].v));
+      }
+      for (int64_t k = 0; k < width; ++k) {
+        Sums channel{mean[k], squared[k]};
+        channel.join_block(block[0][k], block[1][k], block[2][k], double(n), double(r));
+        mean[k] = channel.first;
+        squared[k] = channel.second;
+      }
+    }
+  }
+
+  template <int vectors>
+  __attribute__((noinline)) void gradients(int64_t piece, int64_t c, int64_t lanes) const {
+    double *sum = sums(piece) + c, *product = sum + channels;
+    int64_t width = (vectors - 1) * V::size + lanes, count = vectors > 1 ? V::size : lanes;
+    for (int64_t k = 0; k < width; ++k) sum[k] = product[k] = 0;
+    Constants<S> of[vectors];
+    for (int k = 0; k < vectors; ++k) of[k] = Constants<S>::of_each(table, c + k * V::size);
+    auto read = [&](const S* p) { return read_some(p, count); };
+    for (int64_t r = 0; r < rows_of(piece); r += kBlockRows) {
+      int64_t n = least(kBlockRows, rows_of(piece) - r), first = (piece * rows + r) * channels + c;
+      V block_sum[vectors], block_product[vectors];
+      for (int k = 0; k < vectors; ++k) block_sum[k] = block_product[k] = V(0);
+      for (int64_t down = 0; down < n; ++down)
+        for (int k = 0; k < vectors; ++k) {
+          int64_t i = first + down * channels + k * V::size;
+          V distance = read(elements.x + i) - of[k].mean;
+          V grad = elements.gradient(i, distance, of[k], read);
+          if (elements.grad_residual) write_some(elements.grad_residual + i, grad, count);
+          block_sum[k] = block_sum[k] + grad;
+          block_product[k] = block_product[k] + grad * distance;
+        }
+      for (int k = 0; k < vectors; ++k)
+        for (int64_t lane = 0; lane < count; ++lane) {
+          sum[k * V::size + lane] += block_sum[k].v[lane];
+          product[k * V::size + lane] += block_product[k].v[lane];
+        }
+    }
+  }
+
+  template <bool is_forward, int vectors>
+  __attribute__((noinline)) void apply(int64_t first_row, int64_t last_row, int64_t c, int64_t lanes,
+                                       bool past_caches) const {
+    int64_t count = vectors > 1 ? V::size : lanes;
+    Constants<S> of[vectors];
+    for (int k = 0; k < vectors; ++k) of[k] = Constants<S>::of_each(table, c + k * V::size);
+    auto read = [&](const S* p) { return read_some(p, count); };
+    auto sweep = [&](auto write) {
+      for (int64_t r = first_row; r < last_row; ++r)
+        for (int k = 0; k < vectors; ++k) {
+          int64_t i = r * channels + c + k * V::size;
+          if constexpr (is_forward)
+            elements.forward(i, of[k], read, write);
+          else
+            elements.backward(i, of[k], read, write);
+        }
+    };
+    if (past_caches)
+      sweep([](S* p, V v) { store_past_caches(p, Vec<C>(v.v)); });
+    else
+      sweep([&](S* p, V v) { write_some(p, v, count); });
+  }
+
+  template <bool is_forward>
+  NNART_HD void apply_all() const {
+    parallel_for(pieces, ceil_div(kNormGrain, rows * channels), [&](int64_t first, int64_t last) {
+      bool large = (last - first) * rows * channels * int64_t(sizeof(S)) >= kPastCachesBytes;
+      bool past_caches = large && reinterpret_cast<uintptr_t>(elements.y) % kLine == 0 &&
+                         channels * int64_t(sizeof(S)) % kLine == 0;  // strips write whole lines at once
+      for (int64_t piece = first; piece < last; ++piece)
+        for (int64_t r = 0; r < rows_of(piece); r += kBlockRows) {
+          int64_t begin = piece * rows + r, end = begin + least(kBlockRows, rows_of(piece) - r);
+          each_strip([&](auto vectors, int64_t c, int64_t lanes) {
+            apply<is_forward, vectors>(begin, end, c, lanes, past_caches);
+          });
+        }
+      if (past_caches) finish_stores();
+    });
+  }
+
+  NNART_HD void find_moments() const {
+    parallel_for(pieces, ceil_div(kNormGrain, rows * channels), [&](int64_t first, int64_t last) {
+      for (int64_t piece = first; piece < last; ++piece)
+        each_strip([&](auto vectors, int64_t c, int64_t lanes) { moments<vectors>(piece, c, lanes); });
+    });
+    for (int64_t c = 0; c < channels; ++c) {
+      Sums all;
+      for (int64_t piece = 0; piece < pieces; ++piece)
+        all.join_moments(sums(piece)[c], sums(piece)[channels + c], double(rows_of(piece)), double(piece * rows));
+      table.set_moments(c, all.first, all.second);
+    }
+  }
+
+  NNART_HD void find_gradients() const {
+    parallel_for(pieces, ceil_div(kNormGrain, rows * channels), [&](int64_t first, int64_t last) {
+      for (int64_t piece = first; piece < last; ++piece)
+        each_strip([&](auto vectors, int64_t c, int64_t lanes) { gradients<vectors>(piece, c, lanes); });
+    });
+    for (int64_t c = 0; c < channels; ++c) {
+      Sums all;
+      for (int64_t piece = 0; piece < pieces; ++piece) {
+        all.first += sums(piece)[c];
+        all.second += sums(piece)[channels + c];
+      }
+      table.set_gradient(c, all.first, all.second);
+    }
+  }
+
+  NNART_HD void all() const {
+    if (!args.grad_y && args.of_batch) find_moments();
+    for (int64_t c = 0; c < channels; ++c) table.set(c);
+    if (args.grad_y) {
+      find_gradients();
+      apply_all<false>();
+    } else {
+      apply_all<true>();
+    }
+  }
+};
+
+}  // namespace
+
+template <>
+void Kernels<Isa::NNART_ISA>::launch(const BatchNormArgs& args) {
+  with_dtype(args.dtype, [&](auto type) {
+    using S = typename decltype(type)::type;
+    using C = ComputeType<S>;
+    Scratch<C> numbers(Use::tables, Table<S>::size(args.channels));
+    Table<S> table{args, numbers.data()};
+    with_fused_activation<C>(args.activation, args.parameters, [&](auto activation) {
+      Elementwise<S, decltype(activation)> elements(args, activation);
+      if (args.inner == 1)
+        Rows<S, decltype(activation)>{args, elements, table}.all();
+      else
+        Planes<S, decltype(activation)>{args, elements, table}.all();
+    });
+  });
+}
+
+}  // namespace nnart::cpu

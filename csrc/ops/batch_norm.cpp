@@ -1,0 +1,161 @@
+// y = activation((x - mean) weight / sqrt(var + eps) + bias + residual): `batch_norm` and `batch_norm_backward`.
+#include <algorithm>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "ops/activation.h"
+#include "ops/launch.h"
+#include "ops/layout.h"
+#include "ops/register.h"
+
+namespace nnart {
+namespace {
+
+using Optional = std::optional<Tensor>;
+constexpr int64_t kChannelDim = 1;
+
+// A call of either pass: its arguments, and the tensors that they point into.
+struct BatchNorm {
+  BatchNormArgs args{};
+  int32_t wide;  // the dtype of statistics
+  Tensor x;
+  Optional weight, bias;
+  Optional partial_sums;
+
+  BatchNorm(const Tensor& given_x, const Optional& given_weight, const Optional& given_bias, double eps,
+            const std::string& activation, const std::vector<double>& parameters, const Order& order, const char* op)
+      : x(given_x) {
+    args.dtype = dtype_of(x, op, "x");
+    args.activation = activation_of(activation, op);
+    args.parameters = parameters_of(parameters, op);
+    bool is_fused = with_fused_activation<double>(args.activation, args.parameters, [](auto) {});
+    check(is_fused, op, ": no kernel has ", activation, " in it; apply it to the result");
+    args.eps = eps;
+    check(x.dim() >= 2, op, ": x must have its channels in dimension 1, but has sizes ", x.sizes());
+    check_order(order, x, op);
+    args.outer = args.channels = args.inner = 1;
+    bool before = true;
+    for (int64_t k = 0; k < x.dim(); ++k) {
+      int64_t d = order.empty() ? k : order[size_t(k)];
+      (d == kChannelDim ? args.channels : before ? args.outer : args.inner) *= x.size(d);
+      before = before && d != kChannelDim;
+    }
+    wide = args.dtype == DType::Float64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+    x = laid_in(order, x);
+    args.x = x.data_ptr();
+    args.weight = numbers(weight, given_weight, "weight", op);
+    args.bias = numbers(bias, given_bias, "bias", op);
+    check(!weight || !bias || dtype_code(*weight) == dtype_code(*bias), op, ": weight and bias must have one dtype");
+    const Optional& either = weight ? weight : bias;
+    args.wide_weight = either && dtype_code(*either) == wide;
+    if (int64_t doubles = scratch(args)) {
+      partial_sums = scratch_on(x, doubles);
+      args.partial_sums = static_cast<double*>(partial_sums->data_ptr());
+    }
+  }
+
+  // One number for each channel.
+  Tensor new_numbers(bool wanted, int32_t dtype) const {
+    int64_t size = wanted ? args.channels : 0;
+    return poisoned(empty_in({}, Sizes(&size, 1), dtype, x));
+  }
+  // The address of given numbers, kept in `held`.
+  const void* numbers(Optional& held, const Optional& given, const char* name, const char* op) const {
+    if (!given) return nullptr;
+    check_channels(*given, name, op);
+    check(dtype_code(*given) == wide || dtype_code(*given) == dtype_code(x), op, ": ", name,
+          " must have the dtype of x, or float32 where that has 16 bits");
+    held = torch::stable::contiguous(*given);
+    return held->data_ptr();
+  }
+  Tensor statistic(const Tensor& given, const char* name, const char* op) const {
+    check_channels(given, name, op);
+    check(dtype_code(given) == wide, op, ": ", name, " must be float32, or float64 if x is");
+    return torch::stable::contiguous(given);
+  }
+  // What has the sizes and the dtype of x, as x lies.
+  Tensor beside(const Order& order, const Tensor& given, const char* name, const char* op) const {
+    check_same_dtype(x, "x", given, name, op);
+    check_same_sizes(given, name, x, "x", op);
+    return laid_in(order, given);
+  }
+
+ private:
+  void check_channels(const Tensor& given, const char* name, const char* op) const {
+    check(given.dim() == 1 && given.size(0) == args.channels, op, ": ", name, " must have the sizes [", args.channels,
+          "], one for each channel, but has ", given.sizes());
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& x, Optional weight, Optional bias, Optional residual,
+                                              Optional mean, Optional var, double eps, std::string activation,
+                                              std::vector<double> parameters, Order order) {
+  const char* op = "batch_norm";
+  BatchNorm call(x, weight, bias, eps, activation, parameters, order, op);
+  BatchNormArgs& args = call.args;
+  check(mean.has_value() == var.has_value(), op, ": mean and var must be given both or neither");
+  args.of_batch = !mean;
+  Tensor found_mean = call.new_numbers(args.of_batch, call.wide),
+         found_var = call.new_numbers(args.of_batch, call.wide);
+  Tensor used_mean = mean ? call.statistic(*mean, "mean", op) : found_mean;
+  Tensor used_var = var ? call.statistic(*var, "var", op) : found_var;
+  args.mean = used_mean.data_ptr();
+  args.var = used_var.data_ptr();
+  if (residual) {
+    residual = call.beside(order, *residual, "residual", op);
+    args.residual = residual->data_ptr();
+  }
+  Tensor y = empty_in(order, x);
+  args.y = y.data_ptr();
+  check(x.numel() > 0 || !args.of_batch, op, ": no elements of x to find a mean of");
+  if (x.numel() > 0) launch(args, x);
+  return {y, found_mean, found_var};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(const Tensor& grad_y, const Tensor& x, Optional weight,
+                                                               Optional bias, Optional output, const Tensor& mean,
+                                                               const Tensor& var, double eps, bool of_batch,
+                                                               bool wants_residual, std::string activation,
+                                                               std::vector<double> parameters, Order order) {
+  const char* op = "batch_norm_backward";
+  BatchNorm call(x, weight, bias, eps, activation, parameters, order, op);
+  BatchNormArgs& args = call.args;
+  args.of_batch = of_batch;
+  Tensor used_mean = call.statistic(mean, "mean", op), used_var = call.statistic(var, "var", op);
+  args.mean = used_mean.data_ptr();
+  args.var = used_var.data_ptr();
+  Tensor grad = call.beside(order, grad_y, "grad_y", op);
+  args.grad_y = grad.data_ptr();
+  if (output) {
+    output = call.beside(order, *output, "output", op);
+    args.output = output->data_ptr();
+  }
+  Tensor grad_x = empty_in(order, x);
+  args.y = grad_x.data_ptr();
+  int64_t none = 0;
+  Tensor grad_residual = wants_residual ? empty_in(order, x) : empty_in({}, Sizes(&none, 1), dtype_code(x), x);
+  if (wants_residual) args.grad_residual = grad_residual.data_ptr();
+  auto for_numbers = [&](const Optional& given) {
+    return call.new_numbers(given.has_value(), given ? dtype_code(*given) : call.wide);
+  };
+  Tensor grad_weight = for_numbers(weight), grad_bias = for_numbers(bias);
+  if (weight) args.grad_weight = grad_weight.data_ptr();
+  if (bias) args.grad_bias = grad_bias.data_ptr();
+  if (x.numel() > 0) {
+    launch(args, x);
+  } else {
+    torch::stable::zero_(grad_weight);
+    torch::stable::zero_(grad_bias);
+  }
+  return {grad_x, grad_weight, grad_bias, grad_residual};
+}
+
+}  // namespace
+
+void register_batch_norm(Library& m) {
+  m.impl("batch_norm", TORCH_BOX((&batch_norm)));
+  m.impl("batch_norm_backward", TORCH_BOX((&batch_norm_backward)));
+}
+
+}  // namespace nnart

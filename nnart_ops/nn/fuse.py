@@ -1,0 +1,58 @@
+"""Let layers take over the activations that follow them, in place."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+
+from nnart_ops.functional._epilogue import epilogue_of
+from nnart_ops.nn._activated import Activated
+
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+
+def fuse(model: Model) -> Model:
+    """Gives each convolution and batch normalization of ``model`` the activation behind it, and returns ``model``.
+
+    It looks at this library's layers (:func:`nnart_ops.convert` makes them) in every ``torch.nn.Sequential``. An
+    element-wise activation without weights that directly follows one becomes that layer's ``activation``, and an
+    ``Identity`` takes its place, so that names and the state_dict stay. A pair is left alone where either module has
+    hooks, the layer an activation, or the activation a ``save=``.
+
+    Shape: parameters and buffers keep theirs.
+
+    Raises:
+        TypeError: if ``model`` is no ``torch.nn.Module``.
+
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+    >>> nnart_ops.fuse(nnart_ops.convert(model))[1].activation
+    ReLU()
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"fuse: model must be a torch.nn.Module, but got {type(model).__name__}")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Sequential) and type(module).forward is torch.nn.Sequential.forward:
+            names = list(module._modules)
+            for first, second in zip(names, names[1:]):
+                _fuse_pair(module, first, second)
+    return model
+
+
+def _fuse_pair(sequential: torch.nn.Sequential, first: str, second: str) -> None:
+    layer, activation = sequential._modules[first], sequential._modules[second]
+    if not isinstance(layer, Activated) or layer.activation is not None or activation is None:
+        return
+    if _has_hooks(layer) or _has_hooks(activation) or getattr(activation, "save", None) is not None:
+        return
+    try:
+        epilogue_of(activation)
+    except TypeError:  # something else
+        return
+    layer.__dict__["activation"] = activation
+    sequential._modules[second] = torch.nn.Identity()
+
+
+def _has_hooks(module: object) -> bool:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for kind in kinds)
