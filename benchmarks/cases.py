@@ -233,8 +233,10 @@ def models(dtype: str) -> Iterator[Case]:
 
             return run
 
-        sides = [training(model) for model in (nnart_ops.convert(copy.deepcopy(native_model)), native_model)]
-        yield Case("model", f"{name} {layout} training step", dtype, *sides)
+        converted = nnart_ops.convert(copy.deepcopy(native_model))
+        fused = nnart_ops.fuse(copy.deepcopy(converted))
+        for what, model in (("", converted), (", fused", fused)):
+            yield Case("model", f"{name} {layout} training step{what}", dtype, training(model), training(native_model))
 
 
 POOLINGS: tuple[tuple[str, tuple[Any, ...]], ...] = (
@@ -400,6 +402,51 @@ def gated(dtype: str) -> Iterator[Case]:
             yield from _forward_and_training(kind, f"{name} {rows}x{width} two inputs", pair, halves, moved, 2)
 
 
+def batch_norms(dtype: str) -> Iterator[Case]:
+    """The layers of a CNN with what follows them, in training and evaluation, against the separate operations; weights
+    in float32 beside 16 bits, as under autocast."""
+    element = torch.empty((), dtype=DTYPES[dtype]).element_size()
+    kind = functools.partial(
+        Case, "batch_norm", dtype=dtype, tolerance=1e-4 if dtype in ("float32", "float64") else 6e-2
+    )
+    wide = torch.float64 if dtype == "float64" else torch.float32
+    shapes = ((8, 24, 56, 56), (8, 64, 56, 56), (8, 96, 28, 28), (8, 384, 14, 14), (8, 960, 7, 7), (256, 1024))
+    for shape, (layout, formats) in itertools.product(((many(s[0]), *s[1:]) for s in shapes), LAYOUTS.items()):
+        if formats and len(shape) != 4:
+            continue
+        memory_format = formats.get(len(shape), torch.contiguous_format)
+        images = [
+            torch.randn(shape).to(DTYPES[dtype]).contiguous(memory_format=memory_format) for _ in range(2 * COPIES)
+        ]
+        weight, bias, mean, var = (torch.rand(shape[1], dtype=wide) + 0.5 for _ in range(4))
+        size = images[0].numel() * element
+        for what, residual, name, trains in (
+            ("", False, None, True),
+            (", ReLU", False, "relu", True),
+            (", SiLU", False, "silu", True),
+            (", residual, ReLU", True, "relu", True),
+            (", ReLU, evaluation", False, "relu", False),
+        ):
+            running = (mean.clone(), var.clone())
+
+            def fused(x: Tensor, w: Tensor, b: Tensor, *r: Tensor, how: Any = (running, name, trains)) -> Tensor:
+                residual = r[0] if r else None
+                return ours.batch_norm(x, *how[0], w, b, how[2], activation=how[1], residual=residual)
+
+            def separate(x: Tensor, w: Tensor, b: Tensor, *r: Tensor, how: Any = (running, name, trains)) -> Tensor:
+                y = native.batch_norm(x, *how[0], w, b, how[2])
+                y = y + r[0] if r else y
+                return getattr(native, how[1])(y) if how[1] else y
+
+            inputs = [(x, weight, bias, *([r] if residual else [])) for x, r in zip(images, images[COPIES:])]
+            moved = (2 + residual) * size, (5 + 2 * residual) * size
+            label = f"batch_norm {'x'.join(map(str, shape))} {layout if len(shape) == 4 else ''}{what}"
+            for case in _forward_and_training(kind, label, (fused, separate), inputs, moved, len(inputs[0])):
+                # Two roundings to 16 bits before ReLU take some elements across its kink.
+                rounds_twice = residual and element == 2 and case.name.endswith("backward")
+                yield dataclasses.replace(case, tolerance=math.inf) if rounds_twice else case
+
+
 def softmaxes(dtype: str) -> Iterator[Case]:
     """Rows of classes, of attention scores and of a vocabulary, and the classes of an image's pixels."""
     element = torch.empty((), dtype=DTYPES[dtype]).element_size()
@@ -449,6 +496,7 @@ def cross_entropies(dtype: str) -> Iterator[Case]:
 
 FAMILIES = {
     "activation": activations,
+    "batch_norm": batch_norms,
     "conv": convolutions,
     "cross_entropy": cross_entropies,
     "dropout": dropouts,
@@ -460,6 +508,6 @@ FAMILIES = {
     "pooling": pooling,
     "softmax": softmaxes,
 }
-# Only CUDA has the GEMM that is compared there, only the CPU the networks' plans.
+# Only CUDA has the GEMM that is compared there, only the CPU the networks' plans and batch normalization.
 ON_CPU = tuple(name for name in FAMILIES if name != "gemm")
-ON_CUDA = tuple(name for name in FAMILIES if name != "model")
+ON_CUDA = tuple(name for name in FAMILIES if name not in ("model", "batch_norm"))

@@ -27,8 +27,11 @@ def test_outputs_and_gradients(name: str, layout: torch.memory_format) -> None:
     ours = nnart_ops.convert(copy.deepcopy(native))
     assert {type(m).__module__.split(".")[0] for m in ours.modules() if isinstance(m, torch.nn.Conv2d)} == {"nnart_ops"}
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64).contiguous(memory_format=layout)
-    for a, b in zip(step(ours, x), step(native, x), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    fused = nnart_ops.fuse(copy.deepcopy(ours))
+    expected = step(native, x)
+    for model in (ours, fused):
+        for a, b in zip(step(model, x), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 def largest_allocation(model: torch.nn.Module, x: Tensor) -> int:
@@ -42,4 +45,6 @@ def test_peak_memory(name: str) -> None:
     native = MODELS[name](16)
     ours = nnart_ops.convert(copy.deepcopy(native))
     x = torch.randn(4, 3, 64, 64)
-    assert largest_allocation(ours, x) <= largest_allocation(native, x)
+    most = largest_allocation(native, x)
+    assert largest_allocation(ours, x) <= most
+    assert largest_allocation(nnart_ops.fuse(ours), x) <= most

@@ -15,10 +15,13 @@ namespace {
 constexpr int64_t kNormGrain = 8192;
 
 // Note [moments of blocks]
-// A mean and the squared distances from it are found in two sweeps over a block that stays in the first-level cache, in
-// the compute type: the second sweep also adds the distances themselves, which the rounding of the mean leaves over.
-// Blocks are joined in double (Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance"). So no
-// large mean cancels a small variance, as it does in a sum of squares.
+// The squared distances of a block's elements are taken from a middle close to their mean, so that no large mean
+// cancels a small variance, and the distances are added too: they say how far from the mean the middle is. For 16-bit
+// elements the middle is one of them; others are swept twice, in the first-level cache, with their rounded mean for a
+// middle. Blocks are joined in double (Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance").
+template <class S>
+constexpr bool kSweepsTwice = sizeof(S) != 2;
+
 constexpr int64_t kBlockRows = 32;  // and no more terms of any sum are added in the compute type
 
 // How many vectors side by side are summed at once: what 16 registers hold.
@@ -158,16 +161,23 @@ NNART_HD void write_some(S* p, Working<S> v, int64_t count) {
 // Sums in double: the mean and the squared distances from it, or the sums of grad_u and grad_u (x - mean).
 struct Sums {
   double first = 0, second = 0;
+};
 
-  // Joins n more elements with their mean and squared distances to those before.
-  NNART_HD void join_moments(double mean, double squares, double n, double before) {
-    double away = mean - first, part = n / (before + n);
-    first += away * part;
-    second += squares + away * away * (before * part);
+// How n elements join those before them.
+struct Join {
+  double inverse, part, spread;
+  NNART_HD Join(int64_t n, int64_t before)
+      : inverse(1 / double(n)), part(double(n) / double(before + n)), spread(double(before) * part) {}
+
+  NNART_HD void moments(double& mean, double& squares, double more_mean, double more_squares) const {
+    double away = more_mean - mean;
+    mean += away * part;
+    squares += more_squares + away * away * spread;
   }
-  // The same of a block that was swept about `middle`, with the sum of the distances from it and of their squares.
-  NNART_HD void join_block(double middle, double rest, double squares, double n, double before) {
-    join_moments(middle + rest / n, squares - rest * rest / n, n, before);
+  // Of a block: its middle, and the sums of the distances from it and of their squares.
+  NNART_HD void block(double& mean, double& squares, double middle, double distances, double squared) const {
+    double off = distances * inverse;
+    moments(mean, squares, middle + off, squared - distances * off);
   }
 };
 
@@ -220,21 +230,25 @@ struct Planes {
 
   __attribute__((noinline)) Sums moments(int64_t c) const {
     Sums channel;
-    double before = 0;
+    int64_t before = 0;
     each_piece(c, [&](int64_t first, int64_t count, int64_t n) {
-      V sums[kStrip] = {V(0), V(0), V(0), V(0)}, rest[kStrip] = {V(0), V(0), V(0), V(0)};
-      V squares[kStrip] = {V(0), V(0), V(0), V(0)};
-      each_vector(first, count, n,
-                  [&](auto k, int64_t i, int64_t lanes) { sums[k] = sums[k] + read_some(elements.x + i, lanes); });
-      V middle{double(C(total(sums) / double(count * n)))};
+      C center = widen_one<C>(elements.x + first);
+      if constexpr (kSweepsTwice<S>) {
+        V sums[kStrip] = {V(0), V(0), V(0), V(0)};
+        each_vector(first, count, n,
+                    [&](auto k, int64_t i, int64_t lanes) { sums[k] = sums[k] + read_some(elements.x + i, lanes); });
+        center = C(total(sums) / double(count * n));
+      }
+      V middle{double(center)};
+      V distances[kStrip] = {V(0), V(0), V(0), V(0)}, squares[kStrip] = {V(0), V(0), V(0), V(0)};
       each_vector(first, count, n, [&](auto k, int64_t i, int64_t lanes) {
         V distance = read_some(elements.x + i, lanes) - middle;
         if (lanes < V::size) distance = first_lanes(distance, lanes, V(0));
-        rest[k] = rest[k] + distance;
+        distances[k] = distances[k] + distance;
         squares[k] = squares[k] + distance * distance;
       });
-      channel.join_block(middle.v[0], total(rest), total(squares), double(count * n), before);
-      before += double(count * n);
+      Join(count * n, before).block(channel.first, channel.second, double(center), total(distances), total(squares));
+      before += count * n;
     });
     return channel;
   }
@@ -333,29 +347,30 @@ struct Rows {
     for (int64_t r = 0; r < rows_of(piece); r += kBlockRows) {
       int64_t n = least(kBlockRows, rows_of(piece) - r);
       const S* x = elements.x + (piece * rows + r) * channels + c;
-      V middle[vectors], rest[vectors], squares[vectors];
-      for (int k = 0; k < vectors; ++k) middle[k] = rest[k] = squares[k] = V(0);
-      for (int64_t down = 0; down < n; ++down)
-        for (int k = 0; k < vectors; ++k) middle[k] = middle[k] + read_some(x + down * channels + k * V::size, count);
-      for (int k = 0; k < vectors; ++k) middle[k] = middle[k] * V(1 / double(n));
+      V middle[vectors], distances[vectors], squares[vectors];
+      for (int k = 0; k < vectors; ++k) {
+        distances[k] = squares[k] = V(0);
+        middle[k] = read_some(x + k * V::size, count);
+      }
+      if constexpr (kSweepsTwice<S>) {
+        for (int64_t down = 1; down < n; ++down)
+          for (int k = 0; k < vectors; ++k) middle[k] = middle[k] + read_some(x + down * channels + k * V::size, count);
+        for (int k = 0; k < vectors; ++k) middle[k] = middle[k] * V(1 / double(n));
+      }
       for (int64_t down = 0; down < n; ++down)
         for (int k = 0; k < vectors; ++k) {
           V distance = read_some(x + down * channels + k * V::size, count) - middle[k];
-          rest[k] = rest[k] + distance;
+          distances[k] = distances[k] + distance;
           squares[k] = squares[k] + distance * distance;
         }
       C block[3][vectors * V::size];
       for (int k = 0; k < vectors; ++k) {
         store(block[0] + k * V::size, Vec<C>(middle[k].v));
-        store(block[1] + k * V::size, Vec<C>(rest[k].v));
+        store(block[1] + k * V::size, Vec<C>(distances[k].v));
         store(block[2] + k * V::size, Vec<C>(squares[k].v));
       }
-      for (int64_t k = 0; k < width; ++k) {
-        Sums channel{mean[k], squared[k]};
-        channel.join_block(block[0][k], block[1][k], block[2][k], double(n), double(r));
-        mean[k] = channel.first;
-        squared[k] = channel.second;
-      }
+      Join join(n, r);
+      for (int64_t k = 0; k < width; ++k) join.block(mean[k], squared[k], block[0][k], block[1][k], block[2][k]);
     }
   }
 
@@ -433,12 +448,13 @@ struct Rows {
       for (int64_t piece = first; piece < last; ++piece)
         each_strip([&](auto vectors, int64_t c, int64_t lanes) { moments<vectors>(piece, c, lanes); });
     });
-    for (int64_t c = 0; c < channels; ++c) {
-      Sums all;
-      for (int64_t piece = 0; piece < pieces; ++piece)
-        all.join_moments(sums(piece)[c], sums(piece)[channels + c], double(rows_of(piece)), double(piece * rows));
-      table.set_moments(c, all.first, all.second);
+    double *mean = sums(0), *squares = mean + channels;
+    for (int64_t piece = 1; piece < pieces; ++piece) {
+      Join join(rows_of(piece), piece * rows);
+      const double *more_mean = sums(piece), *more_squares = more_mean + channels;
+      for (int64_t c = 0; c < channels; ++c) join.moments(mean[c], squares[c], more_mean[c], more_squares[c]);
     }
+    for (int64_t c = 0; c < channels; ++c) table.set_moments(c, mean[c], squares[c]);
   }
 
   NNART_HD void find_gradients() const {
@@ -446,14 +462,10 @@ struct Rows {
       for (int64_t piece = first; piece < last; ++piece)
         each_strip([&](auto vectors, int64_t c, int64_t lanes) { gradients<vectors>(piece, c, lanes); });
     });
-    for (int64_t c = 0; c < channels; ++c) {
-      Sums all;
-      for (int64_t piece = 0; piece < pieces; ++piece) {
-        all.first += sums(piece)[c];
-        all.second += sums(piece)[channels + c];
-      }
-      table.set_gradient(c, all.first, all.second);
-    }
+    double *sum = sums(0), *product = sum + channels;
+    for (int64_t piece = 1; piece < pieces; ++piece)
+      for (int64_t c = 0; c < 2 * channels; ++c) sum[c] += sums(piece)[c];
+    for (int64_t c = 0; c < channels; ++c) table.set_gradient(c, sum[c], product[c]);
   }
 
   NNART_HD void all() const {
