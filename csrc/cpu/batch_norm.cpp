@@ -24,10 +24,8 @@ constexpr bool kSweepsTwice = sizeof(S) != 2;
 
 constexpr int64_t kBlockRows = 32;  // and no more terms of any sum are added in the compute type
 
-// How many vectors side by side are summed at once: what 16 registers hold.
-constexpr int kStrip = 4;
-
-constexpr int64_t kLine = 64;  // bytes of a cache line
+// Vectors side by side that are summed in registers.
+constexpr int kHeld = 4;
 
 template <int n>
 using Count = std::integral_constant<int, n>;
@@ -47,7 +45,8 @@ struct Table {
   NNART_HD static int64_t room_for(int64_t channels) { return channels + V::size; }
   NNART_HD static int64_t size(int64_t channels) { return fields * room_for(channels); }
 
-  NNART_HD C& at(Field field, int64_t c) const { return data[field * room + c]; }
+  NNART_HD C* of(Field field) const { return data + field * room; }
+  NNART_HD C& at(Field field, int64_t c) const { return of(field)[c]; }
   NNART_HD double inverse_deviation(int64_t c) const {
     return 1 / std::sqrt(double(static_cast<const C*>(args.var)[c]) + args.eps);
   }
@@ -94,11 +93,6 @@ struct Constants {
     using T = Table<S>;
     auto all = [&](auto field) { return V(double(table.at(field, c))); };
     return {all(T::mean), all(T::scale), all(T::bias), all(T::slope), all(T::shift)};
-  }
-  NNART_HD static Constants of_each(const Table<S>& table, int64_t c) {
-    using T = Table<S>;
-    auto each = [&](auto field) { return V(load(&table.at(field, c)).v); };
-    return {each(T::mean), each(T::scale), each(T::bias), each(T::slope), each(T::shift)};
   }
 };
 
@@ -191,7 +185,7 @@ struct Planes {
   Elementwise<S, F> elements;
   Table<S> table;
 
-  static constexpr int64_t run = kBlockRows * kStrip * V::size;  // elements of a piece
+  static constexpr int64_t run = kBlockRows * kHeld * V::size;  // elements of a piece
   int64_t inner = args.inner, step = args.channels * args.inner;
   int64_t planes = most(1, run / inner);  // of a piece, where a plane is shorter than one
 
@@ -208,7 +202,7 @@ struct Planes {
   NNART_HD void each_vector(int64_t first, int64_t count, int64_t n, const Body& body) const {
     for (int64_t plane = 0; plane < count; ++plane) {
       int64_t i = first + plane * step, end = i + n;
-      for (; i + kStrip * V::size <= end; i += kStrip * V::size) {
+      for (; i + kHeld * V::size <= end; i += kHeld * V::size) {
         body(Count<0>{}, i, V::size);
         body(Count<1>{}, i + V::size, V::size);
         body(Count<2>{}, i + 2 * V::size, V::size);
@@ -221,7 +215,7 @@ struct Planes {
       if (rest > 0) body(Count<3>{}, end - rest, rest);
     }
   }
-  NNART_HD static double total(const V (&sums)[kStrip]) {
+  NNART_HD static double total(const V (&sums)[kHeld]) {
     V four = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     double sum = 0;
     for (int lane = 0; lane < V::size; ++lane) sum += four.v[lane];
@@ -234,13 +228,13 @@ struct Planes {
     each_piece(c, [&](int64_t first, int64_t count, int64_t n) {
       C center = widen_one<C>(elements.x + first);
       if constexpr (kSweepsTwice<S>) {
-        V sums[kStrip] = {V(0), V(0), V(0), V(0)};
+        V sums[kHeld] = {V(0), V(0), V(0), V(0)};
         each_vector(first, count, n,
                     [&](auto k, int64_t i, int64_t lanes) { sums[k] = sums[k] + read_some(elements.x + i, lanes); });
         center = C(total(sums) / double(count * n));
       }
       V middle{double(center)};
-      V distances[kStrip] = {V(0), V(0), V(0), V(0)}, squares[kStrip] = {V(0), V(0), V(0), V(0)};
+      V distances[kHeld] = {V(0), V(0), V(0), V(0)}, squares[kHeld] = {V(0), V(0), V(0), V(0)};
       each_vector(first, count, n, [&](auto k, int64_t i, int64_t lanes) {
         V distance = read_some(elements.x + i, lanes) - middle;
         if (lanes < V::size) distance = first_lanes(distance, lanes, V(0));
@@ -257,7 +251,7 @@ struct Planes {
     Sums channel;
     Constants<S> of = Constants<S>::of_one(table, c);
     each_piece(c, [&](int64_t first, int64_t count, int64_t n) {
-      V sums[kStrip] = {V(0), V(0), V(0), V(0)}, products[kStrip] = {V(0), V(0), V(0), V(0)};
+      V sums[kHeld] = {V(0), V(0), V(0), V(0)}, products[kHeld] = {V(0), V(0), V(0), V(0)};
       each_vector(first, count, n, [&](auto k, int64_t i, int64_t lanes) {
         auto read = [&](const S* p) { return read_some(p, lanes); };
         V distance = read(elements.x + i) - of.mean;
@@ -315,6 +309,31 @@ struct Planes {
 
 // ---- inner == 1: a channel is a column of the rows --------------------------------------------------------------
 
+// A number for each channel: in so many registers or, for none, in memory at p.
+template <class S, int vectors>
+struct Numbers {
+  using V = Working<S>;
+  using C = ComputeType<S>;
+  C* p;
+  V held[vectors > 0 ? vectors : 1];
+
+  NNART_HD explicit Numbers(C* p) : p(p) {}
+  NNART_HD V get(int64_t k) const {
+    if constexpr (vectors > 0) return held[k];
+    return V(load(p + k * V::size).v);
+  }
+  NNART_HD void set(int64_t k, V v) {
+    if constexpr (vectors > 0)
+      held[k] = v;
+    else
+      store(p + k * V::size, Vec<C>(v.v));
+  }
+  NNART_HD const C* in_memory() {
+    for (int k = 0; k < vectors; ++k) store(p + k * V::size, Vec<C>(held[k].v));
+    return p;
+  }
+};
+
 template <class S, class F>
 struct Rows {
   using V = Working<S>;
@@ -324,129 +343,182 @@ struct Rows {
   Table<S> table;
 
   int64_t channels = args.channels, rows = piece_rows(channels), pieces = piece_count(args.outer, 1, channels);
+  int64_t room = channels + V::size;
 
-  // Calls body(number of vectors, first channel, lanes of the last vector) for strips of the columns.
-  template <class Body>
-  NNART_HD void each_strip(const Body& body) const {
-    int64_t c = 0;
-    for (; c + kStrip * V::size <= channels; c += kStrip * V::size) body(Count<kStrip>{}, c, V::size);
-    if (c + 2 * V::size <= channels) {
-      body(Count<2>{}, c, V::size);
-      c += 2 * V::size;
-    }
-    for (; c < channels; c += V::size) body(Count<1>{}, c, least(V::size, channels - c));
-  }
   NNART_HD double* sums(int64_t piece) const { return args.partial_sums + piece * 2 * channels; }
   NNART_HD int64_t rows_of(int64_t piece) const { return least(rows, args.outer - piece * rows); }
 
+  // Calls body(k, lanes) for each vector of `width` columns: so many vectors or, for none, any number.
+  template <int vectors, class Body>
+  NNART_HD static void each_column(int64_t width, const Body& body) {
+    if constexpr (vectors > 0) {
+      for (int64_t k = 0; k < vectors - 1; ++k) body(k, V::size);
+      body(vectors - 1, width - (vectors - 1) * V::size);
+    } else {
+      int64_t k = 0;
+      for (; (k + 1) * V::size <= width; ++k) body(k, V::size);
+      if (k * V::size < width) body(k, width - k * V::size);
+    }
+  }
+  // Calls body(number of vectors) with what each_column takes for that width.
+  template <class Body>
+  NNART_HD static void with_vectors(int64_t width, const Body& body) {
+    int64_t vectors = ceil_div(width, V::size);
+    if (vectors == 1) body(Count<1>{});
+    if (vectors == 2) body(Count<2>{});
+    if (vectors == 3) body(Count<3>{});
+    if (vectors == 4) body(Count<4>{});
+    if (vectors > kHeld) body(Count<0>{});
+  }
+  // The constants of those columns: in registers, or read when they are used. Pointers of its own: the compiler would
+  // read the table's again after every store.
   template <int vectors>
-  __attribute__((noinline)) void moments(int64_t piece, int64_t c, int64_t lanes) const {
+  struct Columns {
+    const C *mean, *scale, *bias, *slope, *shift;
+    Constants<S> held[vectors > 0 ? vectors : 1];
+
+    NNART_HD explicit Columns(const Table<S>& t)
+        : mean(t.of(t.mean)), scale(t.of(t.scale)), bias(t.of(t.bias)), slope(t.of(t.slope)), shift(t.of(t.shift)) {
+      for (int k = 0; k < vectors; ++k) held[k] = read(k);
+    }
+    NNART_HD Constants<S> at(int64_t k) const {
+      if constexpr (vectors > 0) return held[k];
+      return read(k);
+    }
+
+   private:
+    NNART_HD Constants<S> read(int64_t k) const {
+      auto each = [k](const C* field) { return V(load(field + k * V::size).v); };
+      return {each(mean), each(scale), each(bias), each(slope), each(shift)};
+    }
+  };
+
+  // Calls body(first row, number of rows) for each block of a piece.
+  template <class Body>
+  NNART_HD void each_block(int64_t piece, const Body& body) const {
+    for (int64_t r = 0; r < rows_of(piece); r += kBlockRows)
+      body(piece * rows + r, least(kBlockRows, rows_of(piece) - r));
+  }
+
+  // Of the channels from c on, no more than kHeld vectors.
+  template <int vectors>
+  __attribute__((noinline)) void moments(int64_t piece, int64_t c, int64_t width) const {
+    static_assert(vectors <= kHeld);
     double *mean = sums(piece) + c, *squared = mean + channels;
-    int64_t width = (vectors - 1) * V::size + lanes, count = vectors > 1 ? V::size : lanes;
     for (int64_t k = 0; k < width; ++k) mean[k] = squared[k] = 0;
-    for (int64_t r = 0; r < rows_of(piece); r += kBlockRows) {
-      int64_t n = least(kBlockRows, rows_of(piece) - r);
-      const S* x = elements.x + (piece * rows + r) * channels + c;
-      V middle[vectors], distances[vectors], squares[vectors];
-      for (int k = 0; k < vectors; ++k) {
+    each_block(piece, [&](int64_t row, int64_t n) {
+      V middle[kHeld], distances[kHeld], squares[kHeld];
+      const S* x = elements.x + row * channels + c;
+      each_column<vectors>(width, [&](int64_t k, int64_t lanes) {
         distances[k] = squares[k] = V(0);
-        middle[k] = read_some(x + k * V::size, count);
-      }
+        middle[k] = read_some(x + k * V::size, lanes);
+      });
       if constexpr (kSweepsTwice<S>) {
         for (int64_t down = 1; down < n; ++down)
-          for (int k = 0; k < vectors; ++k) middle[k] = middle[k] + read_some(x + down * channels + k * V::size, count);
+          each_column<vectors>(width, [&](int64_t k, int64_t lanes) {
+            middle[k] = middle[k] + read_some(x + down * channels + k * V::size, lanes);
+          });
         for (int k = 0; k < vectors; ++k) middle[k] = middle[k] * V(1 / double(n));
       }
       for (int64_t down = 0; down < n; ++down)
-        for (int k = 0; k < vectors; ++k) {
-          V distance = read_some(x + down * channels + k * V::size, count) - middle[k];
+        each_column<vectors>(width, [&](int64_t k, int64_t lanes) {
+          V distance = read_some(x + down * channels + k * V::size, lanes) - middle[k];
           distances[k] = distances[k] + distance;
           squares[k] = squares[k] + distance * distance;
-        }
-      C block[3][vectors * V::size];
+        });
+      C block[3][kHeld * V::size];
       for (int k = 0; k < vectors; ++k) {
         store(block[0] + k * V::size, Vec<C>(middle[k].v));
         store(block[1] + k * V::size, Vec<C>(distances[k].v));
         store(block[2] + k * V::size, Vec<C>(squares[k].v));
       }
-      Join join(n, r);
-      for (int64_t k = 0; k < width; ++k) join.block(mean[k], squared[k], block[0][k], block[1][k], block[2][k]);
-    }
+      Join join(n, row - piece * rows);
+      for (int64_t k = 0; k < least(width, vectors * V::size); ++k)
+        join.block(mean[k], squared[k], block[0][k], block[1][k], block[2][k]);
+    });
   }
 
   template <int vectors>
-  __attribute__((noinline)) void gradients(int64_t piece, int64_t c, int64_t lanes) const {
-    double *sum = sums(piece) + c, *product = sum + channels;
-    int64_t width = (vectors - 1) * V::size + lanes, count = vectors > 1 ? V::size : lanes;
-    for (int64_t k = 0; k < width; ++k) sum[k] = product[k] = 0;
-    Constants<S> of[vectors];
-    for (int k = 0; k < vectors; ++k) of[k] = Constants<S>::of_each(table, c + k * V::size);
-    auto read = [&](const S* p) { return read_some(p, count); };
-    for (int64_t r = 0; r < rows_of(piece); r += kBlockRows) {
-      int64_t n = least(kBlockRows, rows_of(piece) - r), first = (piece * rows + r) * channels + c;
-      V block_sum[vectors], block_product[vectors];
-      for (int k = 0; k < vectors; ++k) block_sum[k] = block_product[k] = V(0);
+  __attribute__((noinline)) void gradients(int64_t piece, C* space) const {
+    double *sum = sums(piece), *product = sum + channels;
+    for (int64_t c = 0; c < 2 * channels; ++c) sum[c] = 0;
+    Columns<vectors> columns(table);
+    auto elements = this->elements;  // as Columns has pointers of its own
+    int64_t channels = this->channels;
+    each_block(piece, [&](int64_t row, int64_t n) {
+      Numbers<S, vectors> block_sum(space), block_product(space + room);
+      each_column<vectors>(channels, [&](int64_t k, int64_t) {
+        block_sum.set(k, V(0));
+        block_product.set(k, V(0));
+      });
       for (int64_t down = 0; down < n; ++down)
-        for (int k = 0; k < vectors; ++k) {
-          int64_t i = first + down * channels + k * V::size;
-          V distance = read(elements.x + i) - of[k].mean;
-          V grad = elements.gradient(i, distance, of[k], read);
-          if (elements.grad_residual) write_some(elements.grad_residual + i, grad, count);
-          block_sum[k] = block_sum[k] + grad;
-          block_product[k] = block_product[k] + grad * distance;
-        }
-      for (int k = 0; k < vectors; ++k)
-        for (int64_t lane = 0; lane < count; ++lane) {
-          sum[k * V::size + lane] += block_sum[k].v[lane];
-          product[k * V::size + lane] += block_product[k].v[lane];
-        }
-    }
+        each_column<vectors>(channels, [&](int64_t k, int64_t lanes) {
+          int64_t i = (row + down) * channels + k * V::size;
+          auto read = [&](const S* p) { return read_some(p, lanes); };
+          Constants<S> of = columns.at(k);
+          V distance = read(elements.x + i) - of.mean;
+          V grad = elements.gradient(i, distance, of, read);
+          if (elements.grad_residual) write_some(elements.grad_residual + i, grad, lanes);
+          block_sum.set(k, block_sum.get(k) + grad);
+          block_product.set(k, block_product.get(k) + grad * distance);
+        });
+      const C *s = block_sum.in_memory(), *p = block_product.in_memory();
+      for (int64_t c = 0; c < channels; ++c) {
+        sum[c] += s[c];
+        product[c] += p[c];
+      }
+    });
   }
 
   template <bool is_forward, int vectors>
-  __attribute__((noinline)) void apply(int64_t first_row, int64_t last_row, int64_t c, int64_t lanes,
-                                       bool past_caches) const {
-    int64_t count = vectors > 1 ? V::size : lanes;
-    Constants<S> of[vectors];
-    for (int k = 0; k < vectors; ++k) of[k] = Constants<S>::of_each(table, c + k * V::size);
-    auto read = [&](const S* p) { return read_some(p, count); };
+  __attribute__((noinline)) void apply(int64_t piece, bool past_caches) const {
+    Columns<vectors> columns(table);
+    auto elements = this->elements;
+    int64_t channels = this->channels;
     auto sweep = [&](auto write) {
-      for (int64_t r = first_row; r < last_row; ++r)
-        for (int k = 0; k < vectors; ++k) {
-          int64_t i = r * channels + c + k * V::size;
+      for (int64_t row = piece * rows; row < piece * rows + rows_of(piece); ++row)
+        each_column<vectors>(channels, [&](int64_t k, int64_t lanes) {
+          int64_t i = row * channels + k * V::size;
+          auto read = [&](const S* p) { return read_some(p, lanes); };
+          auto write_lanes = [&](S* p, V v) { write(p, v, lanes); };
           if constexpr (is_forward)
-            elements.forward(i, of[k], read, write);
+            elements.forward(i, columns.at(k), read, write_lanes);
           else
-            elements.backward(i, of[k], read, write);
-        }
+            elements.backward(i, columns.at(k), read, write_lanes);
+        });
     };
     if (past_caches)
-      sweep([](S* p, V v) { store_past_caches(p, Vec<C>(v.v)); });
+      sweep([](S* p, V v, int64_t) { store_past_caches(p, Vec<C>(v.v)); });
     else
-      sweep([&](S* p, V v) { write_some(p, v, count); });
+      sweep([](S* p, V v, int64_t lanes) { write_some(p, v, lanes); });
+  }
+
+  // Calls body(first piece, last piece) in parallel.
+  template <class Body>
+  NNART_HD void each_share(const Body& body) const {
+    parallel_for(pieces, ceil_div(kNormGrain, rows * channels), body);
   }
 
   template <bool is_forward>
   NNART_HD void apply_all() const {
-    parallel_for(pieces, ceil_div(kNormGrain, rows * channels), [&](int64_t first, int64_t last) {
+    each_share([&](int64_t first, int64_t last) {
       bool large = (last - first) * rows * channels * int64_t(sizeof(S)) >= kPastCachesBytes;
-      bool past_caches = large && reinterpret_cast<uintptr_t>(elements.y) % kLine == 0 &&
-                         channels * int64_t(sizeof(S)) % kLine == 0;  // strips write whole lines at once
-      for (int64_t piece = first; piece < last; ++piece)
-        for (int64_t r = 0; r < rows_of(piece); r += kBlockRows) {
-          int64_t begin = piece * rows + r, end = begin + least(kBlockRows, rows_of(piece) - r);
-          each_strip([&](auto vectors, int64_t c, int64_t lanes) {
-            apply<is_forward, vectors>(begin, end, c, lanes, past_caches);
-          });
-        }
+      bool past_caches = can_store_past_caches(elements.y, large) && channels % V::size == 0;
+      with_vectors(channels, [&](auto vectors) {
+        for (int64_t piece = first; piece < last; ++piece) apply<is_forward, vectors>(piece, past_caches);
+      });
       if (past_caches) finish_stores();
     });
   }
 
   NNART_HD void find_moments() const {
-    parallel_for(pieces, ceil_div(kNormGrain, rows * channels), [&](int64_t first, int64_t last) {
+    constexpr int64_t strip = kHeld * V::size;
+    each_share([&](int64_t first, int64_t last) {
       for (int64_t piece = first; piece < last; ++piece)
-        each_strip([&](auto vectors, int64_t c, int64_t lanes) { moments<vectors>(piece, c, lanes); });
+        for (int64_t c = 0; c < channels; c += strip)
+          with_vectors(least(strip, channels - c), [&](auto vectors) {
+            if constexpr (vectors > 0) moments<vectors>(piece, c, least(strip, channels - c));
+          });
     });
     double *mean = sums(0), *squares = mean + channels;
     for (int64_t piece = 1; piece < pieces; ++piece) {
@@ -458,9 +530,11 @@ struct Rows {
   }
 
   NNART_HD void find_gradients() const {
-    parallel_for(pieces, ceil_div(kNormGrain, rows * channels), [&](int64_t first, int64_t last) {
-      for (int64_t piece = first; piece < last; ++piece)
-        each_strip([&](auto vectors, int64_t c, int64_t lanes) { gradients<vectors>(piece, c, lanes); });
+    each_share([&](int64_t first, int64_t last) {
+      Scratch<C> space(Use::partial, 2 * room);
+      with_vectors(channels, [&](auto vectors) {
+        for (int64_t piece = first; piece < last; ++piece) gradients<vectors>(piece, space.data());
+      });
     });
     double *sum = sums(0), *product = sum + channels;
     for (int64_t piece = 1; piece < pieces; ++piece)
