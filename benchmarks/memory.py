@@ -93,6 +93,9 @@ def stack_rows() -> Iterable[list[str]]:
     def dense(activation: nn.Module, dropout: nn.Module) -> nn.Module:
         return nn.Sequential(nn.Linear(512, 2048), activation, dropout, nn.Linear(2048, 512))
 
+    def normalized() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.SiLU(), nn.Conv2d(32, 32, 1))
+
     class Recomputed(nn.Module):
         def __init__(self, inner: nn.Module) -> None:
             super().__init__()
@@ -111,6 +114,10 @@ def stack_rows() -> Iterable[list[str]]:
                 "ours": conv(nnart_ops, nnart_ops.ReLU()),
                 "ours, ReLU(save='mask')": conv(nnart_ops, nnart_ops.ReLU(save="mask")),
             },
+        ),
+        "Conv2d 3x3, BatchNorm2d, SiLU, Conv2d 1x1 of 16x32x64x64": (
+            image,
+            {"native": normalized(), "ours, fused": nnart_ops.fuse(nnart_ops.convert(normalized()))},
         ),
         "Linear, GELU, Dropout, Linear of 2048x512": (
             tokens,

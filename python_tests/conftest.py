@@ -63,3 +63,11 @@ class _Failures:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_input_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch normalization leaves small inputs to native: not those of the tests, which are all small."""
+    module = sys.modules.get("nnart_ops.functional.batch_norm")
+    if module is not None:
+        monkeypatch.setattr(module, "LEFT_TO_NATIVE", 0)

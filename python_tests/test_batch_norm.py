@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,9 @@ import nnart_ops
 import nnart_ops.functional as F
 from nnart_ops.functional._epilogue import _TABLE
 from nnart_ops.functional.batch_norm import FUSED
+
+MODULE = sys.modules["nnart_ops.functional.batch_norm"]  # its function hides it
+LEFT_TO_NATIVE = MODULE.LEFT_TO_NATIVE  # as it is outside the tests
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 # Planes shorter and longer than a piece, rows of channels narrower and wider than a strip, in blocks that end anywhere.
@@ -167,6 +171,20 @@ def test_a_large_mean_costs_no_precision() -> None:
         torch.testing.assert_close(var.double(), x.double().var((0, 2, 3)), rtol=1e-6, atol=0)
 
 
+def test_small_inputs_are_left_to_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODULE, "LEFT_TO_NATIVE", LEFT_TO_NATIVE)
+    for memory_format, name, largest in (
+        (torch.channels_last, None, LEFT_TO_NATIVE),
+        (torch.channels_last, "relu", LEFT_TO_NATIVE // 8),
+        (torch.contiguous_format, None, LEFT_TO_NATIVE // 8),
+    ):
+        for pixels in (largest // 64 - 1, largest // 64):
+            x = torch.randn(1, 64, pixels, 1, requires_grad=True).contiguous(memory_format=memory_format)
+            y = F.batch_norm(x, None, None, training=True, activation=name)
+            names = {type(y.grad_fn).__name__, type(y.grad_fn.next_functions[0][0]).__name__}
+            assert ("NativeBatchNormBackward0" in names) == (pixels * 64 < largest)
+
+
 @cpu_only
 @dtypes
 def test_any_number_of_threads(dtype: torch.dtype) -> None:
@@ -196,7 +214,10 @@ def test_special_values() -> None:
 @each_instruction_set
 def test_every_instruction_set(isa: str) -> None:
     code = """
+import sys
 import torch
+import nnart_ops
+sys.modules["nnart_ops.functional.batch_norm"].LEFT_TO_NATIVE = 0
 from test_batch_norm import LAYOUTS, calls
 from tolerances import DTYPES
 for shape, memory_format in LAYOUTS:

@@ -17,6 +17,9 @@ from nnart_ops.functional._native import TYPES, kernel_takes
 
 _ORDERS = {torch.channels_last: [0, 2, 3, 1], torch.channels_last_3d: [0, 2, 3, 4, 1]}
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+# Elements below which torch's own operations, which are called from C++, end sooner in a network; an eighth where an
+# activation or a residual follows, and of float32 planes, whose elements native adds one by one.
+LEFT_TO_NATIVE = 1 << 17
 _NARROW = (torch.bfloat16, torch.float16)
 # The activations that the kernel computes itself, by their ops.
 FUSED = frozenset({"identity", "relu", "leaky_relu", "hardtanh", "hardswish", "elu", "silu", "mish"})
@@ -46,8 +49,9 @@ def batch_norm(
     two sweeps over blocks, so that a mean much larger than the deviation costs no precision, and do not depend on the
     number of threads.
 
-    float32, float64, bfloat16 and float16 on the CPU run on our kernels, half precision in float32 throughout; every
-    other device, dtype or ``torch.func`` transform runs the native operation.
+    float32, float64, bfloat16 and float16 on the CPU run on our kernels, half precision in float32 throughout. Other
+    devices and dtypes, ``torch.func`` transforms, and small inputs, of which calls are all the cost, run the native
+    operations.
 
     Args:
         input: x, its channels in dimension 1.
@@ -77,7 +81,8 @@ def batch_norm(
         raise RuntimeError(
             f"batch_norm: residual must have the input's shape {list(input.shape)}, but has {list(residual.shape)}"
         )
-    if not _takes(input, running_mean, running_var, weight, bias, residual, training, eps):
+    follows = residual is not None or activation is not None
+    if not _takes(input, running_mean, running_var, weight, bias, residual, training, eps, follows):
         y = native.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         return epilogue.function(y if residual is None else y + residual)
     fused = epilogue.op in FUSED and (residual is None or known_from_output(epilogue.op, epilogue.numbers))
@@ -107,14 +112,19 @@ def _takes(
     residual: Tensor | None,
     training: bool,
     eps: float,
+    follows: bool,
 ) -> bool:
     """Whether the kernel takes the call; where it is wrong, torch says why."""
     if not (kernel_takes(input) if residual is None else kernel_takes(input, residual)) or transforms_active():
         return False
-    if input.dim() < 2 or input.numel() == 0 or eps < 0 or (training and eps == 0):
+    n = input.numel()
+    gains_more = follows or (input.dtype not in _NARROW and not _order(input))
+    if n < (LEFT_TO_NATIVE // 8 if gains_more else LEFT_TO_NATIVE):
+        return False
+    if input.dim() < 2 or n == 0 or eps < 0 or (training and eps == 0):
         return False
     channels = input.size(1)
-    if training and input.numel() == channels:
+    if training and n == channels:
         return False
     if (running_mean is None) != (running_var is None) or (running_mean is None and not training):
         return False

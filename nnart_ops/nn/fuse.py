@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TypeVar
 
 import torch
@@ -34,7 +35,7 @@ def fuse(model: Model) -> Model:
     for module in model.modules():
         if isinstance(module, torch.nn.Sequential) and type(module).forward is torch.nn.Sequential.forward:
             names = list(module._modules)
-            for first, second in zip(names, names[1:]):
+            for first, second in itertools.pairwise(names):
                 _fuse_pair(module, first, second)
     return model
 
