@@ -218,7 +218,8 @@ def _layers(
 
 
 def models(dtype: str) -> Iterator[Case]:
-    """Training steps of whole networks without the update, on 8 images of 64x64; bfloat16 by autocast."""
+    """Training steps of whole networks without the update, on 8 images of 64x64; bfloat16 by autocast. Five at a
+    time, as one follows the other in training."""
     for (name, make), (layout, formats) in itertools.product(MODELS.items(), LAYOUTS.items()):
         torch.manual_seed(0)
         native_model = make().to(memory_format=formats.get(4, torch.contiguous_format))
@@ -236,7 +237,8 @@ def models(dtype: str) -> Iterator[Case]:
         converted = nnart_ops.convert(copy.deepcopy(native_model))
         fused = nnart_ops.fuse(copy.deepcopy(converted))
         for what, model in (("", converted), (", fused", fused)):
-            yield Case("model", f"{name} {layout} training step{what}", dtype, training(model), training(native_model))
+            sides = training(model), training(native_model)
+            yield Case("model", f"{name} {layout} training step{what}", dtype, *sides, inner=5)
 
 
 POOLINGS: tuple[tuple[str, tuple[Any, ...]], ...] = (
@@ -442,9 +444,9 @@ def batch_norms(dtype: str) -> Iterator[Case]:
             moved = (2 + residual) * size, (5 + 2 * residual) * size
             label = f"batch_norm {'x'.join(map(str, shape))} {layout if len(shape) == 4 else ''}{what}"
             for case in _forward_and_training(kind, label, (fused, separate), inputs, moved, len(inputs[0])):
-                # Two roundings to 16 bits before ReLU take some elements across its kink.
-                rounds_twice = residual and element == 2 and case.name.endswith("backward")
-                yield dataclasses.replace(case, tolerance=math.inf) if rounds_twice else case
+                # A rounding may take an element across ReLU's kink: python_tests compare gradients away from it.
+                has_kink = name == "relu" and case.name.endswith("backward")
+                yield dataclasses.replace(case, tolerance=math.inf) if has_kink else case
 
 
 def softmaxes(dtype: str) -> Iterator[Case]:
