@@ -5,6 +5,7 @@ import os
 
 os.environ["NNART_POISON_OUTPUTS"] = "1"
 os.environ["NNART_CUDA_ON_TRIAL"] = "1"
+os.environ["NNART_PAST_CACHES_BYTES"] = str(1 << 20)  # for tests of both kinds of stores that need not be large
 
 import importlib.util
 import sys

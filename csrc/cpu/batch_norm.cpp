@@ -22,7 +22,8 @@ constexpr int64_t kNormGrain = 8192;
 template <class S>
 constexpr bool kSweepsTwice = sizeof(S) != 2;
 
-constexpr int64_t kBlockRows = 32;  // and no more terms of any sum are added in the compute type
+// Rows of a block: the terms of any sum that are added in the compute type before it goes on in double.
+constexpr int64_t kBlockRows = 32;
 
 // Vectors side by side that are summed in registers.
 constexpr int kHeld = 4;
@@ -286,7 +287,7 @@ struct Planes {
   NNART_HD void all() const {
     int64_t elements_each = args.outer * inner;
     parallel_for(args.channels, ceil_div(kNormGrain, elements_each), [&](int64_t first, int64_t last) {
-      bool past_caches = (last - first) * elements_each * int64_t(sizeof(S)) >= kPastCachesBytes;
+      bool past_caches = (last - first) * elements_each * int64_t(sizeof(S)) >= past_caches_bytes();
       for (int64_t c = first; c < last; ++c) {
         if (!args.grad_y) {
           if (args.of_batch) {
@@ -363,6 +364,7 @@ struct Rows {
   // Calls body(number of vectors) with what each_column takes for that width.
   template <class Body>
   NNART_HD static void with_vectors(int64_t width, const Body& body) {
+    static_assert(kHeld == 4);
     int64_t vectors = ceil_div(width, V::size);
     if (vectors == 1) body(Count<1>{});
     if (vectors == 2) body(Count<2>{});
@@ -502,7 +504,7 @@ struct Rows {
   template <bool is_forward>
   NNART_HD void apply_all() const {
     each_share([&](int64_t first, int64_t last) {
-      bool large = (last - first) * rows * channels * int64_t(sizeof(S)) >= kPastCachesBytes;
+      bool large = (last - first) * rows * channels * int64_t(sizeof(S)) >= past_caches_bytes();
       bool past_caches = can_store_past_caches(elements.y, large) && channels % V::size == 0;
       with_vectors(channels, [&](auto vectors) {
         for (int64_t piece = first; piece < last; ++piece) apply<is_forward, vectors>(piece, past_caches);

@@ -157,7 +157,7 @@ struct Task {
     parallel_for(tasks, ceil_div(kBiasGrain, task_elements), [&](int64_t first, int64_t last) {
       Scratch<S> buffer(Use::decisions, Decisions<S>::room(kPieceRun));
       Scratch<ComputeType<S>> sums(Use::partial, kPieceRun + Working<S>::size);
-      bool large = (last - first) * task_elements * int64_t(sizeof(S)) >= kPastCachesBytes && args.x != args.y;
+      bool large = (last - first) * task_elements * int64_t(sizeof(S)) >= past_caches_bytes() && args.x != args.y;
       Fused<S, F> fused(args, activation, large, buffer.data());
       for (int64_t task = first; task < last; ++task)
         if (one_bias)

@@ -54,6 +54,14 @@ Isa isa() {
   return chosen;
 }
 
+int64_t past_caches_bytes() {
+  static const int64_t bytes = [] {
+    const char* given = std::getenv("NNART_PAST_CACHES_BYTES");
+    return given ? int64_t(std::atoll(given)) : int64_t{8} << 20;
+  }();
+  return bytes;
+}
+
 const char* name_of(Isa isa) {
   switch (isa) {
     case Isa::baseline:

@@ -80,7 +80,7 @@ NNART_HD void step(const double* x, Vec<double> x_value, double* y, bool past_ca
 // Whether a thread stores its n elements past the caches.
 template <class S>
 NNART_HD bool is_large(const DropoutArgs& args, int64_t n) {
-  return n * int64_t(sizeof(S)) >= kPastCachesBytes && args.x != args.y;
+  return n * int64_t(sizeof(S)) >= past_caches_bytes() && args.x != args.y;
 }
 
 template <class S, bool shifted>

@@ -75,7 +75,7 @@ NNART_HD void run(const GatedArgs& args, F activation) {
   auto all = [&](const auto& piece) {
     parallel_for(
         args.rows * pieces, ceil_div(kMapGrainBlocks * kMapBlock, piece_size), [&](int64_t first, int64_t last) {
-          bool large = (last - first) * piece_size * int64_t(sizeof(S)) >= kPastCachesBytes;
+          bool large = (last - first) * piece_size * int64_t(sizeof(S)) >= past_caches_bytes();
           for (int64_t task = first; task < last; ++task) {
             int64_t row = task / pieces, begin = task % pieces * kGatedPiece;
             piece(row * args.step + begin, row * args.run + begin, least(kGatedPiece, args.run - begin), large);

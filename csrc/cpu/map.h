@@ -92,7 +92,7 @@ NNART_HD void map_range_stored(S* y, bool past_caches, int64_t begin, int64_t en
 template <class S, class F, class... Inputs>
 NNART_HD void map_range(S* y, int64_t begin, int64_t end, const F& f, const Inputs&... inputs) {
   bool in_place = (inputs.starts_at(y) || ...);
-  bool past_caches = (end - begin) * int64_t(sizeof(S)) >= kPastCachesBytes && !in_place;
+  bool past_caches = (end - begin) * int64_t(sizeof(S)) >= past_caches_bytes() && !in_place;
   map_range_stored(y, past_caches, begin, end, f, inputs...);
   if (past_caches) finish_stores();
 }

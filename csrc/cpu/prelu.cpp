@@ -25,7 +25,7 @@ void forward(const PReluArgs& args) {
   if (args.channels == 1) return map(y, n, prelu, Elements<S>{x}, OneValue<S>(weight));
   if (args.inner > 1) {
     parallel_for(args.outer * args.channels, kPReluGrain / args.inner + 1, [&](int64_t first, int64_t last) {
-      bool large = (last - first) * args.inner * int64_t(sizeof(S)) >= kPastCachesBytes;
+      bool large = (last - first) * args.inner * int64_t(sizeof(S)) >= past_caches_bytes();
       for (int64_t plane = first; plane < last; ++plane)
         map_range_stored(y + plane * args.inner, large, 0, args.inner, prelu, Elements<S>{x + plane * args.inner},
                          OneValue<S>(weight + plane % args.channels));
@@ -39,7 +39,7 @@ void forward(const PReluArgs& args) {
     std::memcpy(repeated.data() + r * args.channels, weight, size_t(args.channels) * sizeof(S));
   const S* weights = repeated.data();
   parallel_for(ceil_div(n, run), ceil_div(kPReluGrain, run), [&](int64_t first, int64_t last) {
-    bool large = (last - first) * run * int64_t(sizeof(S)) >= kPastCachesBytes;
+    bool large = (last - first) * run * int64_t(sizeof(S)) >= past_caches_bytes();
     for (int64_t at = first * run; at < least(n, last * run); at += run)
       map_range_stored(y + at, large, 0, least(run, n - at), prelu, Elements<S>{x + at}, Elements<S>{weights});
     if (large) finish_stores();

@@ -1,6 +1,7 @@
 // Reading and writing what passes through once: in pieces that memory likes, and past the caches.
 #pragma once
 
+#include "cpu/kernels.h"
 #include "cpu/vec.h"
 
 namespace nnart::cpu {
@@ -29,12 +30,6 @@ NNART_HD void store_streaming(S* p, Vec<ComputeType<S>> x) {
 #endif
   store(p, x);
 }
-
-// Results of this many bytes a thread and more are stored past the caches, from which they would be gone before anyone
-// read them. Alone such a store is faster from 2 MB on; within a network the next layer finds smaller results in the
-// third-level cache: on Zen 5 with 32 MB of it a U-Net's step (activations of 2 MB) is 2 % faster than with 2 MB here,
-// and larger images (6 to 25 MB) are as fast with 8 MB here as with any more.
-constexpr int64_t kPastCachesBytes = 8 << 20;
 
 // Stores that go past the caches to memory: a line need not be read before it is overwritten, and nothing is evicted
 // for it. p must be aligned to the vector's bytes; finish_stores() makes them visible to other threads.

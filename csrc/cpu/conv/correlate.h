@@ -427,7 +427,7 @@ struct Correlation {
     parallel_for(units, most(1, kGrainWork * units / most(1, work)), [this, unit_bytes](int64_t begin, int64_t end) {
       Scratch<T> copy(Use::source, bands.images * layout.image_stride + kTileColumns<T>);
       zero_run(copy.data() + bands.images * layout.image_stride, kTileColumns<T>);
-      bool past_caches = writes_cache_lines() && (end - begin) * unit_bytes >= kPastCachesBytes;
+      bool past_caches = writes_cache_lines() && (end - begin) * unit_bytes >= past_caches_bytes();
       FetchAhead ahead;
       int64_t filled = -1;
       Band before{};

@@ -313,7 +313,7 @@ struct DepthwiseCorrelation {
     int64_t count = args.batch * axis[0].outputs * axis[1].outputs, line_bytes = axis[2].outputs * pixel_bytes;
     parallel_for(count, most(1, kGrain / most(1, line_work)), [&](int64_t begin, int64_t end) {
       DepthwiseLines<S, Reader<S>> mine = lines;
-      mine.past_caches = !after && aligned && (end - begin) * line_bytes >= kPastCachesBytes;
+      mine.past_caches = !after && aligned && (end - begin) * line_bytes >= past_caches_bytes();
       using Lines = DepthwiseLines<S, Reader<S>>;
       Scratch<typename Lines::SourceLine> scratch(Use::pixels, most_lines * source_lines());
       FetchAhead ahead;

@@ -289,7 +289,7 @@ struct CrossEntropyKernel {
     bool lines = inner == 1 ? classes > kTileClasses : inner * int64_t(sizeof(S)) % kVectorBytes == 0;
     bool can_pass = !forward && args.x != args.y && lines && reinterpret_cast<uintptr_t>(args.y) % kVectorBytes == 0;
     parallel_for(tasks, ceil_div(kSoftmaxGrain, elements), [&](int64_t first, int64_t last) {
-      bool past_caches = can_pass && (last - first) * elements * int64_t(sizeof(S)) >= kPastCachesBytes;
+      bool past_caches = can_pass && (last - first) * elements * int64_t(sizeof(S)) >= past_caches_bytes();
       for (int64_t task = first; task < last; ++task) {
         Sums sums;
         int64_t begin = task % runs * rows;

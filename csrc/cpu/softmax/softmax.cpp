@@ -103,7 +103,7 @@ struct SoftmaxKernel {
     auto* x = static_cast<const S*>(args.x);
     auto* grad_y = static_cast<const S*>(args.grad_y);
     parallel_for(rows.planes() * runs, ceil_div(kSoftmaxGrain, elements), [&](int64_t first, int64_t last) {
-      bool past_caches = lines && (last - first) * elements * int64_t(sizeof(S)) >= kPastCachesBytes;
+      bool past_caches = lines && (last - first) * elements * int64_t(sizeof(S)) >= past_caches_bytes();
       for (int64_t task = first; task < last; ++task) {
         int64_t plane = task / runs, begin = task % runs * kSoftmaxRun;
         each_tile<S, V>(begin, least(in_plane, begin + kSoftmaxRun), args.classes,
@@ -124,7 +124,7 @@ struct SoftmaxKernel {
   template <class F>
   NNART_HD void by_row() const {
     parallel_for(args.outer, ceil_div(kSoftmaxGrain, args.classes), [&](int64_t first, int64_t last) {
-      bool past_caches = (last - first) * args.classes * int64_t(sizeof(S)) >= kPastCachesBytes;
+      bool past_caches = (last - first) * args.classes * int64_t(sizeof(S)) >= past_caches_bytes();
       for (int64_t row = first; row < last; ++row)
         if (args.grad_y)
           backward_row<F>(row, past_caches);
