@@ -42,8 +42,14 @@ struct Table {
   C* data;
   int64_t room = room_for(args.channels);
 
+  // Channels that fill no vectors are there as often as makes them fill some, if those are few: a row of `width`
+  // numbers is of so many rows of x.
+  NNART_HD static int64_t width(int64_t channels) {
+    int64_t period = channels / common_divisor(channels, V::size) * V::size;
+    return period <= kHeld * V::size ? period : channels;
+  }
   // Vectors may begin at any channel.
-  NNART_HD static int64_t room_for(int64_t channels) { return channels + V::size; }
+  NNART_HD static int64_t room_for(int64_t channels) { return width(channels) + V::size; }
   NNART_HD static int64_t size(int64_t channels) { return fields * room_for(channels); }
 
   NNART_HD C* of(Field field) const { return data + field * room; }
@@ -68,6 +74,11 @@ struct Table {
     at(mean, c) = static_cast<const C*>(args.mean)[c];
     at(scale, c) = C(given(args.weight, c, 1) * inverse_deviation(c));
     at(bias, c) = C(given(args.bias, c, 0));
+  }
+  NNART_HD void repeat() const {
+    for (int field = 0; field < fields; ++field)
+      for (int64_t c = args.channels; c < width(args.channels); ++c)
+        at(Field(field), c) = at(Field(field), c - args.channels);
   }
   NNART_HD void set_moments(int64_t c, double new_mean, double squares) const {
     static_cast<C*>(args.mean)[c] = C(new_mean);
@@ -474,20 +485,22 @@ struct Rows {
 
   template <bool is_forward, int vectors>
   __attribute__((noinline)) void apply(int64_t piece, bool past_caches) const {
-    Columns<vectors> columns(table);
     auto elements = this->elements;
-    int64_t channels = this->channels;
+    int64_t width = Table<S>::width(channels), i = piece * rows * channels, end = i + rows_of(piece) * channels;
     auto sweep = [&](auto write) {
-      for (int64_t row = piece * rows; row < piece * rows + rows_of(piece); ++row)
-        each_column<vectors>(channels, [&](int64_t k, int64_t lanes) {
-          int64_t i = row * channels + k * V::size;
+      auto row_of = [&](auto count, int64_t width, const auto& columns) {
+        each_column<count>(width, [&](int64_t k, int64_t lanes) {
           auto read = [&](const S* p) { return read_some(p, lanes); };
           auto write_lanes = [&](S* p, V v) { write(p, v, lanes); };
           if constexpr (is_forward)
-            elements.forward(i, columns.at(k), read, write_lanes);
+            elements.forward(i + k * V::size, columns.at(k), read, write_lanes);
           else
-            elements.backward(i, columns.at(k), read, write_lanes);
+            elements.backward(i + k * V::size, columns.at(k), read, write_lanes);
         });
+      };
+      Columns<vectors> columns(table);
+      for (; i + width <= end; i += width) row_of(Count<vectors>{}, width, columns);
+      if (i < end) row_of(Count<0>{}, end - i, Columns<0>(table));
     };
     if (past_caches)
       sweep([](S* p, V v, int64_t) { store_past_caches(p, Vec<C>(v.v)); });
@@ -506,7 +519,7 @@ struct Rows {
     each_share([&](int64_t first, int64_t last) {
       bool large = (last - first) * rows * channels * int64_t(sizeof(S)) >= past_caches_bytes();
       bool past_caches = can_store_past_caches(elements.y, large) && channels % V::size == 0;
-      with_vectors(channels, [&](auto vectors) {
+      with_vectors(Table<S>::width(channels), [&](auto vectors) {
         for (int64_t piece = first; piece < last; ++piece) apply<is_forward, vectors>(piece, past_caches);
       });
       if (past_caches) finish_stores();
@@ -549,8 +562,10 @@ struct Rows {
     for (int64_t c = 0; c < channels; ++c) table.set(c);
     if (args.grad_y) {
       find_gradients();
+      table.repeat();
       apply_all<false>();
     } else {
+      table.repeat();
       apply_all<true>();
     }
   }
