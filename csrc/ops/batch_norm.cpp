@@ -1,5 +1,4 @@
 // y = activation((x - mean) weight / sqrt(var + eps) + bias + residual): `batch_norm` and `batch_norm_backward`.
-#include <algorithm>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -34,13 +33,10 @@ struct BatchNorm {
     args.eps = eps;
     check(x.dim() >= 2, op, ": x must have its channels in dimension 1, but has sizes ", x.sizes());
     check_order(order, x, op);
-    args.outer = args.channels = args.inner = 1;
-    bool before = true;
-    for (int64_t k = 0; k < x.dim(); ++k) {
-      int64_t d = order.empty() ? k : order[size_t(k)];
-      (d == kChannelDim ? args.channels : before ? args.outer : args.inner) *= x.size(d);
-      before = before && d != kChannelDim;
-    }
+    auto [outer, channels, inner] = channels_of(x, kChannelDim, order);
+    args.outer = outer;
+    args.channels = channels;
+    args.inner = inner;
     wide = args.dtype == DType::Float64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
     x = laid_in(order, x);
     args.x = x.data_ptr();

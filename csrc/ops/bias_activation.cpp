@@ -30,13 +30,10 @@ BiasActivationArgs arguments(const Tensor& like, const Optional& seed, double p,
     args.threshold = threshold_of(p, op);
     args.scale = 1 / (1 - p);
   }
-  args.outer = args.channels = args.inner = 1;
-  bool before = true;
-  for (int64_t k = 0; k < like.dim(); ++k) {
-    int64_t d = order.empty() ? k : order[size_t(k)];
-    (d == dim ? args.channels : before ? args.outer : args.inner) *= like.size(d);
-    before = before && d != dim;
-  }
+  auto [outer, channels, inner] = channels_of(like, dim, order);
+  args.outer = outer;
+  args.channels = channels;
+  args.inner = inner;
   return args;
 }
 

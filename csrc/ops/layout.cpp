@@ -26,6 +26,17 @@ void check_order(const Order& order, const Tensor& x, const char* op) {
   check(each_once, op, ": order must be empty or have each of the ", x.dim(), " dimensions of x once");
 }
 
+Channels channels_of(const Tensor& t, int64_t dim, const Order& order) {
+  Channels sizes;
+  bool before = true;
+  for (int64_t k = 0; k < t.dim(); ++k) {
+    int64_t d = order.empty() ? k : order[size_t(k)];
+    (d == dim ? sizes.channels : before ? sizes.outer : sizes.inner) *= t.size(d);
+    before = before && d != dim;
+  }
+  return sizes;
+}
+
 int32_t dtype_code(const Tensor& t) {
   int32_t dtype = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));

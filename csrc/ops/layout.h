@@ -12,6 +12,13 @@ using Order = std::vector<int64_t>;
 
 void check_order(const Order& order, const Tensor& x, const char* op);
 
+// The sizes of a tensor whose elements lie in the order, as outer x channels x inner with the channels in dimension
+// dim.
+struct Channels {
+  int64_t outer = 1, channels = 1, inner = 1;
+};
+Channels channels_of(const Tensor& t, int64_t dim, const Order& order);
+
 // Uninitialized, on the device of `like`, its elements densely in the order; dtype is a number of the C shim.
 Tensor empty_in(const Order& order, Sizes sizes, int32_t dtype, const Tensor& like);
 int32_t dtype_code(const Tensor& t);

@@ -55,6 +55,8 @@ _TABLE: dict[str, tuple[type[torch.nn.Module], str, Callable[[Any], Numbers]]] =
     "mish": (_nn.Mish, "mish", lambda m: ()),
 }
 
+_BY_CLASS = {cls: (op, numbers_of) for cls, op, numbers_of in _TABLE.values()}  # looked up at every call of a layer
+
 
 def epilogue_of(activation: Any) -> Epilogue:
     """The epilogue that ``activation`` names: ``None``, a name of ``torch.nn.functional``, or a module.
@@ -67,9 +69,10 @@ def epilogue_of(activation: Any) -> Epilogue:
         return IDENTITY
     if isinstance(activation, str):
         return _epilogue_named(activation)
-    bases = getattr(type(activation), "__mro__", ())[:3]  # torch's own class, or ours above it
-    for cls, op, numbers_of in _TABLE.values():
-        if cls in bases:
+    for base in type(activation).__mro__[:3]:  # torch's own class, or ours above it
+        row = _BY_CLASS.get(base)
+        if row is not None:
+            op, numbers_of = row
             if op == "gelu" and activation.approximate == "tanh":
                 op = "gelu_tanh"
             return Epilogue(op, tuple(float(number) for number in numbers_of(activation)), activation)
