@@ -9,6 +9,13 @@
 namespace nnart::cpu {
 namespace {
 
+// `rows` lines of a filter from line j on, for lines [h, h_end) of grad_y, which read no padding there.
+struct LinePiece {
+  int64_t rows, j, h, h_end;
+};
+
+NNART_HD int64_t most_pieces(const math::Axis& height) { return (2 * height.kernel + 1) * height.kernel; }
+
 // One image's lines, channels beside each other, stored as S, for the m-th channel of each group of x.
 template <class S, class Reader>
 struct FilterSums {
@@ -24,6 +31,8 @@ struct FilterSums {
   int64_t tap_step;  // of the sums
   Reader reader;     // of x
   FetchAhead* ahead;
+  LinePiece* pieces = nullptr;
+  int64_t piece_count = 0;
 
   template <int n>
   NNART_HD static void clear(Block<S> (&sum)[n]) {
@@ -142,19 +151,50 @@ struct FilterSums {
     for (int r = 0; r < rows; ++r) add_to<taps>(sums + r * taps * tap_step, sum[r]);
   }
 
-  template <int rows, class Filter, int pixels>
-  void add_filter_lines(const S* x, const S* grad_y, int64_t h, int64_t h_end, int64_t j, T* sums) const {
+  // The pieces of what the lines [h, h_end) of grad_y meet of one depth of the filter, of at most `most_rows` lines of
+  // it each. The same for all blocks of channels, so that they are found once.
+  void find_pieces(int64_t h, int64_t h_end, LinePiece* to) {
     const math::Axis& height = axis[1];
-    // The outputs [full, full_end) read all of these lines.
-    int64_t high = height.in - 1 + height.pad - (j + rows - 1) * height.dilation;
-    int64_t full = most(h, least(h_end, ceil_div(most(0, height.pad - j * height.dilation), height.stride)));
-    int64_t full_end = most(full, least(h_end, div_floor(high, height.stride) + 1));
-    if (full < full_end) add_full_lines<rows, Filter, pixels>(x, grad_y, full, full_end, j, sums);
-    if constexpr (rows > 1)
-      for (int r = 0; r < rows; ++r) {
-        add_filter_lines<1, Filter, pixels>(x, grad_y, h, full, j + r, sums + r * Filter::taps * tap_step);
-        add_filter_lines<1, Filter, pixels>(x, grad_y, full_end, h_end, j + r, sums + r * Filter::taps * tap_step);
+    pieces = to;
+    piece_count = 0;
+    // The lines [low, high) of the filter read no padding there.
+    auto low = [&](int64_t line) { return ceil_div(most(0, -height.source(line, 0)), height.dilation); };
+    auto high = [&](int64_t line) {
+      return least(height.kernel, div_floor(height.in - 1 - height.source(line, 0), height.dilation) + 1);
+    };
+    for (int64_t line = h, end; line < h_end; line = end) {
+      int64_t j = low(line), j_end = high(line);
+      for (end = line + 1; end < h_end && low(end) == j && high(end) == j_end;) ++end;
+      for (int64_t rows; j < j_end; j += rows) {
+        rows = rows_of(j_end - j);
+        pieces[piece_count++] = {rows, j, line, end};
       }
+    }
+  }
+  // How many lines of a filter of so many taps a line are worked on at once: their sums, the pixels of grad_y that a
+  // pixel of x meets and that pixel fill the registers.
+  NNART_HD static constexpr int most_rows(int64_t taps) {
+    int64_t fitting = (kVectorRegisters / Block<S>::vectors - 1) / taps - 1;
+    return int(fitting < 1 ? 1 : fitting < taps ? fitting : taps);
+  }
+  // Of so many that are left.
+  NNART_HD int64_t rows_of(int64_t left) const {
+    int64_t all = most_rows(axis[2].kernel);
+    return left >= all ? all : least(left, 2);
+  }
+
+  template <class Filter, int pixels>
+  void add_pieces(const S* x, const S* grad_y, T* sums) const {
+    constexpr int taps = Filter::taps, all = most_rows(taps);
+    for (const LinePiece* p = pieces; p < pieces + piece_count; ++p) {
+      T* to = sums + p->j * taps * tap_step;
+      if (p->rows == all)
+        add_full_lines<all, Filter, pixels>(x, grad_y, p->h, p->h_end, p->j, to);
+      else if (all > 2 && p->rows == 2)
+        add_full_lines<2, Filter, pixels>(x, grad_y, p->h, p->h_end, p->j, to);
+      else
+        add_full_lines<1, Filter, pixels>(x, grad_y, p->h, p->h_end, p->j, to);
+    }
   }
 
   // n taps of line j of the filter, from tap k on.
@@ -210,28 +250,14 @@ struct FilterSums {
     ((count == n + 1 ? add_taps<n + 1>(x, grad_y, h, h_end, j, k, sums) : void()), ...);
   }
 
-  template <class Filter, int pixels>
-  void add_narrow_filter(const S* x, const S* grad_y, int64_t h, int64_t h_end, T* sums) const {
-    // The sums of so many lines, the pixels of grad_y that a pixel of x meets and that pixel fill the registers.
-    constexpr int taps = Filter::taps;
-    constexpr int fitting = (kVectorRegisters / Block<S>::vectors - 1) / taps - 1;
-    constexpr int rows = fitting < 1 ? 1 : fitting < taps ? fitting : taps;
-    int64_t j = 0;
-    for (; j + rows <= axis[1].kernel; j += rows)
-      add_filter_lines<rows, Filter, pixels>(x, grad_y, h, h_end, j, sums + j * taps * tap_step);
-    if constexpr (rows > 1)
-      for (; j < axis[1].kernel; ++j)
-        add_filter_lines<1, Filter, pixels>(x, grad_y, h, h_end, j, sums + j * taps * tap_step);
-  }
-
-  // All taps of one depth of the filter, for the lines [h, h_end) of grad_y.
+  // All taps of one depth of the filter, for the lines [h, h_end) of grad_y, whose pieces were found.
   void add(const S* x, const S* grad_y, int64_t h, int64_t h_end, T* sums) const {
     const math::Axis& width = axis[2];
     auto run = [&](auto filter) {
       if (slim_tiles<S>(width.out))
-        add_narrow_filter<decltype(filter), kSlimTile>(x, grad_y, h, h_end, sums);
+        add_pieces<decltype(filter), kSlimTile>(x, grad_y, sums);
       else
-        add_narrow_filter<decltype(filter), kTilePixels<S>>(x, grad_y, h, h_end, sums);
+        add_pieces<decltype(filter), kTilePixels<S>>(x, grad_y, sums);
     };
     bool done = false;
     if constexpr (!Reader::mixes)
@@ -256,13 +282,14 @@ template <class S, template <class> class Reader>
 struct DepthwiseWgrad {
   using T = ComputeType<S>;
   static constexpr int64_t kParts = 16;
-  static constexpr int64_t kReadForPartial = 4;  // elements of x and grad_y for each partial sum, or fewer parts
+  static constexpr int64_t kReadForPartial = 32;  // elements of x and grad_y for each partial sum, or fewer parts
   // Elements of x and grad_y in a band: they should stay in the L2 cache, and a float sum over its pixels be short.
   static constexpr int64_t kBandElements = int64_t{1} << 16;
 
   const ConvArgs& args;
-  int64_t channels, mix, taps, line_taps, band_lines, pieces, bands, parts;  // pieces: bands of one depth of an image
-  T* partial;                                                                // [part][m][tap][channel]
+  int64_t channels, mix, taps, line_taps, band_lines, pieces, bands,
+      parts;   // pieces: bands of one depth of an image
+  T* partial;  // [part][m][tap][channel]
 
   NNART_HD explicit DepthwiseWgrad(const ConvArgs& args)
       : args(args), channels(args.in_channels), mix(channels / args.groups) {
@@ -298,18 +325,23 @@ struct DepthwiseWgrad {
     return static_cast<const S*>(args.y.data) + image * args.y.batch + d * args.y.space[0];
   }
 
-  // The lines [h, h_end) of one image, depth and block to the sums of depth i of the filters, for every m.
   template <class P>
-  void add(const P* x, const P* grad_y, const int64_t (&x_space)[3], const int64_t (&grad_space)[3], int64_t h,
-           int64_t h_end, int64_t tap_step, T* sums, FetchAhead& ahead) const {
-    FilterSums<P, Reader<P>> some{args.axis, {}, {}, tap_step, {}, &ahead};
+  NNART_HD FilterSums<P, Reader<P>> filter_sums(const int64_t (&x_space)[3], const int64_t (&grad_space)[3],
+                                                int64_t tap_step, FetchAhead& ahead) const {
+    FilterSums<P, Reader<P>> sums{args.axis, {}, {}, tap_step, {}, &ahead};
     for (int a = 0; a < 3; ++a) {
-      some.x_space[a] = x_space[a];
-      some.grad_space[a] = grad_space[a];
+      sums.x_space[a] = x_space[a];
+      sums.grad_space[a] = grad_space[a];
     }
+    return sums;
+  }
+
+  // The lines [h, h_end) of one image, depth and block to the sums of depth i of the filters, for every m.
+  template <class Sums, class P>
+  NNART_HD void add(Sums& some, const P* x, const P* grad_y, const Place& at, T* sums) const {
     for (int64_t m = 0; m < mix; ++m) {
       some.reader = Reader<P>(mix, m);
-      some.add(x, grad_y, h, h_end, sums + m * taps * tap_step);
+      some.add(x, grad_y, at.h, at.h_end, sums + m * taps * some.tap_step);
     }
   }
 
@@ -376,23 +408,36 @@ struct DepthwiseWgrad {
     Scratch<T> scratch(Use::partial, parts * mix * taps * blocks.padded());
     partial = scratch.data();
     int64_t steps = 2 * blocks.count * band_lines * ceil_div(args.axis[2].out, kTilePixels<S>);  // two a tile
-    parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
+    // Where there are fewer parts than threads may come, several share the channels of one.
+    int64_t shares = least(blocks.count, ceil_div(kParts, parts));
+    parallel_for(parts * shares, 1, [&](int64_t begin, int64_t end) {
+      Scratch<LinePiece> pieces(Use::tables, most_pieces(args.axis[1]));
       FetchAhead ahead;
-      fetch(bands * begin / parts, 1, ahead);
-      ahead.step();
-      for (int64_t part = begin; part < end; ++part) {
+      auto sums = filter_sums<S>(args.x.space, args.y.space, blocks.padded(), ahead);
+      for (int64_t unit = begin, taken; unit < end; unit += taken) {
+        int64_t part = unit / shares, share = unit % shares;
+        taken = least(shares - share, end - unit);
+        int64_t block = blocks.count * share / shares, block_end = blocks.count * (share + taken) / shares;
         T* to = partial + part * mix * taps * blocks.padded();
-        zero_run(to, mix * taps * blocks.padded());
-        for (int64_t band = bands * part / parts; band < bands * (part + 1) / parts; ++band) {
+        for (int64_t i = 0; i < mix * taps; ++i)
+          zero_run(to + i * blocks.padded() + block * Block<S>::channels, (block_end - block) * Block<S>::channels);
+        int64_t first = bands * part / parts, last = bands * (part + 1) / parts;
+        // Lines are fetched whole, for who takes all channels of them.
+        bool fetches = taken == shares, goes_on = unit + taken + shares <= end;
+        if (fetches && unit == begin) {
+          fetch(first, 1, ahead);
+          ahead.step();
+        }
+        for (int64_t band = first; band < last; ++band) {
           Place at = place_of(band);
-          if (band + 1 < bands * end / parts) fetch(band + 1, steps, ahead);
-          for (int64_t b = 0; b < blocks.count; ++b)
+          if (fetches && (band + 1 < last || goes_on)) fetch(band + 1, steps, ahead);
+          sums.find_pieces(at.h, at.h_end, pieces.data());
+          for (int64_t b = block; b < block_end; ++b)
             for (int64_t i = 0; i < args.axis[0].kernel; ++i) {
               int64_t in_d = args.axis[0].source(at.d, i), c = blocks.start(b);
               if (in_d < 0 || in_d >= args.axis[0].in) continue;
-              add(x_of(at.image) + in_d * args.x.space[0] + c, grad_of(at.image, at.d) + c, args.x.space, args.y.space,
-                  at.h, at.h_end, blocks.padded(), to + i * line_taps * blocks.padded() + b * Block<S>::channels,
-                  ahead);
+              add(sums, x_of(at.image) + in_d * args.x.space[0] + c, grad_of(at.image, at.d) + c, at,
+                  to + i * line_taps * blocks.padded() + b * Block<S>::channels);
             }
         }
       }
@@ -414,6 +459,8 @@ struct DepthwiseWgrad {
       Scratch<T> x(Use::source, in_lines * in_w * lanes);
       Scratch<T> grad_y(Use::gradient, band_lines * out_w * lanes);
       FetchAhead nothing;  // the copies are in the cache
+      Scratch<LinePiece> pieces(Use::tables, most_pieces(args.axis[1]));
+      auto sums = filter_sums<T>(x_space, grad_space, blocks.padded(), nothing);
       for (int64_t unit = begin; unit < end; ++unit) {
         int64_t part = unit / blocks.count, b = unit % blocks.count, channel = blocks.start(b);
         T* to = partial + part * mix * taps * blocks.padded() + b * lanes;
@@ -423,13 +470,14 @@ struct DepthwiseWgrad {
           gather_block(args.y, grad_of(at.image, at.d) + channel * args.y.channel, wide, 0, 1, at.h, at.h_end - at.h,
                        out_w, grad_y.data());
           auto [low, high] = lines_of(at);
+          sums.find_pieces(at.h, at.h_end, pieces.data());
           for (int64_t i = 0; i < args.axis[0].kernel; ++i) {
             int64_t in_d = args.axis[0].source(at.d, i);
             if (in_d < 0 || in_d >= args.axis[0].in || low >= high) continue;
             gather_block(args.x, x_of(at.image) + channel * args.x.channel, wide, in_d, 1, low, high - low, in_w,
                          x.data());
-            add(x.data() - low * x_space[1], grad_y.data() - at.h * grad_space[1], x_space, grad_space, at.h, at.h_end,
-                blocks.padded(), to + i * line_taps * blocks.padded(), nothing);
+            add(sums, x.data() - low * x_space[1], grad_y.data() - at.h * grad_space[1], at,
+                to + i * line_taps * blocks.padded());
           }
         }
       }
