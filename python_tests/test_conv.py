@@ -84,6 +84,12 @@ DEPTHWISE = (
     case((2, 40, 5, 40), (40, 1, 2, 17), groups=40, padding=(0, 8)),
     case((2, 17, 4, 6, 7), (17, 1, 2, 3, 3), groups=17, padding=(0, 1, 1), stride=(1, 2, 1)),
     case((2, 32, 5, 4, 6), (32, 1, 3, 3, 2), groups=32, padding=1, dilation=(2, 1, 1)),
+    # long filters in groups of 7, 5 and 3 taps, also longer than the line and padded further than they reach
+    *(case((2, 20, 30), (20, 1, taps), groups=20, padding=taps // 2) for taps in (8, 9, 10, 11, 12, 14, 16)),
+    case((2, 20, 6), (20, 1, 31), groups=20, padding=20),
+    case((1, 18, 25), (18, 1, 11), groups=18, padding=13, bias=False),
+    case((2, 36, 12, 21), (36, 1, 9, 9), groups=36, padding=4),
+    case((1, 33, 10, 50), (33, 1, 3, 31), groups=33, padding=(1, 15)),
     # tiles of 7 or 8 pixels, at either end of a line, at both, or not padded to the same width
     case((2, 35, 14, 14), (35, 1, 3, 3), groups=35, padding=1),
     case((3, 33, 7, 15), (33, 1, 3, 3), groups=33, padding=1, bias=False),
@@ -445,6 +451,7 @@ def test_compile_with_dynamic_batch() -> None:
         ((7, 32, 40, 40), (3, 32, 3, 3), {"padding": 1}),
         ((5, 40, 60, 60), (40, 1, 3, 3), {"padding": 1, "groups": 40}),
         ((5, 40, 60, 60), (40, 4, 3, 3), {"padding": 1, "groups": 10}),
+        ((3, 200, 8, 8), (200, 1, 3, 3), {"padding": 1, "groups": 200}),  # shares of the channels, not of the pixels
     ],
     ids=str,
 )

@@ -172,7 +172,8 @@ NNART_HD void pack_channels(const Place& place, int64_t first, int64_t channels,
 // tap[j], j < n. A forward axis has one phase; the gradient of one with stride s has s.
 struct TapPhase {
   int64_t first, step, count, source_step, n, lowest, highest;
-  const int64_t *tap, *shift;
+  const int64_t* tap;
+  int64_t* shift;
 };
 
 struct TapAxis {
@@ -212,6 +213,30 @@ NNART_HD TapAxis tap_axis(const math::Axis& axis, bool transposed, int64_t* tabl
   return result;
 }
 
+// How many places each line would need before its first and after its last for every tap of every output to exist.
+struct Margins {
+  int64_t before = 0, after = 0;
+};
+NNART_HD Margins margins_of(const TapAxis& axis) {
+  Margins result;
+  for (int64_t p = 0; p < least(axis.phase_count, axis.outputs); ++p) {
+    const TapPhase& phase = axis.phases[p];
+    result.before = most(result.before, -phase.lowest);
+    result.after = most(result.after, (phase.count - 1) * phase.source_step + phase.highest + 1 - axis.sources);
+  }
+  return result;
+}
+// The axis of lines that have them. The shifts belong to the phases' table.
+NNART_HD void add_margins(TapAxis& axis, const Margins& margins) {
+  axis.sources += margins.before + margins.after;
+  for (int64_t p = 0; p < axis.phase_count; ++p) {
+    TapPhase& phase = axis.phases[p];
+    phase.lowest += margins.before;
+    phase.highest += margins.before;
+    for (int64_t k = 0; k < phase.n; ++k) phase.shift[k] += margins.before;
+  }
+}
+
 // So many taps with `gap` places from one to the next and `step` from one output to the next, known to the compiler.
 template <int count, int output_step, int tap_gap = 1>
 struct Narrow {
@@ -228,6 +253,30 @@ struct Narrow {
   NNART_HD static constexpr int output(int q, int k) { return (q - k * gap) / step; }
 };
 using AnyTaps = Narrow<0, 1>;
+constexpr int64_t kLongestNarrow = 7;
+
+NNART_HD bool takes_long_filter(const math::Axis& width) {
+  return width.kernel > kLongestNarrow && width.stride == 1 && width.dilation == 1;
+}
+
+// The taps of a longer filter are taken some at a time, 7, 5 or 3 of them, so that none of 8 or more is left over.
+template <class Add>
+NNART_HD void add_long_filter(int64_t taps, const Add& add) {
+  auto leaves_some = [](int64_t left) { return left == 1 || left == 2 || left == 4; };
+  for (int64_t k = 0; k < taps;) {
+    int64_t left = taps - k;
+    if (left >= 7 && !leaves_some(left - 7)) {
+      add(Narrow<7, 1>{}, k);
+      k += 7;
+    } else if (left >= 5 && !leaves_some(left - 5)) {
+      add(Narrow<5, 1>{}, k);
+      k += 5;
+    } else {
+      add(Narrow<3, 1>{}, k);
+      k += 3;
+    }
+  }
+}
 
 // Calls run with the one of Known that has these numbers; false if none does.
 template <class... Known, class Run>
@@ -268,22 +317,27 @@ void pack_filters(const ConvArgs& args, int64_t m, const Blocks<P>& blocks, int6
 }
 
 // A block of lines of one image, n_d by n_h lines of `width` pixels from line (d, h) on, as [d][h][pixel][lane] in the
-// compute type. Lanes without a channel are left as they are.
+// compute type, each between so many zeros. Lanes without a channel are left as they are.
 template <class S, class T>
 void gather_block(const ConvOperand& source, const S* from, int64_t channels, int64_t d, int64_t n_d, int64_t h,
-                  int64_t n_h, int64_t width, T* to) {
+                  int64_t n_h, int64_t width, T* to, int64_t zeros_before = 0, int64_t zeros_after = 0) {
   constexpr int64_t lanes = Vec<T>::size;
   for (int64_t i = 0; i < n_d; ++i) {
     const S* lines = from + (d + i) * source.space[0] + h * source.space[1];
-    bool one_run = source.space[2] == 1 && source.space[1] == width;
+    bool one_run = source.space[2] == 1 && source.space[1] == width && zeros_before + zeros_after == 0;
     int64_t runs = one_run ? 1 : n_h, pixels = one_run ? n_h * width : width;
-    for (int64_t j = 0; j < runs; ++j, to += pixels * lanes) {
+    for (int64_t j = 0; j < runs; ++j) {
       const S* line = lines + j * source.space[1];
+      zero_run(to, zeros_before * lanes);
+      to += zeros_before * lanes;
       if (source.space[2] == 1)
         copy_transposed(to, lanes, line, source.channel, channels, pixels);
       else
         for (int64_t w = 0; w < pixels; ++w)
           widen_run(to + w * lanes, line + w * source.space[2], source.channel, channels);
+      to += pixels * lanes;
+      zero_run(to, zeros_after * lanes);
+      to += zeros_after * lanes;
     }
   }
 }

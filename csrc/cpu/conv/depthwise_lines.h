@@ -136,6 +136,12 @@ struct DepthwiseLines {
           if (Filter::meet(q, k, tile)) add_product(sum[Filter::output(q, k)], x, w[k]);
       }
     } else {
+      if constexpr (!Edges::tested && !Reader::mixes)
+        if (phase.source_step == 1 && phase.n > kLongestNarrow && phase.shift[1] - phase.shift[0] == 1)
+          return add_long_filter(phase.n, [&](auto some, int64_t j) {
+            add_line<decltype(some), tile, Edges>(reader, line + j * pixel, weights + phase.tap[j] * tap_step, phase,
+                                                  place, pixel, (phase.tap[1] - phase.tap[0]) * tap_step, sum);
+          });
       int64_t source_step = phase.source_step * pixel;
       for (int64_t j = 0; j < phase.n; ++j) {
         Block<S> w = Block<S>::from(weights + phase.tap[j] * tap_step);
@@ -355,7 +361,13 @@ struct DepthwiseCorrelation {
     return {low, most(0, least(high, a.sources) - low)};
   }
 
-  void run_copied() const {
+  void run_copied() {
+    // The taps of a long filter are too many for edges that the compiler knows: its lines are copied with zeros around.
+    int64_t width = axis[2].sources;
+    Margins margins;
+    if (args.axis[2].kernel > kLongestNarrow) margins = margins_of(axis[2]);
+    if (margins.before + margins.after > 2 * width + kLongestNarrow) margins = {};
+    add_margins(axis[2], margins);
     DepthwiseLines<T, Reader<T>> lines = lines_of<T>(lanes);
     Blocks<T> blocks(channels);
     lines.tap_step = lanes;
@@ -390,7 +402,7 @@ struct DepthwiseCorrelation {
         Scratch<T> copy(Use::source, most(1, in_d.n * in_h.n * axis[2].sources * lanes));
         Scratch<T> result(Use::tile, (h_end - h) * axis[2].outputs * lanes);
         gather_block(source, static_cast<const S*>(source.data) + image * source.batch + channel * source.channel, wide,
-                     in_d.first, in_d.n, in_h.first, in_h.n, axis[2].sources, copy.data());
+                     in_d.first, in_d.n, in_h.first, in_h.n, width, copy.data(), margins.before, margins.after);
         DepthwiseLines<T, Reader<T>> mine = lines;
         mine.source_space[0] = in_h.n * mine.source_space[1];
         mine.packed = filters.data() + block * mix * taps * lanes;

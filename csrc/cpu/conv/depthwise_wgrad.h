@@ -9,12 +9,12 @@
 namespace nnart::cpu {
 namespace {
 
-// `rows` lines of a filter from line j on, for lines [h, h_end) of grad_y, which read no padding there.
+// Lines [h, h_end) of grad_y, for which the lines [j, j_end) of a filter read no padding and the others do.
 struct LinePiece {
-  int64_t rows, j, h, h_end;
+  int64_t h, h_end, j, j_end;
 };
 
-NNART_HD int64_t most_pieces(const math::Axis& height) { return (2 * height.kernel + 1) * height.kernel; }
+NNART_HD int64_t most_pieces(const math::Axis& height) { return 2 * height.kernel + 1; }
 
 // One image's lines, channels beside each other, stored as S, for the m-th channel of each group of x.
 template <class S, class Reader>
@@ -107,23 +107,24 @@ struct FilterSums {
     }
   }
 
-  // `rows` lines of a narrow filter, from line j on, for lines [h, h_end) of grad_y that read
-  // no padding there: a pixel of x is loaded once for all taps of its line, a pixel of grad_y once for all lines.
+  // `rows` lines of some taps of a filter, from line j and tap k on, for lines [h, h_end) of grad_y that read no
+  // padding above and below: a pixel of x is loaded once for all taps of its line, a pixel of grad_y once for all
+  // lines.
   template <int rows, class Filter, int pixels>
-  void add_full_lines(const S* x, const S* grad_y, int64_t h, int64_t h_end, int64_t j, T* sums) const {
+  void add_full_lines(const S* x, const S* grad_y, int64_t h, int64_t h_end, int64_t j, int64_t k, T* sums) const {
     const math::Axis& height = axis[1];
     const math::Axis& width = axis[2];
     constexpr int taps = Filter::taps, step = Filter::step;
     Block<S> sum[rows][taps];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) clear(sum[r]);
-    int64_t row_step = height.dilation * x_space[1], summed = 0;
+    int64_t row_step = height.dilation * x_space[1], line_step = width.kernel * tap_step, summed = 0;
     for (int64_t line = h; line < h_end; ++line) {
       const S* grad_row = grad_y + line * grad_space[1];
       const S* x_row = x + height.source(line, j) * x_space[1];
       for (int64_t w = 0; w < width.out; w += pixels) {
         ahead->step();
-        int64_t place = w * step - width.pad;
+        int64_t place = w * step - width.pad + k * Filter::gap;
         int64_t low = most(0, -place), high = most(0, place + Filter::places(pixels) - width.in);
         const S* grad = grad_row + w * grad_space[2];
         const S* row[rows];
@@ -141,23 +142,21 @@ struct FilterSums {
           summed = 0;
 #pragma GCC unroll 8
           for (int r = 0; r < rows; ++r) {
-            add_to<taps>(sums + r * taps * tap_step, sum[r]);
+            add_to<taps>(sums + r * line_step, sum[r]);
             clear(sum[r]);
           }
         }
       }
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) add_to<taps>(sums + r * taps * tap_step, sum[r]);
+    for (int r = 0; r < rows; ++r) add_to<taps>(sums + r * line_step, sum[r]);
   }
 
-  // The pieces of what the lines [h, h_end) of grad_y meet of one depth of the filter, of at most `most_rows` lines of
-  // it each. The same for all blocks of channels, so that they are found once.
+  // The pieces of the lines [h, h_end) of grad_y: the same for all blocks of channels, so that they are found once.
   void find_pieces(int64_t h, int64_t h_end, LinePiece* to) {
     const math::Axis& height = axis[1];
     pieces = to;
     piece_count = 0;
-    // The lines [low, high) of the filter read no padding there.
     auto low = [&](int64_t line) { return ceil_div(most(0, -height.source(line, 0)), height.dilation); };
     auto high = [&](int64_t line) {
       return least(height.kernel, div_floor(height.in - 1 - height.source(line, 0), height.dilation) + 1);
@@ -165,36 +164,27 @@ struct FilterSums {
     for (int64_t line = h, end; line < h_end; line = end) {
       int64_t j = low(line), j_end = high(line);
       for (end = line + 1; end < h_end && low(end) == j && high(end) == j_end;) ++end;
-      for (int64_t rows; j < j_end; j += rows) {
-        rows = rows_of(j_end - j);
-        pieces[piece_count++] = {rows, j, line, end};
-      }
+      if (j < j_end) pieces[piece_count++] = {line, end, j, j_end};
     }
-  }
-  // How many lines of a filter of so many taps a line are worked on at once: their sums, the pixels of grad_y that a
-  // pixel of x meets and that pixel fill the registers.
-  NNART_HD static constexpr int most_rows(int64_t taps) {
-    int64_t fitting = (kVectorRegisters / Block<S>::vectors - 1) / taps - 1;
-    return int(fitting < 1 ? 1 : fitting < taps ? fitting : taps);
-  }
-  // Of so many that are left.
-  NNART_HD int64_t rows_of(int64_t left) const {
-    int64_t all = most_rows(axis[2].kernel);
-    return left >= all ? all : least(left, 2);
   }
 
+  // The taps from tap k of each line of the filter on, as many lines at once as there are registers: for their sums,
+  // the pixels of grad_y that a pixel of x meets, and that pixel.
   template <class Filter, int pixels>
-  void add_pieces(const S* x, const S* grad_y, T* sums) const {
-    constexpr int taps = Filter::taps, all = most_rows(taps);
-    for (const LinePiece* p = pieces; p < pieces + piece_count; ++p) {
-      T* to = sums + p->j * taps * tap_step;
-      if (p->rows == all)
-        add_full_lines<all, Filter, pixels>(x, grad_y, p->h, p->h_end, p->j, to);
-      else if (all > 2 && p->rows == 2)
-        add_full_lines<2, Filter, pixels>(x, grad_y, p->h, p->h_end, p->j, to);
-      else
-        add_full_lines<1, Filter, pixels>(x, grad_y, p->h, p->h_end, p->j, to);
-    }
+  void add_pieces(const S* x, const S* grad_y, int64_t k, T* sums) const {
+    constexpr int fitting = (kVectorRegisters / Block<S>::vectors - 1) / Filter::taps - 1;
+    constexpr int rows = fitting < 1 ? 1 : fitting < Filter::taps ? fitting : Filter::taps;
+    for (const LinePiece* p = pieces; p < pieces + piece_count; ++p)
+      for (int64_t j = p->j, n; j < p->j_end; j += n) {
+        T* to = sums + (j * axis[2].kernel + k) * tap_step;
+        n = p->j_end - j >= rows ? rows : least(p->j_end - j, 2);
+        if (n == rows)
+          add_full_lines<rows, Filter, pixels>(x, grad_y, p->h, p->h_end, j, k, to);
+        else if (rows > 2 && n == 2)
+          add_full_lines<2, Filter, pixels>(x, grad_y, p->h, p->h_end, j, k, to);
+        else
+          add_full_lines<1, Filter, pixels>(x, grad_y, p->h, p->h_end, j, k, to);
+      }
   }
 
   // n taps of line j of the filter, from tap k on.
@@ -253,18 +243,24 @@ struct FilterSums {
   // All taps of one depth of the filter, for the lines [h, h_end) of grad_y, whose pieces were found.
   void add(const S* x, const S* grad_y, int64_t h, int64_t h_end, T* sums) const {
     const math::Axis& width = axis[2];
-    auto run = [&](auto filter) {
+    auto run_from = [&](auto some, int64_t k) {
       if (slim_tiles<S>(width.out))
-        add_pieces<decltype(filter), kSlimTile>(x, grad_y, sums);
+        add_pieces<decltype(some), kSlimTile>(x, grad_y, k, sums);
       else
-        add_pieces<decltype(filter), kTilePixels<S>>(x, grad_y, sums);
+        add_pieces<decltype(some), kTilePixels<S>>(x, grad_y, k, sums);
     };
+    auto run = [&](auto filter) { run_from(filter, 0); };
     bool done = false;
-    if constexpr (!Reader::mixes)
+    if constexpr (!Reader::mixes) {
       done = with_narrow<Narrow<3, 1>, Narrow<5, 1>, Narrow<7, 1>, Narrow<3, 2>, Narrow<5, 2>, Narrow<7, 2>,
                          Narrow<3, 1, 2>>(width.kernel, width.stride, width.dilation, run);
-    else
+      if (!done && takes_long_filter(width)) {
+        add_long_filter(width.kernel, run_from);
+        done = true;
+      }
+    } else {
       done = with_narrow<Narrow<3, 1>, Narrow<3, 2>>(width.kernel, width.stride, width.dilation, run);
+    }
     if (done) return;
     Even cuts(axis[2].kernel, kSomeTaps);
     for (int64_t j = 0; j < axis[1].kernel; ++j)
@@ -326,9 +322,10 @@ struct DepthwiseWgrad {
   }
 
   template <class P>
-  NNART_HD FilterSums<P, Reader<P>> filter_sums(const int64_t (&x_space)[3], const int64_t (&grad_space)[3],
-                                                int64_t tap_step, FetchAhead& ahead) const {
-    FilterSums<P, Reader<P>> sums{args.axis, {}, {}, tap_step, {}, &ahead};
+  NNART_HD FilterSums<P, Reader<P>> filter_sums(const math::Axis* axis, const int64_t (&x_space)[3],
+                                                const int64_t (&grad_space)[3], int64_t tap_step,
+                                                FetchAhead& ahead) const {
+    FilterSums<P, Reader<P>> sums{axis, {}, {}, tap_step, {}, &ahead};
     for (int a = 0; a < 3; ++a) {
       sums.x_space[a] = x_space[a];
       sums.grad_space[a] = grad_space[a];
@@ -413,7 +410,7 @@ struct DepthwiseWgrad {
     parallel_for(parts * shares, 1, [&](int64_t begin, int64_t end) {
       Scratch<LinePiece> pieces(Use::tables, most_pieces(args.axis[1]));
       FetchAhead ahead;
-      auto sums = filter_sums<S>(args.x.space, args.y.space, blocks.padded(), ahead);
+      auto sums = filter_sums<S>(args.axis, args.x.space, args.y.space, blocks.padded(), ahead);
       for (int64_t unit = begin, taken; unit < end; unit += taken) {
         int64_t part = unit / shares, share = unit % shares;
         taken = least(shares - share, end - unit);
@@ -451,16 +448,28 @@ struct DepthwiseWgrad {
     cut(lanes, blocks.padded());
     const math::Axis& height = args.axis[1];
     int64_t in_w = args.axis[2].in, out_w = args.axis[2].out, wide = least(lanes, channels);
-    const int64_t x_space[] = {0, in_w * lanes, lanes}, grad_space[] = {0, out_w * lanes, lanes};
+    math::Axis axis[] = {args.axis[0], args.axis[1], args.axis[2]};
+    Margins margins;
+    int64_t grad_zeros = 0;
+    if (takes_long_filter(axis[2])) {
+      // Zeros around the lines let every tap of every output exist and end the last tile where the line does.
+      int64_t tile = slim_tiles<T>(out_w) ? kSlimTile : kTilePixels<T>;
+      axis[2].out = ceil_div(out_w, tile) * tile;
+      grad_zeros = axis[2].out - out_w;
+      margins = {most(0, axis[2].pad), most(0, axis[2].source(axis[2].out - 1, axis[2].kernel - 1) + 1 - in_w)};
+      axis[2].in += margins.before + margins.after;
+      axis[2].pad -= margins.before;
+    }
+    const int64_t x_space[] = {0, axis[2].in * lanes, lanes}, grad_space[] = {0, axis[2].out * lanes, lanes};
     int64_t in_lines = least(height.in, (band_lines - 1) * height.stride + (height.kernel - 1) * height.dilation + 1);
     Scratch<T> scratch(Use::partial, parts * mix * taps * blocks.padded());
     partial = scratch.data();
     parallel_for(parts * blocks.count, 1, [&](int64_t begin, int64_t end) {
-      Scratch<T> x(Use::source, in_lines * in_w * lanes);
-      Scratch<T> grad_y(Use::gradient, band_lines * out_w * lanes);
+      Scratch<T> x(Use::source, in_lines * x_space[1]);
+      Scratch<T> grad_y(Use::gradient, band_lines * grad_space[1]);
       FetchAhead nothing;  // the copies are in the cache
       Scratch<LinePiece> pieces(Use::tables, most_pieces(args.axis[1]));
-      auto sums = filter_sums<T>(x_space, grad_space, blocks.padded(), nothing);
+      auto sums = filter_sums<T>(axis, x_space, grad_space, blocks.padded(), nothing);
       for (int64_t unit = begin; unit < end; ++unit) {
         int64_t part = unit / blocks.count, b = unit % blocks.count, channel = blocks.start(b);
         T* to = partial + part * mix * taps * blocks.padded() + b * lanes;
@@ -468,14 +477,14 @@ struct DepthwiseWgrad {
         for (int64_t band = bands * part / parts; band < bands * (part + 1) / parts; ++band) {
           Place at = place_of(band);
           gather_block(args.y, grad_of(at.image, at.d) + channel * args.y.channel, wide, 0, 1, at.h, at.h_end - at.h,
-                       out_w, grad_y.data());
+                       out_w, grad_y.data(), 0, grad_zeros);
           auto [low, high] = lines_of(at);
           sums.find_pieces(at.h, at.h_end, pieces.data());
           for (int64_t i = 0; i < args.axis[0].kernel; ++i) {
             int64_t in_d = args.axis[0].source(at.d, i);
             if (in_d < 0 || in_d >= args.axis[0].in || low >= high) continue;
             gather_block(args.x, x_of(at.image) + channel * args.x.channel, wide, in_d, 1, low, high - low, in_w,
-                         x.data());
+                         x.data(), margins.before, margins.after);
             add(sums, x.data() - low * x_space[1], grad_y.data() - at.h * grad_space[1], at,
                 to + i * line_taps * blocks.padded());
           }
