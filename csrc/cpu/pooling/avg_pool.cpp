@@ -28,6 +28,25 @@ class Counts {
   Numbers counts_;
 };
 
+// Which of an axis's outputs have windows of one size: a number for each size, in the order of their first outputs.
+class Sizes {
+ public:
+  Sizes(const Counts& counts, int64_t outputs) : index_(outputs), size_(outputs) {
+    for (int64_t o = 0; o < outputs; ++o) {
+      int64_t i = 0;
+      while (i < n && size_.data()[i] != counts[o]) ++i;
+      index_.data()[o] = i;
+      if (i == n) size_.data()[n++] = counts[o];
+    }
+  }
+  int64_t n = 0;
+  NNART_HD int64_t of(int64_t o) const { return index_.data()[o]; }
+  NNART_HD int64_t operator[](int64_t i) const { return size_.data()[i]; }
+
+ private:
+  Numbers index_, size_;
+};
+
 template <class S>
 struct AvgPool {
   using C = ComputeType<S>;
@@ -37,23 +56,24 @@ struct AvgPool {
 
   const AvgPoolArgs& args;
   const Windows& windows;
-  Counts d_count{windows.d, args}, h_count{windows.h, args}, w_count{windows.w, args};
   const AxisWindows &d = windows.d, &h = windows.h, &w = windows.w;
   int64_t channels = args.shape.channels;
+  Counts d_count{d, args}, h_count{h, args}, w_count{w, args};
+  Sizes d_sizes{d_count, d.axis().out}, h_sizes{h_count, h.axis().out};
+  int64_t factor_step = w.axis().out + width;
+  Scratch<C> factors{Use::partial, d_sizes.n * h_sizes.n * factor_step};
 
-  NNART_HD C factor(int64_t od, int64_t oh, int64_t ow) const {
-    return C(1) / C(args.divisor ? args.divisor : d_count[od] * h_count[oh] * w_count[ow]);
+  AvgPool(const AvgPoolArgs& args, const Windows& windows) : args(args), windows(windows) {
+    for (int64_t i = 0; i < d_sizes.n * h_sizes.n; ++i) {
+      int64_t lines = d_sizes[i / h_sizes.n] * h_sizes[i % h_sizes.n];
+      C* to = factors.data() + i * factor_step;
+      for (int64_t ow = 0; ow < w.axis().out; ++ow)
+        to[ow] = C(1) / C(args.divisor ? args.divisor : lines * w_count[ow]);
+    }
   }
-  // What the outputs of one line are multiplied with; the same for the next line unless its windows are cut otherwise.
-  struct Factors {
-    C* of;
-    int64_t taps = -1;
-  };
-  NNART_HD void set(Factors& factors, int64_t od, int64_t oh) const {
-    int64_t taps = args.divisor ? 0 : d_count[od] * h_count[oh];
-    if (taps == factors.taps) return;
-    factors.taps = taps;
-    for (int64_t ow = 0; ow < w.axis().out; ++ow) factors.of[ow] = factor(od, oh, ow);
+  // What the outputs of one line are multiplied with.
+  NNART_HD const C* factors_of(int64_t od, int64_t oh) const {
+    return factors.data() + (d_sizes.of(od) * h_sizes.n + h_sizes.of(oh)) * factor_step;
   }
 
   // ---- forward, planes ----------------------------------------------------------------------------------------------
@@ -80,14 +100,12 @@ struct AvgPool {
     auto* x = static_cast<const S*>(args.x);
     auto* y = static_cast<S*>(args.y);
     parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
-      Scratch<C> kept(Use::partial, w.axis().out + width), sums(Use::source, scratch);
-      Factors factors{kept.data()};
+      Scratch<C> sums(Use::source, scratch);
       for (int64_t p = first; p < last; ++p)
         for (int64_t od = 0; od < d.axis().out; ++od)
           for (int64_t oh = 0; oh < h.axis().out; ++oh) {
-            set(factors, od, oh);
             S* to = y + p * windows.out + (od * h.axis().out + oh) * w.axis().out;
-            run(x + p * windows.in, od, oh, to, y + last * windows.out, factors.of, sums.data());
+            run(x + p * windows.in, od, oh, to, y + last * windows.out, factors_of(od, oh), sums.data());
           }
     });
   }
@@ -148,8 +166,10 @@ struct AvgPool {
       V sums[4] = {V(0), V(0), V(0), V(0)};
       for (; i + 4 * width <= n; i += 4 * width)
         for (int k = 0; k < 4; ++k) sums[k] = sums[k] + load_streaming(p + i + k * width);
-      for (int k = 0; i < n; ++k, i += width) {
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k, i += width) {
         int64_t count = n - i;
+        if (count <= 0) break;
         sums[k] = sums[k] + (count >= width ? load(p + i) : load_partial(p + i, count));
       }
       return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
@@ -163,7 +183,7 @@ struct AvgPool {
   NNART_HD void whole() const {
     auto* x = static_cast<const S*>(args.x);
     auto* y = static_cast<S*>(args.y);
-    C share = factor(0, 0, 0);
+    C share = factors_of(0, 0)[0];
     parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
       for (int64_t p = first; p < last; ++p) store_one(y + p, sum_along(x + p * windows.in, windows.in) * share);
     });
@@ -176,9 +196,9 @@ struct AvgPool {
   template <int kernel_h, int kernel_w, int packs>
   NNART_HD void piece(const S* corner, int64_t od, int64_t oh, int64_t ow, C share, S* to, int64_t lanes) const {
     int64_t row = w.axis().in * channels;
-    P total[packs], run[packs];
+    P total[packs];
     for (int i = 0; i < packs; ++i) {
-      total[i] = run[i] = P::all(0);
+      total[i] = P::all(0);
       fetch_target_ahead(to + i * P::size);
     }
     auto add = [](P(&sum)[packs], const auto& term) {
@@ -199,20 +219,38 @@ struct AvgPool {
           add(total, read(from));
         }
     } else {
-      int64_t terms = 0;
+      // Several pixels beside each other, so that no sum waits for another.
+      constexpr int ways = packs < 4 ? 4 / packs : 1;
+      P runs[ways][packs];
+      for (auto& run : runs)
+        for (P& sum : run) sum = P::all(0);
+      int64_t terms = 0;  // of the longest run
+      auto flush = [&] {
+        terms = 0;
+        for (auto& run : runs) {
+          add(total, [&](int i) { return run[i]; });
+          for (P& sum : run) sum = P::all(0);
+        }
+      };
       for (int64_t kd = d.begin(od); kd < d.end(od); ++kd)
         for (int64_t kh = h.begin(oh); kh < h.end(oh); ++kh) {
           const S* line = corner + (kd * h.axis().in + kh) * row;
-          for (int64_t kw = w.begin(ow); kw < w.end(ow); ++kw) {
+          auto visit = [&](int64_t kw, int way) {
             for (int i = 0; i < packs; ++i) fetch_source_ahead(line + kw * channels + i * P::size);
-            add(run, read(line + kw * channels));
-            if (++terms < kSumRun) continue;
-            add(total, [&](int i) { return run[i]; });
-            for (P& sum : run) sum = P::all(0);
-            terms = 0;
+            add(runs[way], read(line + kw * channels));
+          };
+          int64_t kw = w.begin(ow);
+          for (; kw + ways <= w.end(ow); kw += ways) {
+#pragma GCC unroll 4
+            for (int way = 0; way < ways; ++way) visit(kw + way, way);
+            if (++terms == kSumRun) flush();
+          }
+          for (; ways > 1 && kw < w.end(ow); ++kw) {
+            visit(kw, 0);
+            if (++terms == kSumRun) flush();
           }
         }
-      add(total, [&](int i) { return run[i]; });
+      flush();
     }
     for (int i = 0; i < packs; ++i) {
       for (int part = 0; part < P::parts; ++part) total[i].part[part] = total[i].part[part] * V(double(share));
@@ -222,7 +260,7 @@ struct AvgPool {
   template <int kernel_h, int kernel_w>
   NNART_HD void pixel(const S* image, int64_t od, int64_t oh, int64_t ow, C share, S* to) const {
     const S* corner = image + ((d.start(od) * h.axis().in + h.start(oh)) * w.axis().in + w.start(ow)) * channels;
-    each_channels<S>(channels, [&](int64_t c, auto packs, int64_t lanes) {
+    each_channels<S, true>(channels, [&](int64_t c, auto packs, int64_t lanes) {
       piece<kernel_h, kernel_w, packs>(corner + c, od, oh, ow, share, to + c, lanes);
     });
   }
@@ -232,19 +270,17 @@ struct AvgPool {
     auto* y = static_cast<S*>(args.y);
     int64_t rows = d.axis().out * h.axis().out;
     parallel_for(args.shape.batch * rows, pool_grain(windows.in * channels / rows), [&](int64_t first, int64_t last) {
-      Scratch<C> kept(Use::partial, w.axis().out);
-      Factors factors{kept.data()};
       for (int64_t r = first; r < last; ++r) {
         const S* image = x + r / rows * windows.in * channels;
         int64_t od = r % rows / h.axis().out, oh = r % h.axis().out;
-        set(factors, od, oh);
+        const C* shares = factors_of(od, oh);
         bool whole = kernel_h > 0 && h.is_whole(oh);
         for (int64_t ow = 0; ow < w.axis().out; ++ow) {
           S* to = y + (r * w.axis().out + ow) * channels;
           if (whole && w.is_whole(ow))
-            pixel<kernel_h, kernel_w>(image, od, oh, ow, factors.of[ow], to);
+            pixel<kernel_h, kernel_w>(image, od, oh, ow, shares[ow], to);
           else
-            pixel<0, 0>(image, od, oh, ow, factors.of[ow], to);
+            pixel<0, 0>(image, od, oh, ow, shares[ow], to);
         }
       }
     });
@@ -258,6 +294,30 @@ struct AvgPool {
     bool operator==(const Reached&) const = default;
   };
 
+  // n inputs beside each other along w, which the windows [first, end) reach.
+  struct Run {
+    int64_t first, end, n;
+  };
+  // Of a whole line, one of no input behind them.
+  NNART_HD void find_runs(Run* run) const {
+    int64_t begin = 0;
+    for (int64_t i = 0; i < w.axis().in; ++i) {
+      bool is_last = i + 1 == w.axis().in;
+      if (!is_last && w.first_output(i + 1) == w.first_output(i) && w.end_output(i + 1) == w.end_output(i)) continue;
+      *run++ = {w.first_output(i), w.end_output(i), i + 1 - begin};
+      begin = i + 1;
+    }
+    *run = {0, 0, 0};
+  }
+  // The line above once more.
+  NNART_HD void repeat_line(S* to, const S* end) const {
+    int64_t n = w.axis().in;
+    for (int64_t i = 0; i < n; i += width) {
+      const S* above = to + i - n;
+      store_before(to + i, end, end - above >= width ? load(above) : load_partial(above, least(width, n - i)));
+    }
+  }
+
   // Lines of grad_x that belong to the same lines of outputs are equal: the first is computed, the others copied.
   template <int step>
   NNART_HD void planes_backward() const {
@@ -268,11 +328,13 @@ struct AvgPool {
     int64_t margin = step ? ceil_div(axis.kernel, most(1, step)) : 0;
     int64_t outputs = most(axis.out, step ? ceil_div(axis.in, most(1, step)) : 0) + most_shift;
     int64_t elements = margin + ceil_div(outputs, width) * width + width;
+    Scratch<Run> runs(Use::tables, axis.in + 1);
+    find_runs(runs.data());
     parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
-      Scratch<C> sums(Use::source, elements), kept(Use::partial, axis.out + width);
+      Scratch<C> sums(Use::source, elements);
       std::memset(sums.data(), 0, size_t(elements) * sizeof(C));
       C* sum = sums.data() + margin;
-      Factors factors{kept.data()};
+      const S* end = grad_x + last * windows.in;
       for (int64_t p = first; p < last; ++p) {
         const S* from = grad_y + p * windows.out;
         S* to = grad_x + p * windows.in;
@@ -281,47 +343,43 @@ struct AvgPool {
           for (int64_t ih = 0; ih < h.axis().in; ++ih, to += axis.in) {
             Reached now{d.first_output(id), d.end_output(id), h.first_output(ih), h.end_output(ih)};
             if (now == before) {
-              std::memcpy(static_cast<void*>(to), to - axis.in, size_t(axis.in) * sizeof(S));
+              repeat_line(to, end);
               continue;
             }
             before = now;
             bool is_first = true;
             for (int64_t od = now.first_d; od < now.end_d; ++od)
               for (int64_t oh = now.first_h; oh < now.end_h; ++oh) {
-                set(factors, od, oh);
+                const C* shares = factors_of(od, oh);
                 const S* line = from + (od * h.axis().out + oh) * axis.out;
                 for (int64_t o = 0; o < axis.out; o += width) {
                   int64_t count = least(width, axis.out - o);
-                  V term = (count == width ? load(line + o) : load_partial(line + o, count)) * load(factors.of + o);
-                  if (count < width) term = load_partial(reinterpret_cast<const C*>(&term.v), count);
+                  V term = (count == width ? load(line + o) : load_partial(line + o, count)) * load(shares + o);
+                  if (step && count < width) term = load_partial(reinterpret_cast<const C*>(&term.v), count);
                   store(sum + o, is_first ? term : load(sum + o) + term);
                 }
                 is_first = false;
               }
             if (is_first) std::memset(sum, 0, size_t(axis.out) * sizeof(C));
-            spread<step>(sum, to);
+            spread<step>(sum, to, end, runs.data());
           }
       }
     });
   }
   // The line of grad_x to which each of its windows' sums is added once for each of its taps.
   template <int step>
-  NNART_HD void spread(const C* sum, S* to) const {
+  NNART_HD void spread(const C* sum, S* to, const S* end, const Run* runs) const {
     const math::PoolAxis& axis = w.axis();
     if constexpr (step == 0) {
-      for (int64_t i = 0; i < axis.in;) {
-        // The run of inputs that belong to the same windows: until the first of these ends or the next begins.
-        int64_t from = w.first_output(i), end = w.end_output(i), same = i + 1;
-        if (from < end) same = least(w.input(from, w.end(from)), end < axis.out ? w.input(end, w.begin(end)) : axis.in);
+      for (const Run* run = runs; run->n > 0; ++run) {
         C total = 0;
-        for (int64_t o = from; o < end; ++o) total += sum[o];
+        for (int64_t o = run->first; o < run->end; ++o) total += sum[o];
         V value(static_cast<double>(total));
-        for (; i + width <= same; i += width) {
+        for (int64_t i = 0; i < run->n; i += width) {
           fetch_target_ahead(to + i);
-          store(to + i, value);
+          store_before(to + i, end, value);
         }
-        if (i < same) store_partial(to + i, value, same - i);
-        i = same;
+        to += run->n;
       }
     } else {
       auto at = [&](int64_t phase, int64_t j) {
@@ -348,7 +406,7 @@ struct AvgPool {
     auto* grad_y = static_cast<const S*>(args.x);
     auto* grad_x = static_cast<S*>(args.y);
     const math::PoolAxis &y = h.axis(), &x = w.axis();
-    V share(double(factor(0, 0, 0)));
+    V share(double(factors_of(0, 0)[0]));
     parallel_for(windows.planes() * y.out, pool_grain(2 * x.in), [&](int64_t first, int64_t last) {
       for (int64_t r = first; r < last; ++r)
         for (int64_t o = 0; o < x.out; o += width) {
@@ -369,7 +427,7 @@ struct AvgPool {
     auto* grad_y = static_cast<const S*>(args.x);
     auto* grad_x = static_cast<S*>(args.y);
     int64_t kernel_h = h.axis().kernel, kernel_w = w.axis().kernel, row = w.axis().in * channels;
-    V share(double(factor(0, 0, 0)));
+    V share(double(factors_of(0, 0)[0]));
     parallel_for(args.shape.batch * h.axis().out, pool_grain(kernel_h * row), [&](int64_t first, int64_t last) {
       for (int64_t r = first; r < last; ++r)
         for (int64_t ow = 0; ow < w.axis().out; ++ow) {
@@ -389,52 +447,49 @@ struct AvgPool {
     });
   }
 
-  // Pixels beside each other that belong to the same windows are equal, as whole lines are.
+  // Pixels beside each other that belong to the same windows are equal: the first is computed, the others copied.
   NNART_HD void channels_backward() const {
     auto* grad_y = static_cast<const S*>(args.x);
     auto* grad_x = static_cast<S*>(args.y);
     int64_t rows = d.axis().in * h.axis().in;
+    Scratch<Run> runs(Use::tables, w.axis().in + 1);
+    find_runs(runs.data());
     parallel_for(args.shape.batch * rows, pool_grain(w.axis().in * channels), [&](int64_t first, int64_t last) {
-      struct Asked {
+      struct Line {
         const S* grad;
-        C share;
+        const C* shares;
       };
-      Scratch<Asked> list(Use::tables, overlap(d.axis()) * overlap(h.axis()) * overlap(w.axis()));
-      Scratch<C> kept(Use::partial, w.axis().out);
-      Asked* asked = list.data();
-      Factors factors{kept.data()};
+      Scratch<Line> list(Use::pixels, overlap(d.axis()) * overlap(h.axis()));
+      Line* lines = list.data();
       for (int64_t r = first; r < last; ++r) {
-        int64_t id = r % rows / h.axis().in, ih = r % h.axis().in;
+        int64_t id = r % rows / h.axis().in, ih = r % h.axis().in, count = 0;
         const S* image = grad_y + r / rows * windows.out * channels;
+        for (int64_t od = d.first_output(id); od < d.end_output(id); ++od)
+          for (int64_t oh = h.first_output(ih); oh < h.end_output(ih); ++oh)
+            lines[count++] = {image + (od * h.axis().out + oh) * w.axis().out * channels, factors_of(od, oh)};
         S* to = grad_x + r * w.axis().in * channels;
-        int64_t first_before = -1, end_before = -1;
-        for (int64_t iw = 0; iw < w.axis().in; ++iw, to += channels) {
-          int64_t first_w = w.first_output(iw), end_w = w.end_output(iw), count = 0;
-          if (first_w == first_before && end_w == end_before) {
-            std::memcpy(static_cast<void*>(to), to - channels, size_t(channels) * sizeof(S));
-            continue;
-          }
-          first_before = first_w;
-          end_before = end_w;
-          for (int64_t od = d.first_output(id); od < d.end_output(id); ++od)
-            for (int64_t oh = h.first_output(ih); oh < h.end_output(ih); ++oh) {
-              set(factors, od, oh);
-              for (int64_t ow = first_w; ow < end_w; ++ow)
-                asked[count++] = {image + ((od * h.axis().out + oh) * w.axis().out + ow) * channels, factors.of[ow]};
-            }
-          with_count(count, [&](auto asks) {
-            for (int64_t c = 0; c < channels; c += P::size) {
-              int64_t lanes = least(P::size, channels - c);
-              P sum = P::all(0);
-              fetch_target_ahead(to + c);
-              for (int64_t a = 0; a < asks(); ++a) {
-                P grad = P::read(asked[a].grad + c, lanes);
-                for (int part = 0; part < P::parts; ++part)
-                  sum.part[part] = sum.part[part] + grad.part[part] * V(double(asked[a].share));
+        for (const Run* run = runs.data(); run->n > 0; to += run++->n * channels) {
+          with_few(count, [&](auto line_count) {
+            with_few(run->end - run->first, [&](auto window_count) {
+              for (int64_t c = 0; c < channels; c += P::size) {
+                int64_t lanes = least(P::size, channels - c);
+                P sum = P::all(0);
+                fetch_target_ahead(to + c);
+                for (const Line* line = lines; line < lines + line_count(); ++line)
+                  for (int64_t o = run->first; o < run->first + window_count(); ++o) {
+                    P grad = P::read(line->grad + o * channels + c, lanes);
+                    for (int part = 0; part < P::parts; ++part)
+                      sum.part[part] = sum.part[part] + grad.part[part] * V(double(line->shares[o]));
+                  }
+                sum.write(to + c, lanes);
               }
-              sum.write(to + c, lanes);
-            }
+            });
           });
+          // Twice as many at each copy.
+          for (int64_t done = 1, n; done < run->n; done += n) {
+            n = least(done, run->n - done);
+            std::memcpy(static_cast<void*>(to + done * channels), to, size_t(n * channels) * sizeof(S));
+          }
         }
       }
     });

@@ -78,13 +78,18 @@ struct Pack {
 };
 
 // Calls visit(c, packs, lanes) for the channels from c on, four vectors of them at a time while there are as many and
-// one pack after, the last with `lanes` channels; packs is a constant.
-template <class S, class Visit>
+// one pack after (with `pairs` two before that), the last with `lanes` channels; packs is a constant.
+template <class S, bool pairs = false, class Visit>
 NNART_HD void each_channels(int64_t channels, const Visit& visit) {
   using P = Pack<S>;
   using Many = std::integral_constant<int, 4 / P::parts>;
   int64_t c = 0;
   for (; c + Many::value * P::size <= channels; c += Many::value * P::size) visit(c, Many{}, P::size);
+  if constexpr (pairs && Many::value > 2)
+    if (c + 2 * P::size <= channels) {
+      visit(c, std::integral_constant<int, 2>{}, P::size);
+      c += 2 * P::size;
+    }
   for (; c < channels; c += P::size) visit(c, std::integral_constant<int, 1>{}, least(P::size, channels - c));
 }
 

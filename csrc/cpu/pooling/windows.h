@@ -149,6 +149,17 @@ NNART_HD void with_count(int64_t count, const Visit& visit) {
     visit([count] { return count; });
 }
 
+// The same for counts along one axis.
+template <class Visit>
+NNART_HD void with_few(int64_t count, const Visit& visit) {
+  if (count == 1)
+    visit([] { return int64_t{1}; });
+  else if (count == 2)
+    visit([] { return int64_t{2}; });
+  else
+    visit([count] { return count; });
+}
+
 // Calls visit with the Type of the call's offsets.
 template <class Visit>
 void with_offset(const PoolShape& shape, Visit visit) {
