@@ -214,7 +214,8 @@ struct AvgPool {
 #pragma GCC unroll 3
         for (int kw = 0; kw < kernel_w; ++kw) {
           const S* from = corner + kh * row + kw * channels;
-          bool is_new = kernel_h == 2 || (kh == kernel_h - 1 && kw == kernel_w - 1);  // no window before read it
+          // Whether no window before has read it.
+          bool is_new = kh >= kernel_h - h.axis().stride && kw >= kernel_w - w.axis().stride;
           for (int i = 0; is_new && i < packs; ++i) fetch_source_ahead(from + i * P::size);
           add(total, read(from));
         }
@@ -475,6 +476,9 @@ struct AvgPool {
                 int64_t lanes = least(P::size, channels - c);
                 P sum = P::all(0);
                 fetch_target_ahead(to + c);
+                // No line before has read the last one.
+                if (count > 0 && window_count() > 0)
+                  fetch_source_ahead(lines[count - 1].grad + (run->end - 1) * channels + c);
                 for (const Line* line = lines; line < lines + line_count(); ++line)
                   for (int64_t o = run->first; o < run->first + window_count(); ++o) {
                     P grad = P::read(line->grad + o * channels + c, lanes);

@@ -63,7 +63,8 @@ struct Channels {
 #pragma GCC unroll 3
         for (int kw = 0; kw < kernel_w; ++kw) {
           const S* from = corner + kh * row + kw * channels;
-          bool is_new = kernel_h == 2 || (kh == kernel_h - 1 && kw == kernel_w - 1);  // no window before read it
+          // Whether no window before has read it.
+          bool is_new = kh >= kernel_h - h.axis().stride && kw >= kernel_w - w.axis().stride;
           for (int i = 0; is_new && i < packs; ++i) fetch_source_ahead(from + i * P::size);
           offer(from, kh * kernel_w + kw);
         }

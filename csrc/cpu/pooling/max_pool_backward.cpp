@@ -210,14 +210,13 @@ struct Backward {
     int64_t rows = d.axis().in * h.axis().in;
     const Asking across(w, Use::pixels);
     parallel_for(windows.shape.batch * rows, pool_grain(w.axis().in * channels), [&](int64_t first, int64_t last) {
-      struct Asked {
+      struct Line {
         const S* grad;
         const O* offset;
         int64_t tap;
       };
-      int64_t most_lines = overlap(d.axis()) * overlap(h.axis());
-      Scratch<Asked> line_scratch(Use::tile, most_lines), list(Use::tables, most_lines * overlap(w.axis()));
-      Asked *lines = line_scratch.data(), *asked = list.data();
+      Scratch<Line> list(Use::tables, overlap(d.axis()) * overlap(h.axis()));
+      Line* lines = list.data();
       for (int64_t r = first; r < last; ++r) {
         int64_t image = r / rows, id = r % rows / h.axis().in, ih = r % h.axis().in, line_count = 0;
         for (int64_t od = d.first_output(id); od < d.end_output(id); ++od)
@@ -228,15 +227,10 @@ struct Backward {
             lines[line_count++] = {grad_y + at, offsets + at, (kd * h.axis().kernel + kh) * w.axis().kernel};
           }
         for (int64_t iw = 0; iw < w.axis().in; ++iw) {
-          int64_t count = 0;
-          for (int64_t l = 0; l < line_count; ++l)
-            for (auto* window = across.begin(iw); window < across.end(iw); ++window) {
-              int64_t at = window->out * channels;
-              asked[count++] = {lines[l].grad + at, lines[l].offset + at, lines[l].tap + window->tap};
-            }
+          auto* beside = across.begin(iw);
           S* to = grad_x + (r * w.axis().in + iw) * channels;
-          with_count(count, [&](auto asks) {
-            each_channels<S>(channels, [&](int64_t c, auto packs, int64_t some) {
+          with_few(across.end(iw) - beside, [&](auto count) {
+            each_channels<S, true>(channels, [&](int64_t c, auto packs, int64_t some) {
               // Known to be whole where there are several: then nothing asks for each of them.
               int64_t lanes = packs > 1 ? P::size : some;
               P sum[packs];
@@ -244,10 +238,19 @@ struct Backward {
                 sum[i] = P::all(0);
                 fetch_target_ahead(to + c + i * P::size);
               }
-              for (int64_t a = 0; a < asks(); ++a)
-                for (int i = 0; i < packs; ++i) {
-                  int64_t at = c + i * P::size;
-                  add_asked(sum[i], P::read(asked[a].grad + at, lanes), asked[a].offset + at, lanes, asked[a].tap);
+              if (line_count > 0 && count() > 0) {  // no line before has read the last one
+                int64_t last_read = beside[count() - 1].out * channels + c;
+                const Line& last_line = lines[line_count - 1];
+                fetch_source_ahead(last_line.offset + last_read);
+                for (int i = 0; i < packs; ++i) fetch_source_ahead(last_line.grad + last_read + i * P::size);
+              }
+              for (const Line* line = lines; line < lines + line_count; ++line)
+                for (int64_t k = 0; k < count(); ++k) {
+                  int64_t first = beside[k].out * channels + c, tap = line->tap + beside[k].tap;
+                  for (int i = 0; i < packs; ++i) {
+                    int64_t at = first + i * P::size;
+                    add_asked(sum[i], P::read(line->grad + at, lanes), line->offset + at, lanes, tap);
+                  }
                 }
               for (int i = 0; i < packs; ++i) sum[i].write(to + c + i * P::size, lanes);
             });

@@ -156,6 +156,8 @@ NNART_HD void with_few(int64_t count, const Visit& visit) {
     visit([] { return int64_t{1}; });
   else if (count == 2)
     visit([] { return int64_t{2}; });
+  else if (count == 3)
+    visit([] { return int64_t{3}; });
   else
     visit([count] { return count; });
 }
