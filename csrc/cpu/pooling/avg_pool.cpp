@@ -221,7 +221,7 @@ struct AvgPool {
         }
     } else {
       // Several pixels beside each other, so that no sum waits for another.
-      constexpr int ways = packs < 4 ? 4 / packs : 1;
+      constexpr int ways = packs < 4 ? 8 / packs : 1;
       P runs[ways][packs];
       for (auto& run : runs)
         for (P& sum : run) sum = P::all(0);
@@ -242,7 +242,7 @@ struct AvgPool {
           };
           int64_t kw = w.begin(ow);
           for (; kw + ways <= w.end(ow); kw += ways) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int way = 0; way < ways; ++way) visit(kw + way, way);
             if (++terms == kSumRun) flush();
           }
