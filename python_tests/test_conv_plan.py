@@ -61,3 +61,36 @@ def test_config_nests_and_refuses() -> None:
     command = [sys.executable, "-c", "import nnart_ops"]
     run = subprocess.run(command, env={**os.environ, "NNART_CONV_STRATEGY": "fast"}, capture_output=True, text=True)
     assert "NNART_CONV_STRATEGY is 'fast'; allowed are" in run.stderr
+
+
+# What convolutions of many shapes add to the process: first some, then others of the same size.
+MANY_SHAPES = """
+import resource
+
+import torch
+
+import nnart_ops
+import nnart_ops.functional as F
+
+torch.set_num_threads(1)
+
+def run(sizes):
+    for size in sizes:
+        for strategy, groups, channels in (("gemm", 1, 120), ("depthwise", 400, 400), ("grouped", 100, 400)):
+            for layout in (torch.contiguous_format, torch.channels_last):
+                x = torch.randn(1, channels, size, size).contiguous(memory_format=layout).requires_grad_()
+                weight = torch.randn(channels, channels // groups, 3, 3 + size % 7, requires_grad=True)
+                with nnart_ops.config(conv_strategy=strategy):
+                    F.conv2d(x, weight, padding="same", groups=groups).sum().backward()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+run([20])
+some = run(range(21, 24))
+print(run(range(8, 20)) - some)
+"""
+
+
+@cpu_only
+def test_nothing_is_kept_for_a_shape() -> None:
+    ran = subprocess.run([sys.executable, "-c", MANY_SHAPES], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 10_000, f"{ran.stdout.strip()} KiB more after 72 convolutions of new shapes"

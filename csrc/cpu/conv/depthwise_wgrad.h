@@ -173,15 +173,15 @@ struct FilterSums {
   template <class Filter, int pixels>
   void add_pieces(const S* x, const S* grad_y, int64_t k, T* sums) const {
     constexpr int fitting = (kVectorRegisters / Block<S>::vectors - 1) / Filter::taps - 1;
-    constexpr int rows = fitting < 1 ? 1 : fitting < Filter::taps ? fitting : Filter::taps;
+    constexpr int rows = fitting < 1 ? 1 : fitting < Filter::taps ? fitting : Filter::taps, two = rows > 2 ? 2 : 1;
     for (const LinePiece* p = pieces; p < pieces + piece_count; ++p)
       for (int64_t j = p->j, n; j < p->j_end; j += n) {
         T* to = sums + (j * axis[2].kernel + k) * tap_step;
         n = p->j_end - j >= rows ? rows : least(p->j_end - j, 2);
         if (n == rows)
           add_full_lines<rows, Filter, pixels>(x, grad_y, p->h, p->h_end, j, k, to);
-        else if (rows > 2 && n == 2)
-          add_full_lines<2, Filter, pixels>(x, grad_y, p->h, p->h_end, j, k, to);
+        else if (n == two)
+          add_full_lines<two, Filter, pixels>(x, grad_y, p->h, p->h_end, j, k, to);
         else
           add_full_lines<1, Filter, pixels>(x, grad_y, p->h, p->h_end, j, k, to);
       }
@@ -283,9 +283,8 @@ struct DepthwiseWgrad {
   static constexpr int64_t kBandElements = int64_t{1} << 16;
 
   const ConvArgs& args;
-  int64_t channels, mix, taps, line_taps, band_lines, pieces, bands,
-      parts;   // pieces: bands of one depth of an image
-  T* partial;  // [part][m][tap][channel]
+  int64_t channels, mix, taps, line_taps, band_lines, pieces, bands, parts;  // pieces: bands of one depth of an image
+  T* partial;                                                                // [part][m][tap][channel]
 
   NNART_HD explicit DepthwiseWgrad(const ConvArgs& args)
       : args(args), channels(args.in_channels), mix(channels / args.groups) {

@@ -94,13 +94,14 @@ struct AvgPool {
     return sum;
   }
 
-  // run(plane of x, od, oh, line of y, first y of another thread, factors)
+  // run(plane of x, od, oh, line of y, first y of another thread, factors, so many elements of scratch, at first zero)
   template <class Run>
   NNART_HD void each_output_line(int64_t scratch, const Run& run) const {
     auto* x = static_cast<const S*>(args.x);
     auto* y = static_cast<S*>(args.y);
     parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
       Scratch<C> sums(Use::source, scratch);
+      std::memset(sums.data(), 0, size_t(scratch) * sizeof(C));
       for (int64_t p = first; p < last; ++p)
         for (int64_t od = 0; od < d.axis().out; ++od)
           for (int64_t oh = 0; oh < h.axis().out; ++oh) {
@@ -139,7 +140,7 @@ struct AvgPool {
                        C* flat = scratch + summed.elements;
                        for (int64_t i = 0; i < in_w; i += width)
                          store(flat + i, column_sum(plane, od, oh, i, in_w - i));
-                       summed.fill(scratch, flat, C(0));
+                       summed.fill(scratch, flat);
                        for (int64_t o = 0; o < w.axis().out; o += width) {
                          V sum(0);
                          for (int64_t k = 0; k < kernel; ++k) sum = sum + load(scratch + summed.tap(k) + o);

@@ -80,34 +80,34 @@ struct PhasedLine {
   // From output o to where it reads tap k.
   NNART_HD int64_t tap(int64_t k) const { return k * dilation % stride * phase + k * dilation / stride; }
 
-  // `line` becomes source, which has `in` elements, with `outside` around it.
-  NNART_HD void fill(C* line, const S* source, C outside) const {
+  // The elements of a line to their places. What lies around them stays: whoever owns the line fills it once.
+  NNART_HD void fill(C* line, const S* source) const {
     if (stride == 1) {
-      for (int64_t i = 0; i < pad; ++i) line[i] = outside;
       int64_t i = 0;
       for (; i + width <= in; i += width) store(line + pad + i, load(source + i));
-      if (i < in) store(line + pad + i, load_partial(source + i, in - i));
-      fill_from(line, pad + in, outside);
-      return;
-    }
-    for (int64_t r = 0; r < stride; ++r)
-      for (int64_t i = r; i < pad; i += stride) line[r * phase + i / stride] = outside;
-    if (stride == 2) {
+      if (i < in) store_partial(line + pad + i, load_partial(source + i, in - i), in - i);
+    } else if (stride == 2) {
       C *even = line + pad % 2 * phase + pad / 2, *odd = line + (pad + 1) % 2 * phase + (pad + 1) / 2;
       for (int64_t i = 0; i < in; i += 2 * width) {
-        auto halves = Halves<S>::read(source + i, in - i);
-        store(even + i / 2, halves.even);
-        store(odd + i / 2, halves.odd);
+        int64_t left = in - i;
+        auto halves = Halves<S>::read(source + i, left);
+        if (left >= 2 * width) {
+          store(even + i / 2, halves.even);
+          store(odd + i / 2, halves.odd);
+        } else {
+          store_partial(even + i / 2, halves.even, (left + 1) / 2);
+          if (left > 1) store_partial(odd + i / 2, halves.odd, left / 2);
+        }
       }
     } else {
-      for (int64_t i = 0; i < in; ++i) line[(i + pad) % stride * phase + (i + pad) / stride] = widen_one<C>(source + i);
+      C* to = line + pad % stride * phase + pad / stride;
+      for (int64_t i = 0, r = pad % stride; i < in; ++i, to += phase) {
+        *to = widen_one<C>(source + i);
+        if (++r < stride) continue;
+        r = 0;
+        to -= stride * phase - 1;
+      }
     }
-    for (int64_t r = 0; r < stride; ++r) fill_from(line + r * phase, most(0, ceil_div(pad + in - r, stride)), outside);
-  }
-
- private:
-  NNART_HD void fill_from(C* line, int64_t i, C outside) const {
-    for (; i < phase; i += width) store_partial(line + i, Vec<C>(double(outside)), least(width, phase - i));
   }
 };
 

@@ -183,6 +183,9 @@ struct Planes {
     int64_t kernel = kernel_w ? kernel_w : w.axis().kernel;
     int64_t deep = least(d.axis().in, (d.axis().kernel - 1) * d.axis().dilation + 1);
     int64_t high = d.axis().in > 1 ? h.axis().in : least(h.axis().in, (h.axis().kernel - 1) * h.axis().dilation + 1);
+    Numbers slots_d(d.axis().in), slots_h(h.axis().in);
+    for (int64_t i = 0; i < d.axis().in; ++i) slots_d.data()[i] = i % deep * high;
+    for (int64_t i = 0; i < h.axis().in; ++i) slots_h.data()[i] = i % high;
     Scratch<int64_t> shifts(Use::tables, kernel);
     for (int64_t k = 0; k < kernel; ++k) shifts.data()[k] = shape.tap(k);
     const int64_t* shift = shifts.data();
@@ -192,7 +195,9 @@ struct Planes {
     const Bits<C>* begin = begins.data();
 
     parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
-      Scratch<C> kept(Use::source, deep * high * shape.elements);
+      int64_t elements = deep * high * shape.elements;
+      Scratch<C> kept(Use::source, elements + width);
+      for (int64_t i = 0; i < elements; i += width) store(kept.data() + i, V(-__builtin_inf()));
       Scratch<int64_t> in_slots(Use::pixels, deep * high);
       struct Row {
         const C* line;
@@ -211,10 +216,10 @@ struct Planes {
             for (int64_t kd = d.begin(od); kd < d.end(od); ++kd)
               for (int64_t kh = h.begin(oh); kh < h.end(oh); ++kh) {
                 int64_t id = d.input(od, kd), ih = h.input(oh, kh), place = id * h.axis().in + ih;
-                int64_t slot = id % deep * high + ih % high;
+                int64_t slot = slots_d.data()[id] + slots_h.data()[ih];
                 C* line = kept.data() + slot * shape.elements;
                 if (in_slots.data()[slot] != place) {
-                  shape.fill(line, x + p * windows.in + place * w.axis().in, -C(__builtin_inf()));
+                  shape.fill(line, x + p * windows.in + place * w.axis().in);
                   in_slots.data()[slot] = place;
                 }
                 rows[count++] = {line, Bits<C>((kd * h.axis().kernel + kh) * kernel)};
