@@ -12,20 +12,53 @@ struct NoOffset {};
 template <class O>
 constexpr bool kWanted = !std::is_same_v<O, NoOffset>;
 
-// The largest elements seen so far and, if wanted, their taps. Starts with minus infinity at a window's first tap.
+// The largest elements seen so far and, if wanted, their taps.
+template <class C, class O>
+struct Largest {
+  Vec<C> best{-__builtin_inf()};
+  Vec<C> nan{0.0};  // the last one, kept aside where no tap is wanted: an element then waits for one comparison only
+  IndexVec<C> tap{};
+
+  NNART_HD void offer(Vec<C> x, Bits<C> at) {
+    if constexpr (kWanted<O>) {
+      auto taken = math::Max().replaces(x, best);
+      best = select(taken, x, best);
+      tap = taken.v ? IndexVec<C>{} + at : tap;
+    } else {
+      best = select(x > best, x, best);
+      nan = select(x != x, x, nan);
+    }
+  }
+  NNART_HD Vec<C> value() const {
+    if constexpr (kWanted<O>)
+      return best;
+    else
+      return select(nan != nan, nan, best);
+  }
+};
+
+// Of a pack of channels, whose window has its first tap at `first`.
 template <class S, class O>
 struct Best {
   using P = Pack<S>;
-  P value = P::all(-__builtin_inf());
-  PackIndex<S> tap;
+  using C = typename P::C;
+  Largest<C, O> part[P::parts];
 
-  NNART_HD void offer(int part, Vec<typename P::C> x, Bits<typename P::C> at) {
-    auto taken = math::Max().replaces(x, value.part[part]);
-    value.part[part] = select(taken, x, value.part[part]);
-    if constexpr (kWanted<O>) tap.part[part] = taken.v ? IndexVec<typename P::C>{} + at : tap.part[part];
+  NNART_HD void start(int64_t first) {
+    for (auto& one : part) one.tap = IndexVec<C>{} + Bits<C>(first);
   }
   NNART_HD void offer(const P& x, int64_t at) {
-    for (int part = 0; part < P::parts; ++part) offer(part, x.part[part], Bits<typename P::C>(at));
+    for (int i = 0; i < P::parts; ++i) part[i].offer(x.part[i], Bits<C>(at));
+  }
+  NNART_HD P value() const {
+    P result;
+    for (int i = 0; i < P::parts; ++i) result.part[i] = part[i].value();
+    return result;
+  }
+  NNART_HD PackIndex<S> tap() const {
+    PackIndex<S> result;
+    for (int i = 0; i < P::parts; ++i) result.part[i] = part[i].tap;
+    return result;
   }
 };
 
@@ -52,7 +85,7 @@ struct Channels {
       for (int i = 0; i < packs; ++i) best[i].offer(P::read(from + i * P::size, packs > 1 ? P::size : lanes), tap);
     };
     int64_t first = (d.begin(od) * h.axis().kernel + h.begin(oh)) * w.axis().kernel + w.begin(ow);
-    for (auto& one : best) one.tap = PackIndex<S>::all(first);
+    for (auto& one : best) one.start(first);
     for (int i = 0; i < packs; ++i) {
       fetch_target_ahead(y + out + i * P::size);
       if constexpr (kWanted<O>) fetch_target_ahead(offsets + out + i * P::size);
@@ -81,8 +114,8 @@ struct Channels {
         }
     }
     for (int i = 0; i < packs; ++i) {
-      best[i].value.write(y + out + i * P::size, packs > 1 ? P::size : lanes);
-      if constexpr (kWanted<O>) best[i].tap.write(offsets + out + i * P::size, packs > 1 ? P::size : lanes);
+      best[i].value().write(y + out + i * P::size, packs > 1 ? P::size : lanes);
+      if constexpr (kWanted<O>) best[i].tap().write(offsets + out + i * P::size, packs > 1 ? P::size : lanes);
     }
   }
   template <int kernel_h, int kernel_w>
@@ -134,21 +167,16 @@ struct Planes {
   template <class Taps>
   NNART_HD void line(int64_t out, int64_t end, const Bits<C>* first_taps, const Taps& taps) const {
     for (int64_t o = 0; o < windows.w.axis().out; o += width) {
-      V best(-__builtin_inf());
-      IndexVec<C> tap{};
+      Largest<C, O> best;
       fetch_target_ahead(y + out + o);
-      if constexpr (kWanted<O>) std::memcpy(&tap, first_taps + o, sizeof tap);
-      taps(o, [&](V value, Bits<C> at) {
-        auto taken = math::Max().replaces(value, best);
-        best = select(taken, value, best);
-        if constexpr (kWanted<O>) tap = taken.v ? IndexVec<C>{} + at : tap;
-      });
+      if constexpr (kWanted<O>) std::memcpy(&best.tap, first_taps + o, sizeof best.tap);
+      taps(o, [&](V value, Bits<C> at) { best.offer(value, at); });
       int64_t count = least(width, end - out - o);
       if (count == width)
-        store(y + out + o, best);
+        store(y + out + o, best.value());
       else
-        store_partial(y + out + o, best, count);
-      if constexpr (kWanted<O>) write_index<C>(offsets + out + o, tap, count);
+        store_partial(y + out + o, best.value(), count);
+      if constexpr (kWanted<O>) write_index<C>(offsets + out + o, best.tap, count);
     }
   }
 

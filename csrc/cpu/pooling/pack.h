@@ -207,11 +207,6 @@ struct PackIndex {
   using Pairs __attribute__((vector_size(kVectorBytes / 2))) = uint16_t;  // of bytes
   IndexVec<C> part[P::parts];
 
-  NNART_HD static PackIndex all(int64_t value) {
-    PackIndex index;
-    for (auto& part : index.part) part = IndexVec<C>{} + Bits<C>(value);
-    return index;
-  }
   template <class O>
   NNART_HD static PackIndex read(const O* p) {
     if constexpr (P::parts == 1) {
