@@ -100,12 +100,11 @@ struct PhasedLine {
         }
       }
     } else {
-      C* to = line + pad % stride * phase + pad / stride;
-      for (int64_t i = 0, r = pad % stride; i < in; ++i, to += phase) {
-        *to = widen_one<C>(source + i);
+      for (int64_t i = 0, r = pad % stride, j = pad / stride; i < in; ++i) {
+        line[r * phase + j] = widen_one<C>(source + i);
         if (++r < stride) continue;
         r = 0;
-        to -= stride * phase - 1;
+        ++j;
       }
     }
   }
