@@ -471,8 +471,8 @@ struct AvgPool {
             lines[count++] = {image + (od * h.axis().out + oh) * w.axis().out * channels, factors_of(od, oh)};
         S* to = grad_x + r * w.axis().in * channels;
         for (const Run* run = runs.data(); run->n > 0; to += run++->n * channels) {
-          with_few(count, [&](auto line_count) {
-            with_few(run->end - run->first, [&](auto window_count) {
+          with_count<1, 2, 3>(count, [&](auto line_count) {
+            with_count<1, 2, 3>(run->end - run->first, [&](auto window_count) {
               for (int64_t c = 0; c < channels; c += P::size) {
                 int64_t lanes = least(P::size, channels - c);
                 P sum = P::all(0);

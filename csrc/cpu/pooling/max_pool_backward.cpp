@@ -229,7 +229,7 @@ struct Backward {
         for (int64_t iw = 0; iw < w.axis().in; ++iw) {
           auto* beside = across.begin(iw);
           S* to = grad_x + (r * w.axis().in + iw) * channels;
-          with_few(across.end(iw) - beside, [&](auto count) {
+          with_count<1, 2, 3>(across.end(iw) - beside, [&](auto count) {
             each_channels<S, true>(channels, [&](int64_t c, auto packs, int64_t some) {
               // Known to be whole where there are several: then nothing asks for each of them.
               int64_t lanes = packs > 1 ? P::size : some;
@@ -380,7 +380,7 @@ struct Backward {
                 }
               }
             S* to = grad_x + p * windows.in + (id * h.axis().in + ih) * axis.in;
-            with_count(asks, [&](auto count) {
+            with_count<1, 2, 4, 9>(asks, [&](auto count) {
               for (int64_t j = 0; j < axis.in; j += width) {
                 fetch_target_ahead(to + j);
                 V total(0);

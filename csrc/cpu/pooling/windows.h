@@ -134,32 +134,11 @@ struct Windows {
         out(s.axis[0].out * s.axis[1].out * s.axis[2].out) {}
 };
 
-// Calls visit with a function that gives count, for the counts of windows that are common as a constant.
-template <class Visit>
+// Calls visit with a function that gives count, as a constant if it is one of the common ones.
+template <int... common, class Visit>
 NNART_HD void with_count(int64_t count, const Visit& visit) {
-  if (count == 1)
-    visit([] { return int64_t{1}; });
-  else if (count == 2)
-    visit([] { return int64_t{2}; });
-  else if (count == 4)
-    visit([] { return int64_t{4}; });
-  else if (count == 9)
-    visit([] { return int64_t{9}; });
-  else
-    visit([count] { return count; });
-}
-
-// The same for counts along one axis.
-template <class Visit>
-NNART_HD void with_few(int64_t count, const Visit& visit) {
-  if (count == 1)
-    visit([] { return int64_t{1}; });
-  else if (count == 2)
-    visit([] { return int64_t{2}; });
-  else if (count == 3)
-    visit([] { return int64_t{3}; });
-  else
-    visit([count] { return count; });
+  bool known = ((count == common && (visit([] { return int64_t{common}; }), true)) || ...);
+  if (!known) visit([count] { return count; });
 }
 
 // Calls visit with the Type of the call's offsets.
