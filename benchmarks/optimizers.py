@@ -213,22 +213,20 @@ def _muon(dtype: str) -> Case:
 
 
 def _large() -> Iterator[Case]:
-    """100 M parameters: AdamW against torch's, and with 8-bit moments against our own."""
+    """100 M parameters: AdamW against torch's, and what takes fewer bytes against our own step that takes more."""
     sizes: Sizes = [(1_000_000,)] * 100
 
-    def adamw(library: Any, **extra: Any) -> Callable[[int], Tensor]:
-        return _step(library.optim.AdamW(_parameters(sizes, "float32"), **extra))
+    def adamw(library: Any, dtype: str = "float32", **extra: Any) -> Callable[[int], Tensor]:
+        return _step(library.optim.AdamW(_parameters(sizes, dtype), **extra))
 
-    fused = adamw(torch, fused=True)
-    yield Case("optimizer", "AdamW, 100M", "float32", adamw(nnart_ops), fused, bytes=28 * 100_000_000, in_place=True)
-    del fused
-    yield Case(
-        "optimizer",
-        "AdamW 8-bit, 100M (peer: ours in float32)",
-        "float32",
-        adamw(nnart_ops, state_dtype=torch.uint8),
-        adamw(nnart_ops),
-        bytes=16 * 100_000_000,
-        in_place=True,
-        tolerance=1e-2,
-    )
+    def case(name: str, dtype: str, ours: Any, peer: Any, bytes_each: int, tolerance: float | None = None) -> Case:
+        more = {} if tolerance is None else {"tolerance": tolerance}
+        return Case("optimizer", name, dtype, ours, peer, bytes=bytes_each * 100_000_000, in_place=True, **more)
+
+    yield case("AdamW, 100M", "float32", adamw(nnart_ops), adamw(torch, fused=True), 28)
+    for moments, state_dtype, bytes_each in (("8-bit", torch.uint8, 16), ("bfloat16 moments", torch.bfloat16, 20)):
+        name = f"AdamW {moments}, 100M (peer: ours in float32)"
+        yield case(name, "float32", adamw(nnart_ops, state_dtype=state_dtype), adamw(nnart_ops), bytes_each, 1e-2)
+    for mode, bytes_each in (("kahan", 18), ("stochastic", 14)):
+        sides = (adamw(nnart_ops, "bfloat16", low_precision=each) for each in (mode, "master"))
+        yield case(f"AdamW {mode}, 100M (peer: ours with master weights)", "bfloat16", *sides, bytes_each, 4e-2)

@@ -39,6 +39,7 @@ ON_DEVICE = (
     "test_gated.py",
     "test_optim.py",
     "test_optim_directions.py",
+    "test_optim_low_precision.py",
     "test_optim_options.py",
     "test_pooling.py",
     "test_prelu.py",

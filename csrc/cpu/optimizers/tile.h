@@ -190,30 +190,35 @@ void join_some(const S* high, const S* low, int64_t n, float* x) {
 }
 
 // Rounds towards or away from zero with the probability that keeps the mean: of the bits that S has no place for, as
-// many random ones are added, and the sum is cut. Element 0 has word 4 first_block of the stream.
+// many random ones are added, and the sum is cut.
 template <class S>
-void round_stochastically(const float* x, int64_t n, S* to, uint64_t first_block, uint64_t key) {
+NNART_HD Vec<float> round_at_random(Vec<float> value, RawU32 word) {
   constexpr bool half = std::is_same_v<S, Float16>;
   constexpr int lost = half ? 13 : 16;
+  RawU32 random = word >> (32 - lost);
+  RawU32 cut = (reinterpret_cast<RawU32>(value.v) + random) & ~((1u << lost) - 1);
+  Vec<float> rounded(reinterpret_cast<RawVec<float>>(cut));
+  if constexpr (half) {  // below its normal numbers Float16 is evenly spaced
+    auto part = reinterpret_cast<RawVec<int32_t>>(random);
+    Vec<float> units = abs(value) * Vec<float>(0x1p24) +
+                       Vec<float>(__builtin_convertvector(part, RawVec<float>)) * Vec<float>(0x1p-13);
+    auto whole = __builtin_convertvector(units.v, RawVec<int32_t>);
+    Vec<float> even = Vec<float>(__builtin_convertvector(whole, RawVec<float>)) * Vec<float>(0x1p-24);
+    rounded = select(abs(value) < Vec<float>(0x1p-14), copy_sign(even, value), rounded);
+  }
+  return select(abs(value) < Vec<float>(INFINITY), rounded, value);
+}
+
+// n elements, of which element 0 has word 4 first_block of the stream.
+template <class S>
+void round_stochastically(const float* x, int64_t n, S* to, uint64_t first_block, uint64_t key) {
   constexpr int64_t width = Vec<float>::size;
   for (int64_t step = 0; step < n; step += kWordsAStep, first_block += kWordsAStep / 4) {
     StepWords words = words_in_order(first_block, key);
     for (int k = 0; k < 4; ++k) {
       int64_t i = step + k * width;
       if (i >= n) break;
-      Vec<float> value = load(x + i);
-      RawU32 random = words.v[k] >> (32 - lost);
-      RawU32 cut = (reinterpret_cast<RawU32>(value.v) + random) & ~((1u << lost) - 1);
-      Vec<float> rounded(reinterpret_cast<RawVec<float>>(cut));
-      if constexpr (half) {  // below its normal numbers Float16 is evenly spaced
-        auto part = reinterpret_cast<RawVec<int32_t>>(random);
-        Vec<float> units = abs(value) * Vec<float>(0x1p24) +
-                           Vec<float>(__builtin_convertvector(part, RawVec<float>)) * Vec<float>(0x1p-13);
-        auto whole = __builtin_convertvector(units.v, RawVec<int32_t>);
-        Vec<float> even = Vec<float>(__builtin_convertvector(whole, RawVec<float>)) * Vec<float>(0x1p-24);
-        rounded = select(abs(value) < Vec<float>(0x1p-14), copy_sign(even, value), rounded);
-      }
-      rounded = select(abs(value) < Vec<float>(INFINITY), rounded, value);
+      Vec<float> rounded = round_at_random<S>(load(x + i), words.v[k]);
       if (n - i >= width)
         store(to + i, rounded);
       else
