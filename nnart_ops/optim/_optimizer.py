@@ -221,8 +221,11 @@ class FusedOptimizer(Optimizer):
         """The GPU that decides whether a step takes place, since the host would have to wait for its gradients."""
         if self.options.norm_group is not None:
             return None
-        first = next((p for group in self.param_groups for p in group["params"] if p.grad is not None), None)
-        return first.device if first is not None and first.is_cuda and not is_distributed(first) else None
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    return p.device if p.is_cuda and not is_distributed(p) else None
+        return None
 
     def _update(self, factor: float, skips_non_finite: bool, decision: Decision | None = None) -> bool:
         """One step with gradients times ``factor``; whether it took place, unless ``decision`` is where that stands."""
