@@ -218,12 +218,12 @@ def _layers(
 
 
 def models(dtype: str) -> Iterator[Case]:
-    """Training steps of whole networks without the update, on 8 images of 64x64; bfloat16 by autocast. Five at a
+    """Training steps of whole networks without the update, on 16 images of 64x64; bfloat16 by autocast. Five at a
     time, as one follows the other in training."""
     for (name, make), (layout, formats) in itertools.product(MODELS.items(), LAYOUTS.items()):
         torch.manual_seed(0)
         native_model = make().to(memory_format=formats.get(4, torch.contiguous_format))
-        xs = [torch.randn(8, 3, 64, 64).contiguous(memory_format=formats.get(4, torch.contiguous_format))] * COPIES
+        xs = [torch.randn(16, 3, 64, 64).contiguous(memory_format=formats.get(4, torch.contiguous_format))] * COPIES
 
         def training(model: torch.nn.Module, xs: Any = xs) -> Callable[[int], None]:
             def run(i: int) -> None:

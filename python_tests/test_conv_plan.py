@@ -50,6 +50,35 @@ def test_what_a_rule_gains_must_be_worth_our_python() -> None:
         assert nnart_ops.explain(F.conv2d, x, weight, stride=2)[1].strategy == "gemm"
 
 
+@cpu_only
+@pytest.mark.skipif(nnart_ops.build_info()["cpu_isa"] != "avx512", reason="the rule is for vectors of 16 lanes")
+def test_where_torch_avoids_onednn_our_gemm_multiplies() -> None:
+    """On one thread, 1x1 filters of fewer than 16 images, and small filters of one image."""
+    weight = torch.randn(192, 64, 1, 1)
+    for images, count, strategy in ((15, 1, "gemm"), (16, 1, "native"), (15, 2, "native"), (1, 1, "native")):
+        x = torch.randn(images, 64, 14, 14)
+        with threads(count):
+            y, plan = F.conv2d(x, weight), nnart_ops.explain(F.conv2d, x, weight)
+        assert [row.strategy for row in plan] == [strategy] * 3
+        torch.testing.assert_close(y, torch.nn.functional.conv2d(x, weight))
+    x, weight = torch.randn(1, 64, 16, 16), torch.randn(64, 64, 3, 3)
+    for shape, strategy in (((1, 64, 16, 16), "gemm"), ((1, 64, 20, 20), "native"), ((2, 64, 16, 16), "native")):
+        with threads(1):
+            assert nnart_ops.explain(F.conv2d, torch.randn(shape), weight)[0].strategy == strategy
+
+
+@cpu_only
+def test_1x1_on_planes_by_their_size() -> None:
+    """oneDNN's reorders are worth avoiding where the planes are large, and our own where they are not."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for channels, size, ours in (((24, 144), 56, True), ((512, 2048), 7, False), ((96, 576), 14, False)):
+            x, weight = torch.randn(16, channels[0], size, size).to(dtype), torch.randn(*channels[::-1], 1, 1).to(dtype)
+            plan = nnart_ops.explain(F.conv2d, x, weight)
+            if dtype is torch.bfloat16 and all(row.strategy == "gemm" for row in plan):
+                continue  # no vectorized native kernel here
+            assert [row.strategy == "gemm" for row in plan] == [ours] * 3
+
+
 def test_config_nests_and_refuses() -> None:
     x, w = torch.randn(1, 32, 6, 6), torch.randn(32, 32, 3, 3)
     with nnart_ops.config(conv_strategy="gemm"):

@@ -81,11 +81,51 @@ bool suits_gemm_wgrad(const ConvArgs& args, int64_t in, int64_t out, int64_t fil
   return float32 ? !strided : out <= 8 || (in <= 4 && in * filter <= 36);
 }
 
+// How many multiplications.
+double multiplies(const ConvArgs& args) {
+  double n = double(args.batch) * double(args.out_channels) * double(args.in_channels / args.groups);
+  for (const math::Axis& axis : args.axis) n *= double(axis.out * axis.kernel);
+  return n;
+}
+
 // Seconds that a tenth of native's time is, at 200 GFLOP/s a core: what the rules gain that win by little.
 double tenth_of_native(const ConvArgs& args) {
-  double multiplies = double(args.batch) * double(args.out_channels) * double(args.in_channels / args.groups);
-  for (const math::Axis& axis : args.axis) multiplies *= double(axis.out * axis.kernel);
-  return 0.1 * 2 * multiplies / 2e11 / double(torch::stable::get_num_threads());
+  return 0.1 * 2 * multiplies(args) / 2e11 / double(torch::stable::get_num_threads());
+}
+
+// Whether torch multiplies outside oneDNN, at half its speed: on one thread 1x1 filters of fewer than 16 images, and
+// small ones of one image. ConvParams::use_mkldnn() in ATen/native/Convolution.cpp.
+bool native_avoids_onednn(const ConvArgs& args) {
+  if (args.dtype != DType::Float32 || args.groups != 1 || torch::stable::get_num_threads() > 1) return false;
+  bool plain = true, large_filter = args.axis[1].kernel > 3 && args.axis[2].kernel > 3;
+  int64_t elements = args.in_channels;
+  for (const math::Axis& axis : args.axis) {
+    plain = plain && axis.stride == 1 && axis.dilation == 1;
+    elements *= axis.in;
+  }
+  bool one_tap = args.axis[1].kernel == 1 && args.axis[2].kernel == 1;
+  return (plain && one_tap && args.batch < 16) || (args.batch == 1 && !large_filter && elements <= 20480);
+}
+
+// Whether our GEMM is ahead of native where that is not at oneDNN's speed. Vectors of 16 lanes, for those of 8 are not;
+// pixels enough to pay for packing the weight; and transposing planes of few pixels costs what it gains.
+bool suits_gemm_outside_onednn(const ConvArgs& args, int64_t pixels, bool one_tap) {
+  if (vector_bytes() < 64 || !native_avoids_onednn(args)) return false;
+  if (args.batch * pixels < 64 || multiplies(args) < 5e6) return false;
+  return args.channels_last || args.pass != ConvPass::Wgrad || !one_tap || pixels >= 150;
+}
+
+// 1x1 filters of one group on planes, which oneDNN reorders: that is dear where the planes are large and the sums
+// short. written and summed are channels of the result and of its sums, pixels the outputs of an image.
+bool suits_gemm_one_tap(const ConvArgs& args, int64_t pixels, int64_t written, int64_t summed, bool strided) {
+  constexpr int64_t kManyPixels = 28 * 28;
+  int64_t fewer = written < summed ? written : summed, product = written * summed;
+  bool float32 = args.dtype == DType::Float32, wgrad = args.pass == ConvPass::Wgrad;
+  if (args.channels_last || pixels < kManyPixels) return false;
+  if (wgrad) return float32 ? fewer <= 128 : fewer <= 64 && product <= 64 * 256;
+  if (args.pass == ConvPass::Dgrad && strided) return true;
+  if (product <= 4096) return true;
+  return written >= summed && (float32 ? summed <= 128 : product <= 9600);
 }
 
 }  // namespace
@@ -119,10 +159,18 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
   bool one_tap = filter == 1;
   bool float32 = args.dtype == DType::Float32, planes = !args.channels_last;
   bool strided = false;
-  for (const math::Axis& axis : args.axis) strided = strided || axis.stride > 1;
-  if (one_tap && args.groups == 1 && planes && (args.pass == ConvPass::Wgrad || (float32 && written >= 2 * summed)))
-    return {ConvStrategy::Gemm, "1x1 on planes: oneDNN reorders the larger operand"};
-  if (float32 && args.groups == 1 && args.pass == ConvPass::Dgrad && strided && in <= 128 && out <= 256)
+  int64_t pixels = 1;
+  for (const math::Axis& axis : args.axis) {
+    strided = strided || axis.stride > 1;
+    pixels *= axis.out;
+  }
+  if (suits_gemm_outside_onednn(args, pixels, one_tap))
+    return {ConvStrategy::Gemm, "one thread and few images: torch would multiply outside oneDNN, at half its speed"};
+  if (one_tap && args.groups == 1 && suits_gemm_one_tap(args, pixels, written, summed, strided))
+    return {ConvStrategy::Gemm, "1x1 on large planes: oneDNN reorders the larger operand"};
+  bool large_one_tap = one_tap && vector_bytes() == 64 && (args.channels_last || pixels >= 14 * 14);
+  if (float32 && args.groups == 1 && args.pass == ConvPass::Dgrad && strided &&
+      ((in <= 128 && out <= 256) || large_one_tap))
     return {ConvStrategy::Gemm, "gradient of a strided convolution: each phase of the pixels has taps of its own",
             tenth_of_native(args)};
   if (args.pass == ConvPass::Wgrad) {
@@ -131,7 +179,10 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
     if (args.groups == 1 && !one_tap && suits_gemm_wgrad(args, in, out, filter))
       return {ConvStrategy::Gemm, "few channels: vectors along the pixels or along the many channels fill their lanes"};
     int64_t fewer = in < out ? in : out;
-    if (float32 && args.groups == 1 && !planes && fewer >= 32 && fewer <= 64 && (strided || one_tap))
+    bool few = one_tap ? !strided && in >= 24 && in <= out && in * out <= 256 * 256 && pixels >= 28 * 28 &&
+                             vector_bytes() == 64
+                       : strided && fewer >= 32 && fewer <= 64;
+    if (float32 && args.groups == 1 && !planes && few)
       return {ConvStrategy::Gemm, "channels-last operands are read where they lie: oneDNN reorders one of them",
               tenth_of_native(args)};
   } else if (!one_tap) {

@@ -70,7 +70,6 @@ class Kind(NamedTuple):
             lowered = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
             try:
                 wants = (grad and input.requires_grad, grad and weight.requires_grad)
-                threads = torch.get_num_threads() if _extension.tunes_convs else 0
                 layout = (
                     input.dtype,
                     lowered,
@@ -80,7 +79,7 @@ class Kind(NamedTuple):
                     weight.stride(),
                     bias is None,
                 )
-                key = (self.name, input.is_cuda, threads, layout, numbers, wants)
+                key = (self.name, input.is_cuda, torch.get_num_threads(), layout, numbers, wants)
                 if _extension.conv_plans.get(key):
                     return None
             except (AttributeError, TypeError, RuntimeError):  # no tensor, numbers in a list, a tensor without strides

@@ -172,17 +172,33 @@ struct WeightGradient {
     return (band.image + image) * fixed.batch + (band.d + d) * fixed.space[0] + band.h * fixed.space[1];
   }
 
-  // Adds the taps [tap, tap_end) of one band to sum.
+  // Adds the taps [tap, tap_end) of one band to sum. Columns read where they lie are a power of two apart as often as
+  // not, and would share a few sets of the first-level cache: a block of them is copied, for all taps to read.
   void add_band(int64_t pixels, int64_t tap, int64_t tap_end, const T* copy, const int64_t* from_pixel, const T* by,
                 const int64_t* by_pixel, T* sum) const {
     Even cuts(tap_end - tap, kTileRows);
+    alignas(64) T block[kPixelBlock * kTileColumns<T>];
+    int64_t in_block[kPixelBlock];
     for (int64_t k = 0; k < pixels; k += kPixelBlock)
       for (int64_t panel = 0; panel < panels; ++panel) {
         int64_t column = panel * panel_vectors * width;
-        int64_t vectors = least(panel_vectors, (columns - column) / width);
+        int64_t vectors = least(panel_vectors, (columns - column) / width), count = least(kPixelBlock, pixels - k);
+        TileOperands<T> operands{{}, from_pixel + k, by + column, by_pixel + k, count};
+        if (in_place && cuts.pieces > 2) {
+          for (int64_t i = 0; i < count; ++i) {
+            in_block[i] = i * vectors * width;
+            const T *from = by + column + by_pixel[k + i],
+                    *next = by + column + by_pixel[least(k + i + count, pixels - 1)];
+            for (int64_t v = 0; v < vectors; ++v) {
+              __builtin_prefetch(next + v * width);
+              store(block + in_block[i] + v * width, load(from + v * width));
+            }
+          }
+          operands.b = block;
+          operands.b_offset = in_block;
+        }
         for (int64_t cut = 0; cut < cuts.pieces; ++cut) {
           int64_t first = tap + cuts.begin(cut), high = tap + cuts.begin(cut + 1) - first;
-          TileOperands<T> operands{{}, from_pixel + k, by + column, by_pixel + k, least(kPixelBlock, pixels - k)};
           for (int64_t i = 0; i < high; ++i) operands.row[i] = copy + source_offset[first + i];
           run_tile(high, vectors, operands, PartialTile<T>{sum + first * columns + column, columns, true});
         }
@@ -265,19 +281,29 @@ struct WeightGradient {
     }
   }
 
-  // The parts in their order, tap by tap.
+  // The parts in their order, for blocks of taps: where those of one output lie side by side they are written so.
+  static constexpr int64_t kTapBlock = width;
   void add_parts(int64_t begin, int64_t end) const {
-    Scratch<T> line(Use::tile, columns);
-    int64_t stride = args.groups * taps * columns;
+    int64_t line = columns + width, stride = args.groups * taps * columns, blocks = ceil_div(taps, kTapBlock);
+    Scratch<T> sums(Use::tile, kTapBlock * line);
     for (int64_t i = begin; i < end; ++i) {
-      for (int64_t o = 0; o < columns; o += width) {
-        Vec<T> sum(0);
-        for (int64_t part = 0; part < parts; ++part) sum = sum + load(partial + part * stride + i * columns + o);
-        store(line.data() + o, sum);
+      int64_t first = i % blocks * kTapBlock, count = least(kTapBlock, taps - first);
+      const T* from = partial + (i / blocks * taps + first) * columns;
+      bool side_by_side = weight_out != 1;
+      for (int64_t tap = 0; tap < count; ++tap) {
+        side_by_side = side_by_side && weight_offset[first + tap] == weight_offset[first] + tap;
+        for (int64_t o = 0; o < columns; o += width) {
+          Vec<T> sum(0);
+          for (int64_t part = 0; part < parts; ++part) sum = sum + load(from + part * stride + tap * columns + o);
+          store(sums.data() + tap * line + o, sum);
+        }
       }
-      auto* to = static_cast<S*>(args.weight.data) + i / taps * (args.out_channels / args.groups) * args.weight.batch +
-                 weight_offset[i % taps];
-      narrow_run(to, weight_out, line.data(), out, OneBias<T>{Vec<T>(0)});
+      auto* to = static_cast<S*>(args.weight.data) + i / blocks * (args.out_channels / args.groups) * args.weight.batch;
+      if (side_by_side)
+        copy_transposed(to + weight_offset[first], weight_out, sums.data(), line, count, out);
+      else
+        for (int64_t tap = 0; tap < count; ++tap)
+          narrow_run(to + weight_offset[first + tap], weight_out, sums.data() + tap * line, out, OneBias<T>{Vec<T>(0)});
     }
   }
 
@@ -294,7 +320,7 @@ struct WeightGradient {
     parallel_for(units, most(1, kGrainWork * units / most(1, work)), [this](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) run_unit(unit);
     });
-    parallel_for(args.groups * taps, most(1, kGrainWork / (parts * columns)),
+    parallel_for(args.groups * ceil_div(taps, kTapBlock), most(1, kGrainWork / (parts * columns * kTapBlock)),
                  [this](int64_t begin, int64_t end) { add_parts(begin, end); });
   }
 };
