@@ -26,6 +26,7 @@ import nnart_ops
 from benchmarks import timing
 from benchmarks.case import DTYPES, Case
 from benchmarks.cases import FAMILIES, ON_CPU, ON_CUDA
+from nnart_ops._explain import peak_flops
 
 
 def check(case: Case) -> None:
@@ -35,9 +36,7 @@ def check(case: Case) -> None:
         torch.testing.assert_close(a, b, rtol=case.tolerance, atol=case.tolerance, msg=lambda m: f"{case.name}: {m}")
 
 
-def measure(
-    case: Case, rounds: int, compiles: bool, bandwidth: dict[tuple[int, bool], float], flops: dict[str, float]
-) -> dict[str, Any]:
+def measure(case: Case, rounds: int, compiles: bool, bandwidth: dict[tuple[int, bool], float]) -> dict[str, Any]:
     """One row of the table: times in ms, rates, the share of the roofline, the ratio to the strongest peer."""
     check(case)
     peers = timing.peers_of(case.peer, convolves=case.family in ("conv", "gemm"), compiles=compiles)
@@ -54,10 +53,9 @@ def measure(
         row["peer"] = comparison.strongest
         row["peers_ms"] = {name: seconds * 1e3 for name, seconds in comparison.peers.items()}
     if case.flops:
-        if case.dtype not in flops:
-            flops[case.dtype] = timing.peak_flops(DTYPES[case.dtype])
         row["gflops_per_s"] = case.flops / comparison.ours / 1e9
-        row["roofline"] = case.flops / comparison.ours / flops[case.dtype]
+        peak = peak_flops(DTYPES[case.dtype], torch.get_default_device().type)
+        row["roofline"] = case.flops / comparison.ours / peak
     elif case.bytes:
         key = (case.bytes, case.in_place)
         if key not in bandwidth:
@@ -125,7 +123,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{machine['processor']}, {arguments.threads} thread(s), torch {versions['torch']}, ", end="")
         print(f"{versions['cpu_isa']} kernels; allocator thresholds set for both sides; ratio = native time / our time")
     print(f"{'case':52s} {'dtype':9s} {'ours ms':>9s} {'native ms':>9s}  {'our rate':>16s} roof    ratio")
-    rows, wrong, bandwidth, flops = [], list[dict[str, str]](), dict[tuple[int, bool], float](), dict[str, float]()
+    rows, wrong, bandwidth = [], list[dict[str, str]](), dict[tuple[int, bool], float]()
     end, cases, left_out = time.monotonic() + arguments.seconds, 0, dict[str, str]()
     families = arguments.family or sorted(ON_CPU if arguments.device == "cpu" else ON_CUDA)
     pairs = list(itertools.product(families, arguments.dtype))
@@ -143,7 +141,7 @@ def run(arguments: argparse.Namespace) -> None:
             cases += 1
             compiles = arguments.compile_every > 0 and cases % arguments.compile_every == 0
             try:
-                rows.append(measure(case, arguments.rounds, compiles, bandwidth, flops))
+                rows.append(measure(case, arguments.rounds, compiles, bandwidth))
                 print(line(rows[-1]), flush=True)
             except (AssertionError, RuntimeError) as error:
                 wrong.append({"family": family, "case": case.name, "dtype": dtype, "error": str(error)})

@@ -152,16 +152,6 @@ def in_place_bandwidth(sizes: Sequence[int]) -> dict[int, float]:
     return bandwidth
 
 
-def peak_flops(dtype: torch.dtype) -> float:
-    """Floating-point operations per second of a large matrix product, what dense arithmetic can reach here."""
-    n = 8192 if torch.get_default_device().type == "cuda" else 1024
-    n = n if dtype != torch.float64 else n // 2
-    a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
-    seconds = _seconds()
-    samples = [seconds(lambda i: torch.mm(a, b), i, 1) for i in range(8)]
-    return 2 * n**3 / min(samples)
-
-
 def environment(commit: str = "") -> dict[str, Any]:
     """Machine, versions, commit and date, without which a figure means nothing. A copy of a checkout without its
     history is told its ``commit``."""

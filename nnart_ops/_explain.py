@@ -158,7 +158,7 @@ def _passes(x: Tensor, weight: Tensor, bias: Tensor | None, *where: Any) -> list
         call()
         strategy, reason = _extension.last_conv_plan(x.device)
         seconds = _best(call, x.device.type)
-        arithmetic = flops / _peak_flops(x.dtype, x.device.type)
+        arithmetic = flops / peak_flops(x.dtype, x.device.type)
         memory = size / _bandwidth(x.device.type)
         rows.append(
             Pass(
@@ -193,11 +193,25 @@ def _best(call: Callable[[], Any], device: str, budget: float = 0.05) -> float:
 
 
 @functools.cache
-def _peak_flops(dtype: torch.dtype, device: str) -> float:
-    """Of a large matrix product in the type that sums are kept in."""
-    n = 768 if device == "cpu" else 8192
-    a = torch.rand(n, n, dtype=torch.float64 if dtype == torch.float64 else torch.float32, device=device)
-    return 2 * n**3 / _best(lambda: a @ a, device)
+def peak_flops(dtype: torch.dtype, device: str) -> float:
+    """Floating-point operations per second of torch's large matrix product or, on a CPU, dense convolution: the faster,
+    for on some processors the products have older kernels. A CPU without instructions for ``dtype`` uses float32's."""
+    n = (1024 if device == "cpu" else 8192) // (2 if dtype is torch.float64 else 1)
+    kinds = {dtype}
+    if device == "cpu" and dtype in (torch.bfloat16, torch.float16):
+        kind = "bf16" if dtype is torch.bfloat16 else "fp16"
+        native = getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported")()
+        kinds = {torch.float32, dtype} if native else {torch.float32}
+    best = 0.0
+    for each in kinds:
+        a = torch.rand(n, n, dtype=each, device=device)
+        best = max(best, 2 * n**3 / _best(functools.partial(torch.mm, a, a), device))
+        if device == "cpu" and each is not torch.float64:
+            x, weight = torch.rand(16, 256, 14, 14, dtype=each), torch.rand(256, 256, 3, 3, dtype=each)
+            x, weight = (t.to(device=device, memory_format=torch.channels_last) for t in (x, weight))
+            call = functools.partial(torch.nn.functional.conv2d, x, weight, padding=1)
+            best = max(best, 2 * x.numel() * 256 * 9 / _best(call, device))
+    return best
 
 
 @functools.cache
