@@ -79,6 +79,22 @@ def test_1x1_on_planes_by_their_size() -> None:
             assert [row.strategy == "gemm" for row in plan] == [ours] * 3
 
 
+@cpu_only
+@pytest.mark.skipif(
+    nnart_ops.build_info()["cpu_isa"] == "baseline", reason="the rule is for vectors of 8 lanes and more"
+)
+def test_channels_that_fill_no_vectors_are_ours_on_large_planes() -> None:
+    for channels, layout, strategy in (
+        ((18, 18), torch.contiguous_format, "gemm"),
+        ((18, 18), torch.channels_last, "native"),
+        ((16, 48), torch.contiguous_format, "native"),
+    ):
+        x = torch.randn(16, channels[0], 28, 28).to(memory_format=layout)
+        weight = torch.randn(*channels[::-1], 3, 3).to(memory_format=layout)
+        plan = nnart_ops.explain(F.conv2d, x, weight, padding=1)
+        assert [row.strategy for row in plan] == [strategy] * 3
+
+
 def test_config_nests_and_refuses() -> None:
     x, w = torch.randn(1, 32, 6, 6), torch.randn(32, 32, 3, 3)
     with nnart_ops.config(conv_strategy="gemm"):

@@ -77,6 +77,7 @@ bool suits_gemm_wgrad(const ConvArgs& args, int64_t in, int64_t out, int64_t fil
   if (in == 1) return filter <= 49;
   if (out <= 4 && out < in && !strided) return true;  // grad_y is shifted, and not the many channels of x
   if (args.channels_last) return float32 && in <= 8 && out >= 32;
+  if (!float32 && in > 8 && in < 16 && !strided) return true;
   if (in > 8 || in * filter > 72) return false;
   return float32 ? !strided : out <= 8 || (in <= 4 && in * filter <= 36);
 }
@@ -111,7 +112,8 @@ bool native_avoids_onednn(const ConvArgs& args) {
 // pixels enough to pay for packing the weight; and transposing planes of few pixels costs what it gains.
 bool suits_gemm_outside_onednn(const ConvArgs& args, int64_t pixels, bool one_tap) {
   if (vector_bytes() < 64 || !native_avoids_onednn(args)) return false;
-  if (args.batch * pixels < 64 || multiplies(args) < 5e6) return false;
+  bool forward = args.pass == ConvPass::Forward;
+  if (args.batch * pixels < (forward ? 64 : 128) || multiplies(args) < 5e6) return false;
   return args.channels_last || args.pass != ConvPass::Wgrad || !one_tap || pixels >= 150;
 }
 
@@ -126,6 +128,13 @@ bool suits_gemm_one_tap(const ConvArgs& args, int64_t pixels, int64_t written, i
   if (args.pass == ConvPass::Dgrad && strided) return true;
   if (product <= 4096) return true;
   return written >= summed && (float32 ? summed <= 128 : product <= 9600);
+}
+
+// Filters on large planes whose channels leave lanes of oneDNN's blocks empty: it pads them while it reorders.
+bool suits_gemm_ragged(const ConvArgs& args, int64_t pixels, int64_t in, int64_t out) {
+  int64_t more = in < out ? out : in, lanes = vector_bytes() / int64_t(sizeof(float));
+  if (args.channels_last || pixels < 24 * 24 || lanes < 8 || (in % lanes == 0 && out % lanes == 0)) return false;
+  return more <= (args.pass == ConvPass::Wgrad ? 64 : 100);
 }
 
 }  // namespace
@@ -168,6 +177,8 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
     return {ConvStrategy::Gemm, "one thread and few images: torch would multiply outside oneDNN, at half its speed"};
   if (one_tap && args.groups == 1 && suits_gemm_one_tap(args, pixels, written, summed, strided))
     return {ConvStrategy::Gemm, "1x1 on large planes: oneDNN reorders the larger operand"};
+  if (float32 && !one_tap && args.groups == 1 && !strided && suits_gemm_ragged(args, pixels, in, out))
+    return {ConvStrategy::Gemm, "channels on planes that do not fill vectors: oneDNN pads and reorders them"};
   bool large_one_tap = one_tap && vector_bytes() == 64 && (args.channels_last || pixels >= 14 * 14);
   if (float32 && args.groups == 1 && args.pass == ConvPass::Dgrad && strided &&
       ((in <= 128 && out <= 256) || large_one_tap))
