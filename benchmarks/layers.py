@@ -47,6 +47,9 @@ CONVOLUTIONS: dict[str, Layer] = {
     "64->384 1x1 @14": _dense(16, (64, 384), 1, 14),
     "960->160 1x1 @7": _dense(16, (960, 160), 1, 7),
     "512->2048 1x1 @7": _dense(16, (512, 2048), 1, 7),
+    # which torch multiplies outside oneDNN on one thread
+    "144->24 1x1 of 8 images @56": _dense(8, (144, 24), 1, 56),
+    "64->384 1x1 of 8 images @14": _dense(8, (64, 384), 1, 14),
     "16->16 3x3 @56": _dense(8, (16, 16), 3, 56),
     "24->24 3x3 @56": _dense(16, (24, 24), 3, 56),
     "50->50 3x3 @32": _dense(16, (50, 50), 3, 32),
