@@ -200,7 +200,7 @@ def peak_flops(dtype: torch.dtype, device: str) -> float:
     kinds = {dtype}
     if device == "cpu" and dtype in (torch.bfloat16, torch.float16):
         kind = "bf16" if dtype is torch.bfloat16 else "fp16"
-        native = getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported")()
+        native = torch.backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported")()
         kinds = {torch.float32, dtype} if native else {torch.float32}
     best = 0.0
     for each in kinds:

@@ -130,6 +130,13 @@ bool suits_gemm_one_tap(const ConvArgs& args, int64_t pixels, int64_t written, i
   return written >= summed && (float32 ? summed <= 128 : product <= 9600);
 }
 
+// Weight gradients in float32 of one group from channels-last operands, one of which oneDNN reorders.
+bool suits_gemm_last_wgrad(int64_t in, int64_t out, int64_t pixels, bool one_tap, bool strided) {
+  int64_t fewer = in < out ? in : out;
+  if (!one_tap) return strided && fewer >= 32 && fewer <= 64;
+  return vector_bytes() == 64 && !strided && pixels >= 28 * 28 && in >= 24 && in <= out && in * out <= 256 * 256;
+}
+
 // Filters on large planes whose channels leave lanes of oneDNN's blocks empty: it pads them while it reorders.
 bool suits_gemm_ragged(const ConvArgs& args, int64_t pixels, int64_t in, int64_t out) {
   int64_t more = in < out ? out : in, lanes = vector_bytes() / int64_t(sizeof(float));
@@ -179,9 +186,9 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
     return {ConvStrategy::Gemm, "1x1 on large planes: oneDNN reorders the larger operand"};
   if (float32 && !one_tap && args.groups == 1 && !strided && suits_gemm_ragged(args, pixels, in, out))
     return {ConvStrategy::Gemm, "channels on planes that do not fill vectors: oneDNN pads and reorders them"};
-  bool large_one_tap = one_tap && vector_bytes() == 64 && (args.channels_last || pixels >= 14 * 14);
+  bool any_channels = one_tap && vector_bytes() == 64 && (args.channels_last || pixels >= 14 * 14);
   if (float32 && args.groups == 1 && args.pass == ConvPass::Dgrad && strided &&
-      ((in <= 128 && out <= 256) || large_one_tap))
+      ((in <= 128 && out <= 256) || any_channels))
     return {ConvStrategy::Gemm, "gradient of a strided convolution: each phase of the pixels has taps of its own",
             tenth_of_native(args)};
   if (args.pass == ConvPass::Wgrad) {
@@ -189,11 +196,7 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
       return {ConvStrategy::Gemm, "part of the filter meets no input: oneDNN leaves its bfloat16 gradient unwritten"};
     if (args.groups == 1 && !one_tap && suits_gemm_wgrad(args, in, out, filter))
       return {ConvStrategy::Gemm, "few channels: vectors along the pixels or along the many channels fill their lanes"};
-    int64_t fewer = in < out ? in : out;
-    bool few = one_tap ? !strided && in >= 24 && in <= out && in * out <= 256 * 256 && pixels >= 28 * 28 &&
-                             vector_bytes() == 64
-                       : strided && fewer >= 32 && fewer <= 64;
-    if (float32 && args.groups == 1 && !planes && few)
+    if (float32 && args.groups == 1 && !planes && suits_gemm_last_wgrad(in, out, pixels, one_tap, strided))
       return {ConvStrategy::Gemm, "channels-last operands are read where they lie: oneDNN reorders one of them",
               tenth_of_native(args)};
   } else if (!one_tap) {
