@@ -108,13 +108,13 @@ bool native_avoids_onednn(const ConvArgs& args) {
   return (plain && one_tap && args.batch < 16) || (args.batch == 1 && !large_filter && elements <= 20480);
 }
 
-// Whether our GEMM is ahead of native where that is not at oneDNN's speed. Vectors of 16 lanes, for those of 8 are not;
-// pixels enough to pay for packing the weight; and transposing planes of few pixels costs what it gains.
+// Whether our GEMM is ahead of native where that is not at oneDNN's speed: in the three passes together, for native in
+// one of them alone would need its result's memory twice. Vectors of 16 lanes, for those of 8 are not; pixels enough to
+// pay for packing the weight, and for transposing planes where the weight is large.
 bool suits_gemm_outside_onednn(const ConvArgs& args, int64_t pixels, bool one_tap) {
   if (vector_bytes() < 64 || !native_avoids_onednn(args)) return false;
-  bool forward = args.pass == ConvPass::Forward;
-  if (args.batch * pixels < (forward ? 64 : 128) || multiplies(args) < 5e6) return false;
-  return args.channels_last || args.pass != ConvPass::Wgrad || !one_tap || pixels >= 150;
+  if (args.batch * pixels < (one_tap ? 128 : 64) || multiplies(args) < 5e6) return false;
+  return args.channels_last || !one_tap || pixels >= 150 || args.in_channels * args.out_channels <= 32768;
 }
 
 // 1x1 filters of one group on planes, which oneDNN reorders: that is dear where the planes are large and the sums
