@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from devices import cpu_only
 from torch import Tensor
 
 import nnart_ops
@@ -48,3 +49,13 @@ def test_peak_memory(name: str) -> None:
     most = largest_allocation(native, x)
     assert largest_allocation(ours, x) <= most
     assert largest_allocation(nnart_ops.fuse(ours), x) <= most
+
+
+@cpu_only
+def test_a_native_weight_gradient_needs_its_memory_once() -> None:
+    """A layer of which native computes that pass alone."""
+    x, grad_y = torch.randn(2, 64, 16, 16), torch.randn(2, 128, 16, 16)
+    geometry = ([3, 3], [1, 1], [1, 1], [1, 1], 1)
+    with nnart_ops.config(conv_strategy="native"):
+        held = most_bytes_held(lambda: torch.ops.nnart_ops.conv_wgrad(grad_y, x, *geometry))
+    assert held < 1.1 * 4 * 128 * 64 * 9

@@ -57,8 +57,8 @@ bool output_is_channels_last(const Tensor& x, bool batched, const Tensor& weight
   return x.numel() > 0 && ((batched && prefers_channels_last(x)) || prefers_channels_last(weight));
 }
 
-// With the strides that torch.empty gives.
-Tensor empty_in_layout(const Ints& sizes, bool channels_last, bool batched, const Tensor& like) {
+// As torch.empty gives them.
+Ints strides_in_layout(const Ints& sizes, bool channels_last, bool batched) {
   int64_t dims = int64_t(sizes.size()), channel = batched ? 1 : 0, stride = 1;
   Ints strides(sizes.size());
   auto place = [&](int64_t d) {
@@ -68,6 +68,12 @@ Tensor empty_in_layout(const Ints& sizes, bool channels_last, bool batched, cons
   if (channels_last) place(channel);
   for (int64_t d = dims - 1; d >= 0; --d)
     if (!(channels_last && d == channel)) place(d);
+  return strides;
+}
+
+Tensor empty_in_layout(const Ints& sizes, bool channels_last, bool batched, const Tensor& like) {
+  int64_t dims = int64_t(sizes.size());
+  Ints strides = strides_in_layout(sizes, channels_last, batched);
   int32_t device_type = 0, dtype = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
@@ -448,6 +454,19 @@ Tensor conv_transpose_activation(const Tensor& x, const Tensor& weight, std::opt
   return convolve_transposed(x, weight, bias, y_size, stride, padding, dilation, groups, &finish);
 }
 
+// A tensor like empty_in_layout's of which only sizes and strides are read: on the memory of `other` where that is
+// large enough.
+Tensor outline_in_layout(const Ints& sizes, bool channels_last, const Tensor& other) {
+  int64_t elements = 1;
+  for (int64_t d = 0; d < other.dim(); ++d) elements += (other.size(d) - 1) * other.stride(d);
+  if (!other.is_cpu() || elements < numel_of(sizes)) return empty_in_layout(sizes, channels_last, true, other);
+  Ints strides = strides_in_layout(sizes, channels_last, true);
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch__reinterpret_tensor(other.get(), int64_t(sizes.size()), sizes.data(), strides.data(), 0, &handle));
+  return Tensor(handle);
+}
+
 bool same_strides(const Tensor& a, const Tensor& b) {
   Sizes of_a = a.strides(), of_b = b.strides();
   return std::equal(of_a.begin(), of_a.end(), of_b.begin(), of_b.end());
@@ -481,17 +500,24 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
   check_output_sizes(g, grad_y.sizes(), "grad_y");
   check_same_dtype(grad_y, "grad_y", x, "x", g.op.c_str());
   bool channels_last = batched && prefers_channels_last(x);
-  Tensor grad_weight = empty_in_layout(weight_size, channels_last, true, grad_y);
-  if (grad_weight.numel() == 0) return grad_weight;
-  if (grad_y.numel() == 0) return torch::stable::zero_(grad_weight);
+  auto empty = [&] { return empty_in_layout(weight_size, channels_last, true, grad_y); };
+  if (numel_of(weight_size) == 0 || grad_y.numel() == 0) {
+    Tensor zeros = empty();
+    return torch::stable::zero_(zeros);
+  }
+  // Native wants a weight for its sizes and order: the result's memory is not there twice.
+  Tensor outline = outline_in_layout(weight_size, channels_last, x.numel() < grad_y.numel() ? grad_y : x);
   ConvArgs args = problem(ConvPass::Wgrad, g, dtype_of(grad_y, g.op.c_str(), "grad_y"), channels_last);
-  return planned(args, call_of(args, g, grad_weight, std::nullopt, nullptr), x, [&] {
+  return planned(args, call_of(args, g, outline, std::nullopt, nullptr), x, [&] {
     bool is_matmul = args.strategy == ConvStrategy::Matmul;
     if (is_matmul || args.strategy == ConvStrategy::Native) {
       Tensor result = is_matmul ? matmul_conv_wgrad(grad_y, x, channels_last)
-                                : native_conv_wgrad(grad_y, x, grad_weight, native_geometry(g));
-      return same_strides(result, grad_weight) ? result : torch::stable::copy_(grad_weight, result);
+                                : native_conv_wgrad(grad_y, x, outline, native_geometry(g));
+      if (same_strides(result, outline)) return result;
+      Tensor grad_weight = empty();
+      return torch::stable::copy_(grad_weight, result);
     }
+    Tensor grad_weight = empty();
     run(args, g, x, grad_weight, grad_y, nullptr);
     return grad_weight;
   });

@@ -109,8 +109,8 @@ bool native_avoids_onednn(const ConvArgs& args) {
 }
 
 // Whether our GEMM is ahead of native where that is not at oneDNN's speed: in the three passes together, for native in
-// one of them alone would need its result's memory twice. Vectors of 16 lanes, for those of 8 are not; pixels enough to
-// pay for packing the weight, and for transposing planes where the weight is large.
+// one of them costs our Python. Vectors of 16 lanes, for those of 8 are not; pixels enough to pay for packing the
+// weight, and for transposing planes where the weight is large.
 bool suits_gemm_outside_onednn(const ConvArgs& args, int64_t pixels, bool one_tap) {
   if (vector_bytes() < 64 || !native_avoids_onednn(args)) return false;
   if (args.batch * pixels < (one_tap ? 128 : 64) || multiplies(args) < 5e6) return false;
