@@ -53,8 +53,8 @@ def test_peak_memory(name: str) -> None:
 
 @cpu_only
 def test_a_native_weight_gradient_needs_its_memory_once() -> None:
-    """A layer of which native computes that pass alone."""
-    x, grad_y = torch.randn(2, 64, 16, 16), torch.randn(2, 128, 16, 16)
+    """A layer of which native computes that pass alone, from operands that are larger than the weight."""
+    x, grad_y = torch.randn(2, 64, 32, 32), torch.randn(2, 128, 32, 32)
     weight, ones = torch.empty(128, 64, 3, 3), [1, 1]
     wanted = (None, ones, ones, ones, False, [0, 0], 1, [False, True, False])
     native = most_bytes_held(lambda: torch.ops.aten.convolution_backward(grad_y, x, weight, *wanted))
