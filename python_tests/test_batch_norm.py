@@ -45,7 +45,7 @@ layouts = pytest.mark.parametrize(("shape", "memory_format"), LAYOUTS)
 
 
 def away_from_kinks(pre: Tensor, dtype: torch.dtype) -> Tensor:
-    """1, and 0 where rounding to ``dtype`` may take ``pre`` across a kink of some activation, and so to another slope."""
+    """1, and 0 where rounding to ``dtype`` may take ``pre`` across a kink of some activation, to another slope."""
     near = [(pre - kink).abs() < 16 * torch.finfo(dtype).eps for kink in (-3, -1, -0.5, 0, 0.5, 1, 3, 6)]
     return (~torch.stack(near).any(0)).to(dtype)
 
