@@ -117,10 +117,12 @@ bool suits_gemm_outside_onednn(const ConvArgs& args, int64_t pixels, bool one_ta
   return args.channels_last || !one_tap || pixels >= 150 || args.in_channels * args.out_channels <= 32768;
 }
 
+// Outputs of an image from which on reordering a 1x1 filter's operands is dear.
+constexpr int64_t kManyPixels = 28 * 28;
+
 // 1x1 filters of one group on planes, which oneDNN reorders: that is dear where the planes are large and the sums
 // short. written and summed are channels of the result and of its sums, pixels the outputs of an image.
 bool suits_gemm_one_tap(const ConvArgs& args, int64_t pixels, int64_t written, int64_t summed, bool strided) {
-  constexpr int64_t kManyPixels = 28 * 28;
   int64_t fewer = written < summed ? written : summed, product = written * summed;
   bool float32 = args.dtype == DType::Float32, wgrad = args.pass == ConvPass::Wgrad;
   if (args.channels_last || pixels < kManyPixels) return false;
@@ -134,7 +136,7 @@ bool suits_gemm_one_tap(const ConvArgs& args, int64_t pixels, int64_t written, i
 bool suits_gemm_last_wgrad(int64_t in, int64_t out, int64_t pixels, bool one_tap, bool strided) {
   int64_t fewer = in < out ? in : out;
   if (!one_tap) return strided && fewer >= 32 && fewer <= 64;
-  return vector_bytes() == 64 && !strided && pixels >= 28 * 28 && in >= 24 && in <= out && in * out <= 256 * 256;
+  return vector_bytes() == 64 && !strided && pixels >= kManyPixels && in >= 24 && in <= out && in * out <= 256 * 256;
 }
 
 // Filters on large planes whose channels leave lanes of oneDNN's blocks empty: it pads them while it reorders.

@@ -173,7 +173,7 @@ int64_t update_even_odd(const Step<decays, float, Rule>& step, BFloat16* params,
   return i;
 }
 
-// The same where all operands are of one 16-bit dtype: in registers, without the buffers.
+// update() where all operands are of one 16-bit dtype: in registers, without the buffers.
 template <bool decays, Rest rest, class S, class Rule>
 void update_in_place(const Rule& rule, const Before& before, const OptimizerRow& row, int64_t begin, int64_t n,
                      LowPrecision low) {
@@ -202,7 +202,7 @@ void update_in_place(const Rule& rule, const Before& before, const OptimizerRow&
     round_stochastically(values, n - i, params + i, low.first_block + uint64_t(i / 4), low.key);
 }
 
-// The same for 8-bit state, which is decoded in registers; x.state is where it is left for the encoder.
+// update() for 8-bit state, which is decoded in registers; x.state is where it is left for the encoder.
 template <bool decays, class Rule>
 void update_quantized(const Rule& rule, const Before& before, const Operands<float>& x,
                       const QuantizedState (&stored)[kMaxStates]) {
