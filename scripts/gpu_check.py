@@ -42,6 +42,7 @@ ON_DEVICE = (
     "test_optim_low_precision.py",
     "test_optim_options.py",
     "test_pooling.py",
+    "test_pooling_torch.py",
     "test_prelu.py",
     "test_rrelu.py",
     "test_save.py",
