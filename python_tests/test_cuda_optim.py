@@ -14,11 +14,11 @@ from devices import DEVICE, cuda_kernels_only, gpu_only
 from tolerances import SAME_FLOAT32, SAME_FLOAT64
 
 import nnart_ops
-from nnart_ops.optim import ASGD, LAMB, SGD, Adam, AdamW, NAdam
+from nnart_ops.optim import ASGD, LAMB, SGD, Adafactor, Adam, AdamW, NAdam
 
 pytestmark = cuda_kernels_only
 
-SIZES = [(3,), (1024,), (17, 5), (0,), (5000,), (64, 3, 7, 7), (100_001,)]
+SIZES = [(3,), (1024,), (17, 5), (0,), (0, 4), (5000,), (64, 3, 7, 7), (33, 300), (100_001,)]
 EVERYTHING = {"max_grad_norm": 1.0, "max_grad_value": 0.5, "ema_decay": 0.9}
 VARIANTS: list[tuple[type, dict[str, Any], torch.dtype]] = [
     (AdamW, {}, torch.float32),
@@ -31,6 +31,8 @@ VARIANTS: list[tuple[type, dict[str, Any], torch.dtype]] = [
     (NAdam, {}, torch.float32),
     (ASGD, EVERYTHING, torch.float64),
     (LAMB, EVERYTHING, torch.float32),
+    (Adafactor, EVERYTHING, torch.float32),
+    (Adafactor, {"low_precision": "master"}, torch.bfloat16),
 ]
 
 

@@ -18,10 +18,11 @@ from emulation import BUILD, ROOT, SCHEDULES, Emulation
 pytestmark = pytest.mark.skipif(not (BUILD / "build.ninja").exists(), reason="of a checkout with its build folder")
 
 TESTS = ROOT / "python_tests"
+OPTIMIZERS = [f"optim{part}" for part in ("", "_directions", "_low_precision", "_options")]
 # What the kernels compute, family by family, in two halves of about the same length.
 FILES = (
     ["bias_activation", "cross_entropy", "cuda_conv", "dropout", "pooling", "softmax"],
-    ["activation", "cuda_kernels", "cuda_optim", "gated", "optim", "optim_options", "prelu", "rrelu", "save"],
+    ["activation", "cuda_kernels", "cuda_optim", "gated", "prelu", "rrelu", "save", *OPTIMIZERS],
 )
 # Tests of Python, and tests so long that one run of them, of the CPU's kernels, is enough.
 ELSEWHERE = ["compile", "inductor", "opcheck", "gradcheck", "every_order", "transforms", "gradient_of_the_bias"]

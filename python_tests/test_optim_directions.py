@@ -76,7 +76,6 @@ def test_adafactor(options: dict, dtype: torch.dtype) -> None:
         assert all(optimizer.state[p][key].shape == peer.state[q][key].shape for key in optimizer.state[p])
 
 
-@cpu_only
 @pytest.mark.parametrize("size", [1e-3, 1e-5, 0.0])
 def test_adafactor_of_gradients_below_eps(size: float) -> None:
     """There the rows' mean is replaced by eps[0], also where a row has one element and would cancel."""
@@ -109,7 +108,6 @@ def test_adafactor_does_not_depend_on_threads() -> None:
     assert torch.equal(results[0], results[2])
 
 
-@cpu_only
 def test_adafactor_with_everything_and_any_layout() -> None:
     shapes: list[tuple[int, ...]] = [(6, 5, 3, 3), (40, 30)]
     ours, theirs = parameters(torch.float64, shapes), parameters(torch.float64, shapes)

@@ -28,7 +28,7 @@ LIMIT = 1.05  # times the floor
 
 @dataclass(frozen=True)
 class Count:
-    """The bytes of a call. ``windows`` says that its launches read neighbourhoods that overlap."""
+    """The bytes of a call. ``shares`` says that blocks read what others read too: windows that overlap, factors."""
 
     name: str
     dtype: str
@@ -36,11 +36,11 @@ class Count:
     floor: int
     moved: int
     by_blocks: int
-    windows: bool
+    shares: bool
 
     @property
     def keeps_to_the_floor(self) -> bool:
-        return self.moved <= LIMIT * self.floor and (self.windows or self.by_blocks <= LIMIT * self.floor)
+        return self.moved <= LIMIT * self.floor and (self.shares or self.by_blocks <= LIMIT * self.floor)
 
 
 def bytes_of(*tensors: Tensor) -> int:
@@ -55,27 +55,27 @@ def counts(dtype: torch.dtype) -> Iterator[Count]:
     emulated, ops = emulation.loaded(), torch.ops.nnart_ops
     assert emulated is not None, "not the emulated build"
 
-    def counted(name: str, run: Callable[[], object], floor: int, windows: bool = False) -> Count:
+    def counted(name: str, run: Callable[[], object], floor: int, shares: bool = False) -> Count:
         with emulated.watched() as launches:
             run()
         moved = sum(launch.sectors_read + launch.sectors_written for launch in launches)
         by_blocks = sum(launch.read_by_blocks + launch.written_by_blocks for launch in launches)
         names = dict.fromkeys(re.sub(r"^.*?(\w+_kernel)[<(].*$", r"\1", launch.kernel) for launch in launches)
-        return Count(name, str(dtype)[6:], ", ".join(names), floor, moved, by_blocks, windows)
+        return Count(name, str(dtype)[6:], ", ".join(names), floor, moved, by_blocks, shares)
 
     def pair(
-        name: str, call: Callable[..., Tensor], *inputs: Tensor, saved: int = -1, windows: bool = False
+        name: str, call: Callable[..., Tensor], *inputs: Tensor, saved: int = -1, shares: bool = False
     ) -> Iterator[Count]:
         """Forward and backward; ``saved`` are the bytes that the backward reads besides the gradient."""
         saved = bytes_of(*inputs) if saved < 0 else saved
         with torch.no_grad():
             y = call(*inputs)
-        yield counted(f"{name} forward", lambda: call(*inputs), bytes_of(*inputs, y), windows)
+        yield counted(f"{name} forward", lambda: call(*inputs), bytes_of(*inputs, y), shares)
         leaves = [t.detach().requires_grad_() for t in inputs]
         y = call(*leaves)
         grad = torch.randn_like(y) if y.dim() else torch.ones_like(y)
         floor = bytes_of(grad, *leaves) + saved
-        yield counted(f"{name} backward", lambda: torch.autograd.grad(y, leaves, grad), floor, windows)
+        yield counted(f"{name} backward", lambda: torch.autograd.grad(y, leaves, grad), floor, shares)
 
     size = 1 << (20 if dtype is torch.bfloat16 else 19)
     x, other = (torch.randn(size).to(dtype) for _ in "xy")
@@ -93,9 +93,9 @@ def counts(dtype: torch.dtype) -> Iterator[Count]:
             window = f"{kernel}x{kernel} stride {stride} {layout}"
             maximum = lambda t, w=(kernel, stride, padding): F.max_pool2d(t, *w)  # noqa: E731
             offsets = maximum(images).numel()
-            yield from pair(f"max_pool2d {window}", maximum, images, saved=offsets, windows=True)
+            yield from pair(f"max_pool2d {window}", maximum, images, saved=offsets, shares=True)
             mean = lambda t, w=(kernel, stride, padding): F.avg_pool2d(t, *w)  # noqa: E731
-            yield from pair(f"avg_pool2d {window}", mean, images, saved=0, windows=True)
+            yield from pair(f"avg_pool2d {window}", mean, images, saved=0, shares=True)
         for taps, step in ((3, 1), (3, 2), (5, 1), (7, 1)):
             weight = torch.rand(64, 1, taps, taps).to(dtype)
             where = ([step] * 2, [taps // 2] * 4, [1, 1], 64)
@@ -106,9 +106,7 @@ def counts(dtype: torch.dtype) -> Iterator[Count]:
             yield counted(f"{name} dgrad", backward, floor, True)
             backward = lambda a=(y, images, [taps] * 2, *where): ops.conv_wgrad(*a)  # noqa: E731
             yield counted(f"{name} wgrad", backward, floor, True)
-        yield from pair(
-            f"global average {layout}", lambda t: F.adaptive_avg_pool2d(t, 1), images, saved=0, windows=True
-        )
+        yield from pair(f"global average {layout}", lambda t: F.adaptive_avg_pool2d(t, 1), images, saved=0, shares=True)
         pixels = torch.zeros(images.size(0), 32, 32, dtype=torch.int64)
         for name, logits in (("rows of 64", images), ("rows of 1024", x.view(-1, 1024))):
             if name != "rows of 64" and layout == "NHWC":
@@ -122,6 +120,8 @@ def counts(dtype: torch.dtype) -> Iterator[Count]:
                 statistics = bytes_of(labels) + 2 * compute  # of each row, which the forward leaves to the backward
                 yield Count(**{**vars(count), "floor": count.floor + statistics})
 
+    # The tensors a step reads or writes, and how often it reads the gradient. Adafactor averages it, measures the
+    # update and makes it; what it keeps of rows and columns is next to nothing.
     for name, options, tensors, grads in (
         ("SGD with momentum", {"cls": optim.SGD, "lr": 0.1, "momentum": 0.9}, 5, 1),
         ("AdamW", {"cls": optim.AdamW}, 7, 1),
@@ -132,8 +132,9 @@ def counts(dtype: torch.dtype) -> Iterator[Count]:
             8,
             1,
         ),
+        ("Adafactor", {"cls": optim.Adafactor}, 4, 3),
     ):
-        weights = [torch.nn.Parameter(t.clone()) for t in x.view(4, -1)]
+        weights = [torch.nn.Parameter(t.clone()) for t in x.view(4, 512, -1)]
         cls = options.pop("cls")
         optimizer = cls(weights, **options)
         for _ in range(2):  # the table is there then, and so is the state
@@ -145,7 +146,7 @@ def counts(dtype: torch.dtype) -> Iterator[Count]:
         floor = (tensors + grads - 1) * x.nbytes
         if "ema_decay" in options:  # in float32, read and written
             floor += 8 * x.numel()
-        yield counted(name, optimizer.step, floor)
+        yield counted(name, optimizer.step, floor, shares=cls is optim.Adafactor)
 
 
 def all_counts() -> list[Count]:

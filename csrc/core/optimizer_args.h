@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/factors.h"
 #include "math/optimizers.h"
 
 namespace nnart {
@@ -81,9 +82,12 @@ struct OptimizerRow {
   // each row, in the parameter's dtype.
   void* row_variance;
   int64_t rows, columns;
-  void* inverse_mean;  // 1 / max(mean, eps1) of each matrix's row_variance; set by the launch
-  double steps;        // steps taken, where there is no tensor for it
-  const void* rule;    // the rule with this step's numbers; set by the launch
+  void* inverse_mean;  // 1 / max(mean, eps1) of each matrix's row_variance; where, is set by the launch
+  // On a GPU: how the variances are averaged, and the work of all rows before.
+  FactorCut factors;
+  FactorWork first_factors;
+  double steps;      // steps taken, where there is no tensor for it
+  const void* rule;  // the rule with this step's numbers; set by the launch
 };
 
 struct OptimizerResult {
@@ -116,6 +120,7 @@ struct OptimizerArgs {
   const float* found_inf;  // other than 0: nothing is changed
   float* decision;         // receives the norm, and 1 if nothing was changed, else 0
   OptimizerTable* table;
+  FactorWork factors;  // of all rows
 };
 
 // Room for any rule.

@@ -57,7 +57,8 @@ NNART_HD void with_rule_of(const OptimizerRow& row, const OptimizerGroup& group,
 
 // Builds the rule of step t in memory, and takes the rule's own scalars a step further.
 NNART_HD void build_rule(OptimizerRow& row, const OptimizerGroup& group, double t, void* memory) {
-  math::OptimizerScalars scalars{{}, row.scalar_dtype == DType::Float32, epsilon_of(row.param_dtype)};
+  math::OptimizerScalars scalars{
+      {}, row.scalar_dtype == DType::Float32, epsilon_of(row.param_dtype), row.row_variance != nullptr};
   for (int k = 0; k < 2; ++k)
     if (row.scalar[k]) scalars.value[k] = read_scalar(row.scalar[k], row.scalar_dtype);
   with_rule_of(row, group, [&](auto type) {

@@ -28,6 +28,20 @@ NNART_HD int64_t common_divisor(int64_t a, int64_t b) {
   return a;
 }
 
+// The last of count > 0 entries that begins at or before a unit of work; first(i) is where entry i begins.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
+template <class F>
+NNART_HD int64_t entry_of(int64_t unit, int64_t count, const F& first) {
+  int64_t low = 0, high = count;
+  while (high - low > 1) {
+    int64_t middle = low + (high - low) / 2;
+    (first(middle) <= unit ? low : high) = middle;
+  }
+  return low;
+}
+
 // The least power of two that is at least that, up to at_most, which is one.
 NNART_HD int power_of_two(int64_t at_least, int at_most) {
   int power = 1;

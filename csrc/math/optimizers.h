@@ -15,6 +15,7 @@ struct OptimizerScalars {
   double value[2];
   bool single;
   double epsilon;  // of the parameter's dtype
+  bool factored;   // the variance is had from its factors, which are averaged before
   NNART_HD double rounded(double x) const { return single ? double(float(x)) : x; }
 };
 
@@ -415,6 +416,7 @@ struct Adafactor {
   static constexpr int states = 1, scalars = 0;
   double rate, least_param, clip, eps1;
   C rest, size;
+  bool factored;
 
   NNART_HD Adafactor(const Hyper& h, double t, OptimizerScalars& s)
       : rate(h.lr < 1 / ::sqrt(t) ? h.lr : 1 / ::sqrt(t)),
@@ -422,11 +424,12 @@ struct Adafactor {
         clip(h.clip),
         eps1(h.eps1 == h.eps1 ? h.eps1 : s.epsilon),
         rest(C(::pow(t, h.beta2_decay))),
-        size(0) {}
+        size(0),
+        factored(s.factored) {}
 
   template <class T>
   NNART_HD T measure(T, T g, T* state) const {
-    state[0] = lerp(state[0], g * g, rest);
+    if (!factored) state[0] = lerp(state[0], g * g, rest);
     return g / sqrt(at_least(state[0], T(eps1 * eps1)));
   }
   NNART_HD void scale(double param_norm, double update_norm, double n) {

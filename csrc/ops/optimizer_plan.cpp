@@ -172,7 +172,6 @@ void OptimizerPlan::add_rows(int group, const RowLayout& layout, const Tensors& 
 
     if (layout.factored) {
       Sizes sizes = given.sizes();
-      check(!gpu_ || *gpu_ < 0, kOp, ": factored state has no kernel on a GPU");
       check(sizes.size() > 1, kOp, ": factored state is for tensors of two dimensions and more, and a parameter has ",
             sizes.size());
       row.rows = sizes[sizes.size() - 2];
@@ -184,7 +183,11 @@ void OptimizerPlan::add_rows(int group, const RowLayout& layout, const Tensors& 
       check_variance(tensors[at + 2], row.rows, "column_variance");
       check_variance(*next, row.columns, "row_variance");
       row.row_variance = place(*next++);
+      int64_t matrix = row.rows * row.columns;
+      row.factors = FactorCut(matrix > 0 ? row.n / matrix : 0, row.rows, row.columns);
     }
+    row.first_factors = factors_;
+    factors_ = factors_ + row.factors.work();
 
     row.first_tile = tiles_;
     tiles_ += ceil_div(row.n, kOptimizerTile);
@@ -232,9 +235,12 @@ void OptimizerPlan::check_overlaps() {
 // The memory is torch's and the plan's; the launch fills it.
 void OptimizerPlan::prepare_table(OptimizerArgs& args) {
   if (!memory_) {
-    int64_t bytes = OptimizerMemory(nullptr, args.row_count, args.group_count, args.tiles).bytes;
+    int64_t bytes = OptimizerMemory(nullptr, args).bytes;
     memory_ = scratch_on(params_[0], ceil_div(bytes, int64_t(sizeof(double))));
     table_.memory = memory_->data_ptr();
+    double* inverse_means = OptimizerMemory(table_.memory, args).inverse_means;
+    for (OptimizerRow& row : rows_)
+      if (row.row_variance) row.inverse_mean = inverse_means + row.first_factors.matrices;
   }
   size_t bytes = groups_.size() * sizeof(OptimizerGroup);
   bool same = groups_there_.size() == groups_.size() && !std::memcmp(groups_there_.data(), groups_.data(), bytes);
@@ -255,6 +261,7 @@ OptimizerResult OptimizerPlan::run(OptimizerArgs args) {
   args.row_count = int64_t(rows_.size());
   args.group_count = int64_t(groups_.size());
   args.tiles = tiles_;
+  args.factors = factors_;
   args.rows_overlap = overlap_;
   args.result = &result;
   if (keeps_table(params_[0])) prepare_table(args);

@@ -95,6 +95,7 @@ class OptimizerPlan {
   std::vector<size_t> first_place_ = {0}, first_geometry_ = {0};
   std::vector<Copy> copies_;
   int64_t tiles_ = 0;
+  FactorWork factors_{};
   bool copied_ = false, overlap_ = false, overlap_is_known_ = false;
   std::optional<int32_t> gpu_;
   // On a GPU: its copy of the table, and of the groups what it was last given.

@@ -63,7 +63,7 @@ void launch(const OptimizerArgs& args, const Tensor&) {
   OptimizerArgs here = args;
   here.decision = decision;
   launch_here(here);
-  OptimizerMemory memory(args.table->memory, args.row_count, args.group_count, args.tiles);
+  OptimizerMemory memory(args.table->memory, args);
   for (int64_t r = 0; r < args.row_count; ++r) args.rows[r].steps = memory.rows[r].steps;
   *args.result = {double(decision[0]), decision[1] == 0};
 }

@@ -143,7 +143,6 @@ class FusedOptimizer(Optimizer):
     _watched: ClassVar[tuple[str, ...]] = ()
     _native: ClassVar[type[Optimizer] | None] = None
     _layer_wise: ClassVar[bool] = False
-    _on_gpus: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -309,8 +308,6 @@ class FusedOptimizer(Optimizer):
                 if isinstance(lr, Tensor) and (group.get("foreach") or lr.device not in (p.device, _CPU)):
                     return "the learning rate is a tensor"
                 devices.add(p.device)
-                if p.is_cuda and not self._on_gpus:
-                    return "a parameter is on a GPU, where it has no kernel"
                 if is_distributed(p):
                     if self._layer_wise:
                         return "a parameter is a DTensor, of whose norm a rank has a part"

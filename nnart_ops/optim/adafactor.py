@@ -25,7 +25,7 @@ class Adafactor(FusedOptimizer, torch.optim.Adafactor):
 
     Shape: parameters of any shape; each gradient has its parameter's. The last two dimensions are the matrices.
 
-    Parameters may be float32, float64, bfloat16 or float16 on the CPU; half precision computes in float32. Anything
+    Parameters may be float32, float64, bfloat16 or float16 on one device; half precision computes in float32. Anything
     else takes torch's own step. State dicts are torch's.
 
     Raises:
@@ -41,7 +41,6 @@ class Adafactor(FusedOptimizer, torch.optim.Adafactor):
 
     _native = torch.optim.Adafactor
     _layer_wise = True
-    _on_gpus = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("state_dtype") is not None:

@@ -195,19 +195,16 @@ int64_t factored_matrices(const OptimizerArgs& args) {
   return count;
 }
 
-// How a row is averaged, but for where its sums are. Its rule, which is built, leaves the variance as it is from now
-// on.
+// How a row, whose rule is built, is averaged, but for where its sums are.
 Factored factored(const OptimizerRow& row, const OptimizerGroup& group, double grad_factor) {
   Factored tensor{};
   tensor.row = &row;
   tensor.grad_factor = grad_factor;
   tensor.max_value = group.max_value;
   auto take_rest = [&](auto type) {
-    using C = typename decltype(type)::type;
-    auto& rule = *static_cast<math::Adafactor<C>*>(const_cast<void*>(row.rule));
+    const auto& rule = *static_cast<const math::Adafactor<typename decltype(type)::type>*>(row.rule);
     tensor.rest = rule.rest;
     tensor.eps1 = rule.eps1;
-    rule.rest = 0;
   };
   row.param_dtype == DType::Float64 ? take_rest(Type<double>{}) : take_rest(Type<float>{});
   int64_t matrix = row.rows * row.columns;

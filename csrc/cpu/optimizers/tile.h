@@ -35,17 +35,6 @@ inline int64_t bytes_of(DType dtype) {
 
 inline void* advance(void* p, DType dtype, int64_t n) { return static_cast<char*>(p) + n * bytes_of(dtype); }
 
-// The last of count > 0 entries that begins at or before a unit of work; first(i) is where entry i begins.
-template <class F>
-int64_t entry_of(int64_t unit, int64_t count, const F& first) {
-  int64_t low = 0, high = count;
-  while (high - low > 1) {
-    int64_t middle = low + (high - low) / 2;
-    (first(middle) <= unit ? low : high) = middle;
-  }
-  return low;
-}
-
 // f(i, count) for each vector of n elements: count is the vector's size but at the end.
 template <class C, class F>
 NNART_HD void for_vectors(int64_t n, const F& f) {

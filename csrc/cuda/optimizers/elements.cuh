@@ -33,9 +33,13 @@ __device__ __forceinline__ Place place_of(int64_t begin, int64_t n) {
 }
 
 template <class S>
+__device__ __forceinline__ bool is_pack_aligned(const S* p) {
+  return reinterpret_cast<uintptr_t>(p) % alignof(Pack<S, kLanes>) == 0;
+}
+
+template <class S>
 __device__ __forceinline__ Lanes lanes_of(const S* p, const Place& place, int u) {
-  bool aligned = reinterpret_cast<uintptr_t>(p) % alignof(Pack<S, kLanes>) == 0;
-  return {0, place.count[u], aligned && place.count[u] == kLanes};
+  return {0, place.count[u], is_pack_aligned(p) && place.count[u] == kLanes};
 }
 
 // Elements as they lie in memory, of a type no larger than C: they are read before any is converted, so that the loads

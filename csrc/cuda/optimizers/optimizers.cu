@@ -1,7 +1,7 @@
 // Optimizers: the table of all tensors of all groups lives in the GPU's memory, and a step is a launch that prepares it
 // and one that updates every tile of every tensor; before them one for the norm where anything asks for it, and between
-// them two for the norms of layer-wise rules. The host waits for none of them: whether a step takes place is decided on
-// the device, where the counters are too.
+// them two for the norms of layer-wise rules, and up to three for factored second moments. The host waits for none of
+// them: whether a step takes place is decided on the device, where the counters are too.
 #include <cmath>
 #include <cstring>
 
@@ -37,15 +37,7 @@ __global__ void write_grads_kernel(const __grid_constant__ Pointers grads, int c
 __global__ void index_kernel(OptimizerMemory memory, int64_t row_count, int64_t tiles) {
   int64_t tile = int64_t(blockIdx.x) * kWriteThreads + threadIdx.x;
   if (tile >= tiles) return;
-  int64_t low = 0, high = row_count;
-  while (high - low > 1) {
-    int64_t middle = low + (high - low) / 2;
-    if (memory.rows[middle].first_tile <= tile)
-      low = middle;
-    else
-      high = middle;
-  }
-  memory.row_of_tile[tile] = int32_t(low);
+  memory.row_of_tile[tile] = int32_t(entry_of(tile, row_count, [&](int64_t r) { return memory.rows[r].first_tile; }));
 }
 
 const char* write(const void* from, int64_t bytes, void* to, cudaStream_t stream) {
@@ -94,13 +86,12 @@ const char* write_table(const OptimizerArgs& args, const OptimizerMemory& memory
   return error;
 }
 
-// Calls f(in_double) for the compute types that rows have; only for layer-wise ones if so asked.
-template <class F>
-const char* for_compute_types(const OptimizerArgs& args, bool only_layer_wise, const F& f) {
+// Calls f(in_double) for the compute types of those rows that have what is asked for.
+template <class Has, class F>
+const char* for_compute_types(const OptimizerArgs& args, const Has& has, const F& f) {
   bool there[2] = {};
   for (int64_t r = 0; r < args.row_count; ++r)
-    if (!only_layer_wise || layer_wise(args.groups[args.rows[r].group].rule))
-      there[args.rows[r].param_dtype == DType::Float64] = true;
+    if (has(args.rows[r])) there[args.rows[r].param_dtype == DType::Float64] = true;
   const char* error = nullptr;
   for (bool in_double : {false, true})
     if (there[in_double] && !error) error = f(in_double);
@@ -110,9 +101,9 @@ const char* for_compute_types(const OptimizerArgs& args, bool only_layer_wise, c
 // Tiles are updated all at once, but of rows that share memory one row's after the other's.
 const char* update(const OptimizerArgs& args, const OptimizerMemory& memory, cudaStream_t stream) {
   if (!args.rows_overlap)
-    return for_compute_types(args, false, [&](bool in_double) {
-      return launch_update(memory, in_double, 0, args.tiles, args.seed, stream);
-    });
+    return for_compute_types(
+        args, [](const OptimizerRow&) { return true; },
+        [&](bool in_double) { return launch_update(memory, in_double, 0, args.tiles, args.seed, stream); });
   const char* error = nullptr;
   for (int64_t r = 0; r < args.row_count && !error; ++r) {
     int64_t first = args.rows[r].first_tile, end = r + 1 < args.row_count ? args.rows[r + 1].first_tile : args.tiles;
@@ -125,7 +116,7 @@ const char* update(const OptimizerArgs& args, const OptimizerMemory& memory, cud
 }  // namespace
 
 const char* launch(const OptimizerArgs& args, cudaStream_t stream) {
-  OptimizerMemory memory(args.table->memory, args.row_count, args.group_count, args.tiles);
+  OptimizerMemory memory(args.table->memory, args);
   const char* error = write_table(args, memory, stream);
   bool needs_norm = args.max_norm < INFINITY || args.skips_non_finite;
   bool sums = needs_norm && args.norm < 0 && args.tiles > 0;
@@ -136,10 +127,16 @@ const char* launch(const OptimizerArgs& args, cudaStream_t stream) {
   if (!error) error = launch_prepare(memory, step, stream);
   if (error || args.tiles == 0) return error;
   bool any_layer_wise = false;
-  error = for_compute_types(args, true, [&](bool in_double) {
-    any_layer_wise = true;
-    return launch_measure(memory, in_double, args.tiles, stream);
-  });
+  error = for_compute_types(
+      args, [](const OptimizerRow& row) { return row.factors.matrices > 0; },
+      [&](bool in_double) { return launch_average(memory, in_double, args.row_count, args.factors, stream); });
+  if (error) return error;
+  error = for_compute_types(
+      args, [&](const OptimizerRow& row) { return layer_wise(args.groups[row.group].rule); },
+      [&](bool in_double) {
+        any_layer_wise = true;
+        return launch_measure(memory, in_double, args.tiles, stream);
+      });
   if (!error && any_layer_wise) error = launch_scale(memory, args.row_count, stream);
   return error ? error : update(args, memory, stream);
 }

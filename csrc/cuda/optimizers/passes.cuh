@@ -19,10 +19,16 @@ struct Preparation {
 int64_t norm_sums(int64_t tiles);  // that launch_norm leaves
 const char* launch_norm(const OptimizerMemory&, int64_t tiles, cudaStream_t);
 const char* launch_prepare(const OptimizerMemory&, const Preparation&, cudaStream_t);
+const char* launch_average(const OptimizerMemory&, bool in_double, int64_t row_count, const FactorWork&, cudaStream_t);
 const char* launch_measure(const OptimizerMemory&, bool in_double, int64_t tiles, cudaStream_t);
 const char* launch_scale(const OptimizerMemory&, int64_t row_count, cudaStream_t);
 const char* launch_update(const OptimizerMemory&, bool in_double, int64_t first_tile, int64_t tiles, uint64_t seed,
                           cudaStream_t);
+
+template <class C>
+__device__ __forceinline__ bool computes_in(const OptimizerRow& row) {
+  return (row.param_dtype == DType::Float64) == (sizeof(C) == 8);
+}
 
 template <class C, int n>
 __device__ __forceinline__ double sum_of_squares(const C (&x)[n]) {

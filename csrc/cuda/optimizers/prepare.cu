@@ -16,7 +16,7 @@ __device__ __forceinline__ double squares_of_tile(const S* p, int64_t begin, int
   using C = ComputeType<S>;
   p = in_global_memory(p);
   constexpr int packs = int(kOptimizerTile) / (kWarp * kLanes);
-  bool aligned = reinterpret_cast<uintptr_t>(p) % alignof(Pack<S, kLanes>) == 0;
+  bool aligned = is_pack_aligned(p);
   int64_t at = begin + int64_t(threadIdx.x % kWarp) * kLanes;
   Pack<S, kLanes> loaded[packs];
 #pragma unroll

@@ -43,7 +43,7 @@ class Tile {
     for (int k = 0; k < kMaxStates; ++k) {
       if (row_.scale[k])
         read(static_cast<const uint8_t*>(row_.state[k]), place_, state[k]);
-      else if (row_.state[k])
+      else if (has_state(k))
         read(row_.state_dtype[k], row_.state[k], place_, state[k]);
     }
     Stored<C> ema;
@@ -67,13 +67,14 @@ class Tile {
 #pragma unroll
     for (int k = 0; k < kMaxStates; ++k) {
       if (!row_.scale[k]) {
-        if (row_.state[k]) in_compute_type(row_.state_dtype[k], state[k], x.state[k]);
+        if (has_state(k)) in_compute_type(row_.state_dtype[k], state[k], x.state[k]);
       } else if constexpr (sizeof(C) == 4) {
         float scale = place_.count[0] > 0 ? row_.scale[k][place_.first[0] / kQuantizedBlock] : 0;
         row_.positive[k] ? dequantize<true>(state[k], scale, x.state[k])
                          : dequantize<false>(state[k], scale, x.state[k]);
       }
     }
+    if (row_.row_variance) join_factors(x.state[0]);
     if (with_ema && row_.ema) for_each<C>(ema, [&](int e, C v) { x.ema[e] = v; });
   }
 
@@ -81,7 +82,7 @@ class Tile {
 #pragma unroll
     for (int k = 0; k < kMaxStates; ++k) {
       if (!row_.scale[k]) {
-        if (row_.state[k]) write(row_.state_dtype[k], row_.state[k], place_, x.state[k]);
+        if (has_state(k)) write(row_.state_dtype[k], row_.state[k], place_, x.state[k]);
       } else if constexpr (sizeof(C) == 4) {
         auto* codes = static_cast<uint8_t*>(row_.state[k]);
         row_.positive[k] ? quantize<true>(x.state[k], place_, codes, row_.scale[k])
@@ -106,6 +107,42 @@ class Tile {
 
  private:
   static constexpr DType kComputeDType = sizeof(C) == 4 ? DType::Float32 : DType::Float64;
+
+  // One of the parameter's size.
+  __device__ __forceinline__ bool has_state(int k) const { return row_.state[k] && !row_.row_variance; }
+
+  // The variance of an element is its row's times its column's over the mean of the rows.
+  __device__ __forceinline__ void join_factors(C (&variance)[kElements]) const {
+    with_dtype(row_.param_dtype, [&](auto type) {
+      using S = typename decltype(type)::type;
+      if constexpr (std::is_same_v<ComputeType<S>, C>) {
+        auto* of_rows = in_global_memory(static_cast<const S*>(row_.row_variance));
+        auto* of_columns = in_global_memory(static_cast<const S*>(row_.state[0]));
+        auto* inverse_means = in_global_memory(static_cast<const C*>(row_.inverse_mean));
+#pragma unroll
+        for (int u = 0; u < kPacks; ++u) {
+          int64_t line = quotient_of(place_.first[u], row_.columns), matrix = quotient_of(line, row_.rows);
+          int64_t column = place_.first[u] - line * row_.columns, r = line - matrix * row_.rows;
+#pragma unroll
+          for (int k = 0; k < kLanes; ++k) {
+            C& to = variance[u * kLanes + k];
+            to = 0;
+            if (k >= place_.count[u]) continue;
+            to = widen(of_rows[line]) * inverse_means[matrix] * widen(of_columns[matrix * row_.columns + column]);
+            if (++column < row_.columns) continue;
+            column = 0;
+            ++line;
+            if (++r < row_.rows) continue;
+            r = 0;
+            ++matrix;
+          }
+        }
+      }
+    });
+  }
+  __device__ __forceinline__ static int64_t quotient_of(int64_t n, int64_t divisor) {
+    return (n | divisor) >> 32 == 0 ? int64_t(uint32_t(n) / uint32_t(divisor)) : n / divisor;
+  }
 
   // Leaves in param what the average is of: the exact value where it is kept, else the rounded one.
   template <class S>
@@ -139,11 +176,6 @@ class Tile {
   int64_t tile_, begin_;
   Place place_;
 };
-
-template <class C>
-__device__ __forceinline__ bool computes_in(const OptimizerRow& row) {
-  return (row.param_dtype == DType::Float64) == (sizeof(C) == 8);
-}
 
 template <class C>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<C>)
