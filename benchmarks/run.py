@@ -86,7 +86,7 @@ def main() -> None:
     )
     parser.add_argument("--dtype", nargs="+", choices=sorted(DTYPES), default=["float32", "bfloat16"])
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
-    parser.add_argument("--rounds", type=int, default=21, help="samples of each side (median is reported)")
+    parser.add_argument("--rounds", type=int, default=21, help="samples of each side, made an even number")
     parser.add_argument(
         "--compile-every", type=int, default=0, metavar="N", help="torch.compile is a peer of each N-th case; 0: none"
     )

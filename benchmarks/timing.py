@@ -1,7 +1,7 @@
 """How a comparison is timed, and what it is measured against.
 
 Ours and the peer run in turn in one process (A B B A ...), so that a change of clock or a busy neighbour hits both and
-neither always finds the caches as the other left them; the figure is the median. Inputs rotate through copies that
+neither always finds the caches as the other left them; the figure is of medians. Inputs rotate through copies that
 together outgrow the second-level cache, unless a case is warm by nature. The roofline is measured in the same run.
 
 On CUDA the time is the GPU's, between two events in its stream, and its second-level cache is emptied before each call.
@@ -112,13 +112,20 @@ def peers_of(peer: Callable[[int], Any], *, convolves: bool, compiles: bool) -> 
 def compare(
     ours: Callable[[int], Any], peers: dict[str, Callable[[int], Any]], *, rounds: int, inner: int = 1
 ) -> Comparison:
-    """Times ``ours(i)`` and each peer in turn, i the number of the round, ``inner`` calls at a time."""
+    """Times ``ours(i)`` and each peer in turn, i the number of the round, ``inner`` calls at a time.
+
+    Who comes second finds the round's inputs in the caches. Each side does in every other round, and its figure is the
+    mean of the median of those and of the median of the others; in one median of an odd number of rounds the more
+    frequent kind would decide.
+    """
     seconds = _seconds()
     turns: list[tuple[Callable[[int], Any], list[float]]] = [(function, []) for function in (*peers.values(), ours)]
-    for i in range(rounds + 2):  # two rounds to warm up
+    for i in range(2 + rounds + rounds % 2):  # two rounds to warm up
         for function, samples in turns if i % 2 else reversed(turns):
             samples.append(seconds(function, i, inner))
-    *peer_times, our_time = (statistics.median(samples[2:]) for _, samples in turns)
+    *peer_times, our_time = (
+        (statistics.median(samples[2::2]) + statistics.median(samples[3::2])) / 2 for _, samples in turns
+    )
     return Comparison(ours=our_time, peers=dict(zip(peers, peer_times)))
 
 

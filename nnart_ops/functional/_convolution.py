@@ -108,11 +108,13 @@ class Kind(NamedTuple):
         separate = transforms_active()
         if residual is None and (separate or (training and not known_from_output(epilogue.op, epilogue.numbers))):
             return epilogue.function(self._plain(input, weight, bias, numbers))
-        if residual is None and not training:
+        if residual is None and (not training or epilogue.op == "relu"):
             call = self._planned(input, weight, bias, numbers)
             if call is None:
                 pre = self.native(input, weight, bias, *numbers)
-                return epilogue.in_place(pre) if _takes(pre) else epilogue.function(pre)
+                if not _takes(pre):
+                    return epilogue.function(pre)
+                return pre.relu_() if training else epilogue.in_place(pre)  # which keeps but the output, as ours does
         else:
             call = self._call(input, weight, bias, numbers)
         if call is None or separate or not (residual is None or _takes(call[0], residual)):
