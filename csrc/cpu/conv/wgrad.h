@@ -26,6 +26,9 @@ constexpr int64_t kLaneBlock = 64;
 
 // Pixels of one sum between two visits of its tile: native's sums are many short ones, and a longer one rounds worse.
 constexpr int64_t kPixelBlock = 64;
+// Bytes between two pixels from which on a block of them, a power of two apart as often as not, would share so few sets
+// of the first-level cache (64 of 12 lines) that it does not stay there.
+constexpr int64_t kFarApart = 1024;
 
 // Runs of pixels of the shifted operand as the taps of a tile read them, and of some channels of the fixed one.
 template <class T>
@@ -172,8 +175,8 @@ struct WeightGradient {
     return (band.image + image) * fixed.batch + (band.d + d) * fixed.space[0] + band.h * fixed.space[1];
   }
 
-  // Adds the taps [tap, tap_end) of one band to sum. Columns read where they lie are a power of two apart as often as
-  // not, and would share a few sets of the first-level cache: a block of them is copied, for all taps to read.
+  // Adds the taps [tap, tap_end) of one band to sum. A block of columns that lie far apart is copied, for all taps to
+  // read.
   void add_band(int64_t pixels, int64_t tap, int64_t tap_end, const T* copy, const int64_t* from_pixel, const T* by,
                 const int64_t* by_pixel, T* sum) const {
     Even cuts(tap_end - tap, kTileRows);
@@ -184,7 +187,7 @@ struct WeightGradient {
         int64_t column = panel * panel_vectors * width;
         int64_t vectors = least(panel_vectors, (columns - column) / width), count = least(kPixelBlock, pixels - k);
         TileOperands<T> operands{{}, from_pixel + k, by + column, by_pixel + k, count};
-        if (in_place && cuts.pieces > 2) {
+        if (in_place && cuts.pieces > 2 && fixed.space[2] * int64_t(sizeof(S)) >= kFarApart) {
           for (int64_t i = 0; i < count; ++i) {
             in_block[i] = i * vectors * width;
             const T *from = by + column + by_pixel[k + i],
