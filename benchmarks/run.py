@@ -66,12 +66,12 @@ def measure(case: Case, rounds: int, compiles: bool, bandwidth: dict[tuple[int, 
     return row
 
 
+RATES = {"gflops_per_s": "GFLOP/s", "gb_per_s": "GB/s"}  # of a row, in the units of the table
+
+
 def line(row: dict[str, Any]) -> str:
-    rate = (
-        f"{row['gflops_per_s']:8.1f} GFLOP/s"
-        if "gflops_per_s" in row
-        else f"{row.get('gb_per_s', math.nan):8.1f} GB/s   "
-    )
+    rates = [f"{row[key]:8.1f} {unit:7s}" for key, unit in RATES.items() if key in row]
+    rate = rates[0] if rates else " " * 16
     share = f"{row['roofline']:5.0%}" if "roofline" in row else "     "
     times = f"{row['ours_ms']:9.4f} {row['native_ms']:9.4f}"
     ratio = f"{row['ratio']:6.2f}x {row.get('peer', '')}".rstrip()

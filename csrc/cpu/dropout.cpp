@@ -50,11 +50,7 @@ NNART_HD void step(const BFloat16* x, Vec<float> x_value, BFloat16* y, bool past
     int64_t i = k * Vec<float>::size;
     EvenOdd in = x ? load_even_odd(x + i) : EvenOdd{x_value, x_value};
     Vec<float> even = rule(in.even, kept(words.v[k], threshold)), odd = rule(in.odd, kept(words.v[k + 1], threshold));
-    auto out = join_even_odd(EvenOdd{even, odd});
-    if (past_caches)
-      store_past_caches(static_cast<void*>(y + i), out);
-    else
-      std::memcpy(y + i, &out, sizeof out);
+    store_even_odd(y + i, {even, odd}, past_caches);
   }
 }
 

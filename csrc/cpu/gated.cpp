@@ -40,15 +40,8 @@ NNART_HD void backward_range(S* grad_value, S* grad_gate, bool past_caches, int6
       EvenOdd grads = grad_y.pair_at(i), values = value.pair_at(i), gates = gate.pair_at(i);
       auto even = f(grad_y.of(grads, false), value.of(values, false), gate.of(gates, false));
       auto odd = f(grad_y.of(grads, true), value.of(values, true), gate.of(gates, true));
-      RawU32 of_value = join_even_odd({Vec<float>(even.value.v), Vec<float>(odd.value.v)});
-      RawU32 of_gate = join_even_odd({Vec<float>(even.gate.v), Vec<float>(odd.gate.v)});
-      if (past_caches) {
-        store_past_caches(static_cast<void*>(grad_value + i), of_value);
-        store_past_caches(static_cast<void*>(grad_gate + i), of_gate);
-      } else {
-        std::memcpy(grad_value + i, &of_value, sizeof of_value);
-        std::memcpy(grad_gate + i, &of_gate, sizeof of_gate);
-      }
+      store_even_odd(grad_value + i, {Vec<float>(even.value.v), Vec<float>(odd.value.v)}, past_caches);
+      store_even_odd(grad_gate + i, {Vec<float>(even.gate.v), Vec<float>(odd.gate.v)}, past_caches);
     }
   }
   for (; i + width <= n; i += width) {

@@ -64,12 +64,8 @@ template <class F, class... Inputs>
 NNART_HD void map_four(BFloat16* y, bool past_caches, int64_t i, const F& f, const Inputs&... inputs) {
   for (int64_t k = i; k < i + 4 * Vec<float>::size; k += 2 * Vec<float>::size) {
     auto both = [&](auto... pairs) {
-      auto joined =
-          join_even_odd({Vec<float>(f(inputs.of(pairs, false)...).v), Vec<float>(f(inputs.of(pairs, true)...).v)});
-      if (past_caches)
-        store_past_caches(static_cast<void*>(y + k), joined);
-      else
-        std::memcpy(y + k, &joined, sizeof joined);
+      Vec<float> even(f(inputs.of(pairs, false)...).v), odd(f(inputs.of(pairs, true)...).v);
+      store_even_odd(y + k, {even, odd}, past_caches);
     };
     both(inputs.pair_at(k)...);
   }

@@ -55,6 +55,13 @@ NNART_HD void store_past_caches(S* p, Vec<ComputeType<S>> x) {
     store_past_caches(static_cast<void*>(p), x.v);
 }
 
+NNART_HD void store_even_odd(BFloat16* p, EvenOdd x, bool past_caches) {
+  if (past_caches)
+    store_past_caches(static_cast<void*>(p), join_even_odd(x));
+  else
+    store_even_odd(p, x);
+}
+
 // Whether vectors of S may go there so, if that is wanted.
 template <class S>
 NNART_HD bool can_store_past_caches(const S* p, bool wanted) {

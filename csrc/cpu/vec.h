@@ -309,6 +309,10 @@ template <bool short_nans = false>
 NNART_HD RawU32 join_even_odd(EvenOdd x) {
   return (round_to_bfloat16<short_nans>(x.even) >> 16) | (round_to_bfloat16<short_nans>(x.odd) & 0xffff0000);
 }
+NNART_HD void store_even_odd(BFloat16* p, EvenOdd x) {
+  RawU32 joined = join_even_odd(x);
+  std::memcpy(p, &joined, sizeof joined);
+}
 
 // x stays in its register: the compiler would rather load it anew for each use than spill something else.
 template <class T>
@@ -389,7 +393,7 @@ NNART_HD Vec<ComputeType<S>> load_broadcast(const S* p) {
   return load(lanes);
 }
 
-// One element in the compute type.
+// One element in the compute type, and back.
 template <class T, class S>
 NNART_HD T widen_one(const S* p) {
   if constexpr (sizeof(S) == sizeof(T)) {
@@ -404,6 +408,13 @@ NNART_HD T widen_one(const S* p) {
   } else {
     return load_broadcast(p).v[0];
   }
+}
+template <class S>
+NNART_HD void store_one(S* p, ComputeType<S> x) {
+  if constexpr (sizeof(S) == 2)
+    store_partial(p, Vec<ComputeType<S>>(double(x)), 1);
+  else
+    *p = x;
 }
 
 }  // namespace

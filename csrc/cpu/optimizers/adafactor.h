@@ -132,11 +132,7 @@ class FactorAverager {
   }
 
   void average_one(S* variance, C mean) const {
-    C moved = math::lerp(widen_one<C>(variance), mean, C(tensor_.rest));
-    if constexpr (std::is_same_v<S, C>)
-      *variance = moved;
-    else
-      store_partial(variance, Vec<C>(double(moved)), 1);
+    store_one(variance, math::lerp(widen_one<C>(variance), mean, C(tensor_.rest)));
   }
 
   // The columns' variance of a matrix from their sums, and its rows' mean.

@@ -124,11 +124,6 @@ struct LowPrecision {
   uint64_t first_block, key;
 };
 
-NNART_HD void store_even_odd(BFloat16* p, EvenOdd x) {
-  RawU32 joined = join_even_odd(x);
-  std::memcpy(p, &joined, sizeof joined);
-}
-
 // Updates as many of n elements of bfloat16 as whole pairs of vectors hold, and gives their number.
 template <bool decays, Rest rest, class Rule>
 int64_t update_even_odd(const Step<decays, float, Rule>& step, BFloat16* params, const BFloat16* grads,

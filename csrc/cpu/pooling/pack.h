@@ -53,12 +53,10 @@ struct Pack {
     }
   }
   NNART_HD void write(S* p) const {
-    if constexpr (parts == 2) {
-      RawU32 joined = join_even_odd({part[0], part[1]});
-      std::memcpy(p, &joined, sizeof joined);
-    } else {
+    if constexpr (parts == 2)
+      store_even_odd(p, {part[0], part[1]});
+    else
       store(p, part[0]);
-    }
   }
   NNART_HD void write(S* p, int64_t count) const {
     if (count >= size) return write(p);
@@ -248,14 +246,6 @@ struct PackIndex {
     write_some(p, elements, count);
   }
 };
-
-template <class S>
-NNART_HD void store_one(S* p, ComputeType<S> x) {
-  if constexpr (sizeof(S) == 2)
-    store_partial(p, Vec<ComputeType<S>>(double(x)), 1);
-  else
-    *p = x;
-}
 
 }  // namespace
 }  // namespace nnart::cpu
