@@ -7,10 +7,10 @@
 namespace nnart::cpu {
 namespace {
 
-// Taps of one input that a gather may visit: beyond it, scattering each output once is less work.
-constexpr int64_t kMaxGathered = 16;
-// Inputs an output up to which a gather pays: where outputs are fewer, most inputs get zeros.
-constexpr int64_t kMaxInputsAnOutput = 12;
+// Inputs that windows which tile their planes may have, each of which is written for every output.
+constexpr int64_t kMaxTiled = 16;
+// Windows that a gather may ask for each output: beyond it, scattering each output once is less work.
+constexpr int64_t kMaxAsked = 24;
 // Planes that a scatter goes through side by side.
 constexpr int kTogether = 4;
 // Channels that one task of a channels-last scatter takes: two cache lines of 16-bit elements or more.
@@ -30,19 +30,22 @@ struct Backward {
   S* grad_x;
   int64_t channels = windows.shape.channels;
 
-  // From the first input of a window to the one at each tap, in the plane; far from it for a byte that is no tap.
+  // From the first input of a window to the one at each tap, where inputs of a plane are `pitch` apart; far from it for
+  // a byte that is no tap.
   struct Steps {
     static constexpr int64_t kFar = int64_t{1} << 62;
-    int64_t count;
+    int64_t count, pitch;
     Numbers of;
-    explicit Steps(const Windows& windows)
-        : count(windows.d.axis().kernel * windows.h.axis().kernel * windows.w.axis().kernel), of(most(count, 256)) {
+    Steps(const Windows& windows, int64_t pitch)
+        : count(windows.d.axis().kernel * windows.h.axis().kernel * windows.w.axis().kernel),
+          pitch(pitch),
+          of(most(count, 256)) {
       const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
       int64_t* next = of.data();
       for (int64_t kd = 0; kd < d.kernel; ++kd)
         for (int64_t kh = 0; kh < h.kernel; ++kh)
           for (int64_t kw = 0; kw < w.kernel; ++kw)
-            *next++ = (kd * d.dilation * h.in + kh * h.dilation) * w.in + kw * w.dilation;
+            *next++ = ((kd * d.dilation * h.in + kh * h.dilation) * w.in + kw * w.dilation) * pitch;
       while (next < of.data() + 256) *next++ = kFar;
     }
   };
@@ -63,7 +66,8 @@ struct Backward {
         }
       }
   }
-  // The input that an output took; not one of the plane's for an offset that no window has.
+  // Where the input is that an output took, given where its window begins; beyond the plane for an offset that no
+  // window has.
   NNART_HD uint64_t taken(const int64_t* steps, int64_t count, int64_t start, O offset) const {
     if (sizeof(O) > 1 && uint64_t(offset) >= uint64_t(count)) return uint64_t(Steps::kFar);
     return uint64_t(start + steps[uint64_t(offset)]);
@@ -72,7 +76,7 @@ struct Backward {
   // Each output adds to the input it took, in the order of the outputs: in place, or in scratch where storage rounds.
   // In disjoint windows it is the only one.
   NNART_HD void scatter_planes(bool disjoint) const {
-    const Steps steps(windows);
+    const Steps steps(windows, 1);
     parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
       Scratch<C> scratch(Use::gradient, kSumsInPlace || disjoint ? 0 : kTogether * windows.in);
       int64_t p = first;
@@ -124,9 +128,10 @@ struct Backward {
     if (i < n) store_partial(target + i, load_partial(sums + i, n - i), n - i);
   }
   NNART_HD void scatter_channels(bool disjoint) const {
-    const Steps steps(windows);
-    const int64_t* step = steps.of.data();
-    const auto in = uint64_t(windows.in);
+    int64_t block = least(channels, kChannelBlock), blocks = ceil_div(channels, block);
+    const Steps steps(windows, kSumsInPlace || disjoint ? channels : block);
+    const int64_t *step = steps.of.data(), pitch = steps.pitch;
+    const auto end = uint64_t(windows.in * pitch);
     if (disjoint) {
       parallel_for(windows.shape.batch, 1, [&](int64_t first, int64_t last) {
         for (int64_t image = first; image < last; ++image) {
@@ -136,33 +141,37 @@ struct Backward {
           std::memset(static_cast<void*>(to), 0, size_t(windows.in * channels) * sizeof(S));
           each_output([&](int64_t o, int64_t start) {
             for (int64_t c = 0; c < channels; ++c) {
-              uint64_t i = taken(step, steps.count, start, offset[o * channels + c]);
-              if (i < in) to[int64_t(i) * channels + c] = from[o * channels + c];
+              uint64_t i = taken(step, steps.count, start * channels, offset[o * channels + c]);
+              if (i < end) to[int64_t(i) + c] = from[o * channels + c];
             }
           });
         }
       });
       return;
     }
-    int64_t block = least(channels, kChannelBlock), blocks = ceil_div(channels, block);
     parallel_for(windows.shape.batch * blocks, pool_grain(windows.in * block), [&](int64_t first, int64_t last) {
       Scratch<C> scratch(Use::gradient, kSumsInPlace ? 0 : windows.in * block);
       for (int64_t item = first; item < last; ++item) {
         int64_t begin = item % blocks * block, count = least(block, channels - begin), image = item / blocks;
-        int64_t pitch = kSumsInPlace ? channels : count;
         S* target = grad_x + image * windows.in * channels + begin;
         C* sums = scratch.data();
         if constexpr (kSumsInPlace) sums = target;
-        for (int64_t i = 0; i < windows.in; ++i) std::memset(sums + i * pitch, 0, size_t(count) * sizeof(C));
+        int64_t run = count == pitch ? windows.in * pitch : count;  // what is cleared at once
+        for (int64_t i = 0; i < windows.in * pitch; i += most(run, pitch))
+          std::memset(sums + i, 0, size_t(run) * sizeof(C));
         each_output([&](int64_t o, int64_t start) {
           int64_t from = (image * windows.out + o) * channels + begin;
           for (int64_t c = 0; c < count; ++c) {
-            uint64_t i = taken(step, steps.count, start, offsets[from + c]);
-            if (i < in) sums[int64_t(i) * pitch + c] += widen_one<C>(grad_y + from + c);
+            uint64_t i = taken(step, steps.count, start * pitch, offsets[from + c]);
+            if (i < end) sums[int64_t(i) + c] += widen_one<C>(grad_y + from + c);
           }
         });
-        if constexpr (!kSumsInPlace)
-          for (int64_t i = 0; i < windows.in; ++i) copy_out(sums + i * pitch, target + i * channels, count);
+        if (kSumsInPlace) continue;
+        if (count == channels) {
+          copy_out(sums, target, windows.in * channels);
+          continue;
+        }
+        for (int64_t i = 0; i < windows.in; ++i) copy_out(sums + i * pitch, target + i * channels, count);
       }
     });
   }
@@ -399,10 +408,9 @@ struct Backward {
 
   NNART_HD void run() const {
     const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
-    bool tiled = tiles(d) && tiles(h) && tiles(w) && d.kernel * h.kernel * w.kernel <= kMaxGathered;
+    bool tiled = tiles(d) && tiles(h) && tiles(w) && d.kernel * h.kernel * w.kernel <= kMaxTiled;
     bool disjoint = windows.are_disjoint();
-    bool gathers = sizeof(O) == 1 && overlap(d) * overlap(h) * overlap(w) <= kMaxGathered &&
-                   windows.in <= kMaxInputsAnOutput * windows.out;
+    bool gathers = sizeof(O) == 1 && overlap(d) * overlap(h) * overlap(w) * windows.in <= kMaxAsked * windows.out;
     if (windows.shape.channels_last) {
       if (tiled) return tile_channels();
       if (gathers) return gather_channels();
