@@ -189,6 +189,36 @@ def test_only_the_wanted_gradients(needed: int) -> None:
     assert [leaf.grad is not None for leaf in leaves] == [bool(needed >> i & 1) for i in range(3)]
 
 
+@pytest.mark.parametrize("asked", [0, 1, 2])
+@pytest.mark.parametrize("activation", [None, "tanh"])
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_only_the_gradients_that_are_asked_for(
+    name: str, activation: str | None, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of leaves and of others, where all could have one; and all of them if nothing is left out."""
+    leaves = [torch.randn(s, requires_grad=True) for s in ((2, 4, 5, 6), (4, 1, 3, 3), (4,))]
+    calls: list[str] = []
+
+    def counted(name: str, function: Any) -> Any:
+        return lambda *args: (calls.append(name), function(*args))[1]
+
+    module = nnart_ops.autograd.conv
+    forward = getattr(F, name)
+    for given in (leaves, [leaf * 1 for leaf in leaves]):
+        y = forward(*given, groups=4, activation=activation)
+        expected = torch.autograd.grad(y.sum(), given, retain_graph=True)
+        with monkeypatch.context() as patch:
+            calls.clear()
+            for gradient in ("_conv", "_conv_transpose", "_wgrad", "_sum_to_bias"):
+                patch.setattr(module, gradient, counted(gradient, getattr(module, gradient)))
+            (grad,) = torch.autograd.grad(y.sum(), given[asked], retain_graph=True)
+        of_input = "_conv_transpose" if name == "conv2d" else "_conv"
+        assert calls == [[of_input], ["_wgrad"], ["_sum_to_bias"]][asked]
+        assert torch.equal(grad, expected[asked])
+    y.sum().backward()
+    assert all(leaf.grad is not None for leaf in leaves)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("x", "weight"), [((2, 0, 6, 6), (4, 0, 3, 3)), ((0, 2, 6, 6), (4, 2, 3, 3))], ids=str)
 def test_empty_inputs(x: tuple[int, ...], weight: tuple[int, ...], layout: str) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from nnart_ops.autograd import activation as _activation
-from nnart_ops.autograd.function import OpFunction, batch_first, differentiable
+from nnart_ops.autograd.function import OpFunction, batch_first, differentiable, is_asked_for
 
 _ops = torch.ops.nnart_ops
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -84,13 +84,13 @@ class Conv(OpFunction):
 
     @staticmethod
     def gradients(ctx: Any, grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
-        """Of input, weight and bias, each if it is wanted."""
+        """Of input, weight and bias, each if it is asked for."""
         grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
+        if is_asked_for(ctx, 0):
             grad_x = _conv_transpose(grad_y, weight, None, x.shape, *ctx.where)
-        if ctx.needs_input_grad[1]:
+        if is_asked_for(ctx, 1):
             grad_weight = _wgrad(grad_y, x, weight.shape[2:], *ctx.where)
-        if ctx.needs_input_grad[2]:
+        if is_asked_for(ctx, 2):
             grad_bias = _sum_to_bias(grad_y, weight)
         return grad_x, grad_weight, grad_bias
 
@@ -134,13 +134,13 @@ class ConvTranspose(OpFunction):
 
     @staticmethod
     def gradients(ctx: Any, grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
-        """Of input, weight and bias, each if it is wanted."""
+        """Of input, weight and bias, each if it is asked for."""
         grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
+        if is_asked_for(ctx, 0):
             grad_x = _conv(grad_y, weight, None, *ctx.where[1:])
-        if ctx.needs_input_grad[1]:
+        if is_asked_for(ctx, 1):
             grad_weight = _wgrad(x, grad_y, weight.shape[2:], *ctx.where[1:])
-        if ctx.needs_input_grad[2]:
+        if is_asked_for(ctx, 2):
             grad_bias = _sum_to_bias(grad_y, weight)
         return grad_x, grad_weight, grad_bias
 
@@ -311,9 +311,9 @@ class ConvWgrad(OpFunction):
     def backward(ctx: Any, grad_grad_weight: Tensor) -> tuple[Any, ...]:
         grad_y, x = ctx.saved_tensors
         grad_grad_y = grad_x = None
-        if ctx.needs_input_grad[0]:
+        if is_asked_for(ctx, 0):
             grad_grad_y = _conv(x, grad_grad_weight, None, *ctx.geometry)
-        if ctx.needs_input_grad[1]:
+        if is_asked_for(ctx, 1):
             grad_x = _conv_transpose(grad_y, grad_grad_weight, None, x.shape, *ctx.geometry)
         return grad_grad_y, grad_x, None, None, None, None, None
 

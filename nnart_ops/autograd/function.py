@@ -147,6 +147,20 @@ def direct(eager: Any) -> Callable[..., Any]:
     return super(torch.autograd.Function, eager).apply
 
 
+def is_asked_for(ctx: Any, i: int) -> bool:
+    """Whether the backward that runs asks for the gradient of argument ``i``, before which all are tensors.
+
+    What ``ctx`` calls needed is what requires a gradient; :func:`torch.autograd.grad` may ask for some of it.
+    """
+    needed = ctx.needs_input_grad
+    if not needed[i] or needed.count(True) == 1:
+        return bool(needed[i])
+    try:
+        return torch._C._will_engine_execute_node(ctx.next_functions[i][0])
+    except RuntimeError:  # a leaf that is asked for, or no engine that could be
+        return True
+
+
 def refuse_leaf(x: Tensor) -> None:
     """torch's error for an operation in place on a leaf that requires a gradient."""
     if x.is_leaf:
