@@ -37,14 +37,20 @@ def build(variant: str) -> Path:
     return BUILD / variant
 
 
+def library_of_compiler(name: str) -> str:
+    """Where the compiler's own library of that name lies."""
+    command = [*os.environ.get("CXX", "c++").split(), f"-print-file-name={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def environment(variant: str) -> Mapping[str, str]:
     """Of a process that imports that package."""
     path = os.pathsep.join([str(build(variant)), str(ROOT), str(ROOT / "python_tests")])
     chosen = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
     if variant == "emulation_sanitized":
-        compiler = os.environ.get("CXX", "c++").split()
-        library = subprocess.run([*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
-        chosen |= {**SANITIZER, "LD_PRELOAD": library.stdout.strip()}
+        # Loaded after it, the C++ library would have the first exception of all end the process.
+        libraries = [library_of_compiler(name) for name in ("libasan.so", "libstdc++.so")]
+        chosen |= {**SANITIZER, "LD_PRELOAD": " ".join(libraries)}
     return chosen
 
 

@@ -160,9 +160,8 @@ ctypes.memset(x, 0, 96 * 3 * 4)
 library.run(bug, x, y, 3)
 print("done")
 """
-    compiler = os.environ.get("CXX", "c++").split()
-    name = subprocess.run([*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout
-    environment = {**os.environ, **emulation.SANITIZER, "LD_PRELOAD": name.strip()}
+    preloaded = {"LD_PRELOAD": emulation.library_of_compiler("libasan.so")}
+    environment = {**os.environ, **emulation.SANITIZER, **preloaded}
     for bug in ("none", "past_the_end", "past_the_array"):
         command = [sys.executable, "-c", code, str(library), str(BUGS.index(bug))]
         run = subprocess.run(command, capture_output=True, text=True, env=environment)
