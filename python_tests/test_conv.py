@@ -103,6 +103,11 @@ DEPTHWISE = (
     case((2, 32, 10, 14), (32, 1, 3, 3), groups=32, padding=(0, 2)),
     case((2, 36, 14, 28), (36, 1, 3, 3), groups=36, dilation=2, padding=2),
     case((2, 96, 120, 80), (96, 1, 3, 3), groups=96, padding=1),  # large: stored past the caches
+    # lines shorter than those: tiles of 3 or 4 pixels, and lines that are shorter yet; pixels a page apart
+    *(case((2, 33, 5, w), (33, 1, 3, 3), groups=33, padding=1, stride=s) for s in (1, 2, 3) for w in range(1, 10)),
+    *(case((2, 33, 7, w), (33, 1, 5, 5), groups=33, padding=2) for w in (3, 4, 6)),
+    case((1, 1024, 3, 4), (1024, 1, 3, 3), groups=1024, padding=1),
+    case((1, 512, 6, 8), (512, 1, 3, 3), groups=512, padding=1, stride=2),
     # each image is one window
     case((3, 5, 4, 4), (6, 5, 4, 4)),
     case((3, 5, 4, 3), (6, 5, 4, 3), stride=2, bias=False),

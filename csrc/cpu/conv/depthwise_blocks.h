@@ -242,7 +242,7 @@ template <int count, int output_step, int tap_gap = 1>
 struct Narrow {
   static constexpr int taps = count, step = output_step, gap = tap_gap;
   // How many places are missing before the first output of a line and after the last one, if the padding keeps the
-  // width (or halves an even one).
+  // width or halves an even one; an odd one lacks step - 1 more.
   static constexpr int before = taps == 0 ? 0 : (taps - 1) / 2 * gap, after = taps / 2 * gap - (step - 1);
 
   NNART_HD static constexpr int places(int outputs) { return (outputs - 1) * step + (taps - 1) * gap + 1; }
@@ -253,6 +253,10 @@ struct Narrow {
   NNART_HD static constexpr int output(int q, int k) { return (q - k * gap) / step; }
 };
 using AnyTaps = Narrow<0, 1>;
+// Whether lines of fewer pixels than any other tile has get tiles of 3 or 4: they pay where one place at most is
+// missing on a side, so that all tiles but those of the tiniest lines know their edges.
+template <class Filter>
+constexpr bool takes_short_lines = Filter::taps > 0 && Filter::before <= 1 && Filter::after + Filter::step - 1 <= 1;
 constexpr int64_t kLongestNarrow = 7;
 
 NNART_HD bool takes_long_filter(const math::Axis& width) {

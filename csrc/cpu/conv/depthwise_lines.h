@@ -194,7 +194,7 @@ struct DepthwiseLines {
 
   template <class Filter, int tile>
   void run_phase(const TargetLine* lines, int64_t line_count, const TapPhase& phase, FetchAhead& ahead) const {
-    constexpr int before = Filter::before, after = Filter::after;
+    constexpr int before = Filter::before, after = Filter::after, after_odd = after + Filter::step - 1;
     for (int64_t begin = 0; begin < phase.count; begin += tile) {
       int64_t first = most(0, least(begin, phase.count - tile)), n = least(tile, phase.count - first);
       int64_t low = most(0, -(first * phase.source_step + phase.lowest));
@@ -206,6 +206,8 @@ struct DepthwiseLines {
       };
       bool done = run(Edges<0, 0>{}) || (before > 0 && run(Edges<before, 0>{})) ||
                   (after > 0 && run(Edges<0, after>{})) || (before > 0 && after > 0 && run(Edges<before, after>{}));
+      if constexpr (after_odd > after)
+        done = done || run(Edges<0, after_odd>{}) || (before > 0 && run(Edges<before, after_odd>{}));
       if (!done) run_tile<AnyTaps, tile, AnyEdges>(lines, line_count, phase, first, n, ahead);
     }
   }
@@ -221,10 +223,16 @@ struct DepthwiseLines {
       int64_t gap = phase.n > 1 ? phase.shift[1] - phase.shift[0] : 1;
       bool slim = slim_tiles<S>(phase.count);
       auto run = [&](auto filter) {
+        using Filter = decltype(filter);
+        if constexpr (takes_short_lines<Filter>) {
+          if (phase.count == 4) return run_phase<Filter, 4>(lines, line_count, phase, ahead);
+          bool is_short = phase.count >= 3 && phase.count < least(kSlimTile, kTilePixels<S>);
+          if (is_short) return run_phase<Filter, 3>(lines, line_count, phase, ahead);
+        }
         if (slim)
-          run_phase<decltype(filter), kSlimTile>(lines, line_count, phase, ahead);
+          run_phase<Filter, kSlimTile>(lines, line_count, phase, ahead);
         else
-          run_phase<decltype(filter), kTilePixels<S>>(lines, line_count, phase, ahead);
+          run_phase<Filter, kTilePixels<S>>(lines, line_count, phase, ahead);
       };
       bool done = false;
       if constexpr (!Reader::mixes)
@@ -244,7 +252,8 @@ template <class S, template <class> class Reader>
 struct DepthwiseCorrelation {
   using T = ComputeType<S>;
   static constexpr int64_t lanes = Vec<T>::size;
-  static constexpr int64_t kGrain = int64_t{1} << 17;         // multiply-adds
+  static constexpr int64_t kGrain = int64_t{1} << 17;  // multiply-adds
+  static constexpr int64_t kPageBytes = 4096;
   static constexpr int64_t kBandElements = int64_t{1} << 16;  // of a copied source and its result, in the L2 cache
 
   const ConvArgs& args;
@@ -316,6 +325,8 @@ struct DepthwiseCorrelation {
                    target.space[0] % target.space[2] == 0 && target.batch % target.space[2] == 0;
     int64_t line = channels * (axis[2].outputs + axis[2].sources * args.axis[1].stride);
     int64_t most_lines = most(1, least(DepthwiseLines<S, Reader<S>>::kMostLines, kBandElements / line));
+    // Pixels a page apart share a set of the first-level cache, which has room for a tile's of one line.
+    if (pixel_bytes * axis[2].phases[0].step % kPageBytes == 0) most_lines = 1;
     int64_t count = args.batch * axis[0].outputs * axis[1].outputs, line_bytes = axis[2].outputs * pixel_bytes;
     parallel_for(count, most(1, kGrain / most(1, line_work)), [&](int64_t begin, int64_t end) {
       DepthwiseLines<S, Reader<S>> mine = lines;
