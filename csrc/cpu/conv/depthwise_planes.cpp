@@ -75,6 +75,7 @@ struct DepthwisePlanes {
   // on one line, where each tap costs a load that crosses a cache line.
   NNART_HD bool fills_lanes() const {
     if (h.outputs == 1 && w.taps > 15) return false;
+    if (slides) return w.outputs > kShortLine<S>;
     return vectors > 1 || (w.outputs > lanes / 2 && args.axis[2].kernel < 7);
   }
 

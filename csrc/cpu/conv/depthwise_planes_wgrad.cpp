@@ -1,5 +1,5 @@
-// The gradient of depthwise 3x3 filters of stride 1 whose operands' lines are long and lie in order (NCHW), with
-// AVX-512. One vector's width of a plane is walked line by line, all taps in registers: a line of x is loaded once and
+// The gradient of depthwise 3x3 filters of stride 1 whose operands' lines lie in order (NCHW), with AVX-512.
+// One vector's width of a plane is walked line by line, all taps in registers: a line of x is loaded once and
 // multiplied with the lines of grad_y that are open. Lanes are added up at the very end.
 #include "core/parallel.h"
 #include "cpu/conv/planes.h"
@@ -10,24 +10,27 @@ namespace {
 
 #if defined(__AVX512F__)
 
-// Pixels of a line from which on it pays not to copy the planes into blocks of channels.
-constexpr int64_t kLongLine = 24;
 // Channels whose sums wait in the L1 and L2 caches while the images pass.
 constexpr int64_t kChannels = 32;
 // Lines after which the sums start anew, so that a long sum rounds like its parts.
 constexpr int64_t kShortSum = 32;
 
-template <class S>
+template <class S, bool pairs>  // Note [pairs of planes]
 struct PlaneFilterSums {
   using T = ComputeType<S>;
   using V = Vec<T>;
   static constexpr int taps = 3;
   static constexpr int64_t lanes = V::size;
+  static constexpr auto kLanes = std::make_integer_sequence<int, lanes>{};
 
   const ConvArgs& args;
   math::Axis h, w;
 
   NNART_HD explicit PlaneFilterSums(const ConvArgs& args) : args(args), h(args.axis[1]), w(args.axis[2]) {}
+
+  struct Planes {
+    const S *x[2], *grad_y[2];
+  };
 
   // The lanes of a vector of outputs from `at` on that exist, and whose source for tap k does.
   NNART_HD uint32_t outputs_from(int64_t at) const { return lanes_between(0, w.out - at); }
@@ -41,13 +44,19 @@ struct PlaneFilterSums {
     return end > begin ? uint32_t((1u << end) - (1u << begin)) : 0;
   }
 
+  NNART_HD V load_both(uint32_t where, const S* a, const S* b) const {
+    V x = load_where(where, a);
+    if constexpr (pairs) x = join_halves(x, load_where(where, b), kLanes);
+    return x;
+  }
+
   // The products of a line of x with the open lines of grad_y that exist.
   template <class Exists>
-  NNART_HD void add_line(const S* x, const uint32_t (&inside)[taps], const V (&g)[taps], V (&sum)[taps][taps],
-                         const Exists& exists) const {
+  NNART_HD void add_line(const S* const (&x)[2], const uint32_t (&inside)[taps], const V (&g)[taps],
+                         V (&sum)[taps][taps], const Exists& exists) const {
 #pragma GCC unroll 3
     for (int k = 0; k < taps; ++k) {
-      V pixels = load_where(inside[k], x + k);
+      V pixels = load_both(inside[k], x[0] + k, x[1] + k);
       keep_in_register(pixels);
 #pragma GCC unroll 3
       for (int j = 0; j < taps; ++j)
@@ -55,13 +64,13 @@ struct PlaneFilterSums {
     }
   }
 
-  // Adds the products of the lines that the outputs [at, at + lanes) of all lines of a plane meet.
-  void add_column(const S* x, const S* grad_y, int64_t at, T* totals) const {
+  // Adds the products of the lines that the outputs [at, at + lanes) of all lines meet.
+  void add_column(const Planes& planes, int64_t at, T* totals) const {
     uint32_t inside[taps], written = outputs_from(at);
     for (int k = 0; k < taps; ++k) inside[k] = sources_from(at, k);
     int64_t x_line = args.x.space[1], grad_line = args.y.space[1];
-    x += at - w.pad;
-    grad_y += at;
+    const S* x[2] = {planes.x[0] + at - w.pad, planes.x[1] + at - w.pad};
+    const S* grad_y[2] = {planes.grad_y[0] + at, planes.grad_y[1] + at};
     // Line i of the padded x meets the lines i, i - 1, ... of grad_y: g[0], g[1], ...
     V sum[taps][taps], g[taps];
     for (V& each : g) each = V(0);
@@ -74,13 +83,13 @@ struct PlaneFilterSums {
         for (int j = taps - 1; j > 0; --j) g[j] = g[j - 1];
         g[0] = V(0);
         if (i < h.out) {
-          fetch_source_ahead(grad_y + i * grad_line);
-          g[0] = load_where(written, grad_y + i * grad_line);
+          fetch_source_ahead(grad_y[0] + i * grad_line);
+          g[0] = load_both(written, grad_y[0] + i * grad_line, grad_y[1] + i * grad_line);
         }
         int64_t line = i - h.pad;
         if (line < 0 || line >= h.in) continue;
-        const S* from = x + line * x_line;
-        fetch_source_ahead(from);
+        fetch_source_ahead(x[0] + line * x_line);
+        const S* const from[2] = {x[0] + line * x_line, x[1] + line * x_line};
         if (i >= taps - 1 && i < h.out)
           add_line(from, inside, g, sum, [](int) { return true; });
         else  // The zeros in place of a line of grad_y that does not exist must not meet an infinity.
@@ -94,8 +103,26 @@ struct PlaneFilterSums {
     }
   }
 
+  // The sums of the lanes of x, or of either half of them, in lanes 0 and lanes / 2.
+  template <int by>
+  NNART_HD V add_lanes(V x) const {
+    if constexpr (by == 0) {
+      return x;
+    } else {
+      return add_lanes<by / 2>(x + rotate<T, by>(x, kLanes));
+    }
+  }
+
+  NNART_HD void write(int64_t channel, int64_t tap, T value) const {
+    S result[lanes];
+    store(result, V(double(value)));
+    const ConvOperand& weight = args.weight;
+    static_cast<S*>(weight.data)[channel * weight.batch + tap / taps * weight.space[1] + tap % taps * weight.space[2]] =
+        result[0];
+  }
+
   void run() const {
-    int64_t blocks = ceil_div(args.groups, kChannels);
+    int64_t each = pairs ? 2 : 1, blocks = ceil_div(args.groups, kChannels);
     parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
       Scratch<T> scratch(Use::partial, kChannels * taps * taps * lanes);
       for (int64_t block = begin; block < end; ++block) {
@@ -103,17 +130,24 @@ struct PlaneFilterSums {
         zero_run(scratch.data(), kChannels * taps * taps * lanes);
         auto totals = [&](int64_t channel) { return scratch.data() + (channel - first) * taps * taps * lanes; };
         for (int64_t image = 0; image < args.batch; ++image)
-          for (int64_t c = first; c < last; ++c) {
-            auto plane = [&](const ConvOperand& operand) {
-              return static_cast<const S*>(operand.data) + image * operand.batch + c * operand.channel;
+          for (int64_t c = first; c < last; c += each) {
+            int64_t second = least(c + each - 1, last - 1);
+            auto plane = [&](const ConvOperand& operand, int64_t channel) {
+              return static_cast<const S*>(operand.data) + image * operand.batch + channel * operand.channel;
             };
-            for (int64_t at = 0; at < w.out; at += lanes) add_column(plane(args.x), plane(args.y), at, totals(c));
+            Planes planes{{plane(args.x, c), plane(args.x, second)}, {plane(args.y, c), plane(args.y, second)}};
+            for (int64_t at = 0; at < w.out; at += lanes) add_column(planes, at, totals(c));
           }
-        const ConvOperand& weight = args.weight;
-        for (int64_t c = first; c < last; ++c)
+        for (int64_t c = first; c < last; c += each)
           for (int64_t tap = 0; tap < taps * taps; ++tap) {
-            int64_t place = c * weight.batch + tap / taps * weight.space[1] + tap % taps * weight.space[2];
-            store_one(static_cast<S*>(weight.data) + place, sum_of_lanes(load(totals(c) + tap * lanes)));
+            V total = load(totals(c) + tap * lanes);
+            if (!pairs) {
+              write(c, tap, add_lanes<lanes / 2>(total).v[0]);
+              continue;
+            }
+            total = add_lanes<lanes / 4>(total);
+            write(c, tap, total.v[0]);
+            if (c + 1 < last) write(c + 1, tap, total.v[lanes / 2]);
           }
       }
     });
@@ -130,9 +164,18 @@ bool ConvStrategies<Isa::NNART_ISA>::depthwise_planes_wgrad([[maybe_unused]] con
   const math::Axis *h = args.axis + 1, *w = args.axis + 2;
   bool plain = args.axis[0].kernel == 1 && args.axis[0].in == 1 && args.axis[0].out == 1 && h->stride == 1 &&
                w->stride == 1 && h->dilation == 1 && w->dilation == 1 && h->kernel == 3 && w->kernel == 3;
-  if (!plain || w->out < kLongLine || !has_plane_lines(args.x) || !has_plane_lines(args.y)) return false;
-  with_dtype(args.dtype, [&](auto type) { PlaneFilterSums<typename decltype(type)::type>(args).run(); });
-  return true;
+  if (!plain || !has_plane_lines(args.x) || !has_plane_lines(args.y)) return false;
+  bool taken = false;
+  with_dtype(args.dtype, [&](auto type) {
+    using S = typename decltype(type)::type;
+    taken = w->out > kShortLine<S>;
+    if (!taken) return;
+    if (most(w->in, w->out) <= Vec<ComputeType<S>>::size / 2)
+      PlaneFilterSums<S, true>(args).run();
+    else
+      PlaneFilterSums<S, false>(args).run();
+  });
+  return taken;
 #else
   return false;
 #endif

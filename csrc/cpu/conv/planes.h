@@ -37,6 +37,10 @@ NNART_HD PlaneAxis plane_axis(const math::Axis& axis, bool transposed) {
 // Whether the lines of the planes lie in order, as the lanes of a vector do.
 NNART_HD bool has_plane_lines(const ConvOperand& operand) { return operand.space[2] == 1 && operand.channel != 1; }
 
+// Pixels of a line up to which it pays to copy planes into blocks of channels, for 3x3 filters of stride 1.
+template <class S>
+constexpr int64_t kShortLine = sizeof(S) == 2 ? 8 : 5;
+
 // The lower half of a, then the lower half of b.
 template <class T, int... i>
 NNART_HD Vec<T> join_halves(Vec<T> a, Vec<T> b, std::integer_sequence<int, i...>) {
