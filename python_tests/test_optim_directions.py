@@ -93,6 +93,21 @@ def test_adafactor_of_gradients_below_eps(size: float) -> None:
         assert torch.allclose(a, b, **SAME_FLOAT64)
 
 
+def test_adafactor_passes_over_empty_matrices() -> None:
+    """torch's own divides by their number of elements."""
+    results = []
+    for empty in ([], [(0, 4), (4, 0), (0, 3, 3), (0, 300, 70)]):
+        given = parameters(torch.float32, [*empty, (30, 40)])
+        optimizer = Adafactor(given, lr=0.1)
+        given[-1].grad = torch.ones_like(given[-1])
+        for p in given[:-1]:
+            p.grad = torch.zeros_like(p)
+        start = given[-1].detach().clone()
+        optimizer.step()
+        results.append(given[-1].detach() - start)
+    assert torch.allclose(*results, **SAME_FLOAT32)
+
+
 @cpu_only
 def test_adafactor_does_not_depend_on_threads() -> None:
     results = []

@@ -34,7 +34,7 @@ struct FactorCut {
   FactorCut() = default;
   FactorCut(int64_t matrices, int64_t rows, int64_t columns) : matrices(matrices), rows(rows), columns(columns) {
     together = lanes = strips = lines = parts = 0;
-    if (rows * columns == 0) return;
+    if (is_empty()) return;
     if (rows * columns <= kSmallMatrix) {
       together = kFactorTile / (rows * columns);
       return;
@@ -48,13 +48,14 @@ struct FactorCut {
     parts = ceil_div(rows, lines);
   }
 
+  bool is_empty() const { return matrices * rows * columns == 0; }
   NNART_HD bool joins_columns() const { return parts > 1; }
   NNART_HD bool joins_rows() const { return strips > 1; }
   NNART_HD int64_t column_joins() const { return joins_columns() ? ceil_div(matrices * columns, kFactorThreads) : 0; }
   NNART_HD int64_t column_sums() const { return joins_columns() ? matrices * parts * columns : 0; }
 
   FactorWork work() const {
-    if (rows * columns == 0) return {};
+    if (is_empty()) return {};
     if (together > 0) return {ceil_div(matrices, together), 0, 0, matrices, 0};
     int64_t row_joins = joins_rows() ? ceil_div(matrices * rows, kFactorThreads) : 0;
     int64_t row_sums = joins_rows() ? strips * matrices * rows : 0;
