@@ -20,6 +20,7 @@ from torch import Tensor
 
 import nnart_ops
 import nnart_ops.functional as ours
+from benchmarks import pages
 
 ELEMENTS = 1 << 20
 DOCUMENTS = [Path(__file__).parent.parent / "docs" / name for name in ("memory.md", "optimizers.md")]
@@ -234,9 +235,7 @@ def main() -> None:
         measured = table(name)
         print(f"{name}\n{measured}\n")
         if arguments.write:
-            document, start = document_of(name), f"<!-- {name} -->\n"
-            before, _, rest = document.read_text().partition(start)
-            document.write_text(before + start + measured + "\n" + rest[rest.index("<!-- end -->") :])
+            pages.put(measured + "\n", document_of(name), name)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import pages
+
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
 
@@ -251,23 +253,13 @@ TABLES: dict[str, Table] = {
 }
 
 
-def parts_of_readme(name: str) -> tuple[str, str, str]:
-    """What comes before a table, the table as it stands there, and what comes after it."""
-    before, mark, rest = README.read_text().partition(f"<!-- table: {name} -->\n")
-    if not mark:
-        raise ValueError(f"README.md has no place for the table {name!r}; allowed are those marked there")
-    end = rest.index("<!-- end -->")
-    return before + mark, rest[:end], rest[end:]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put the tables into README.md")
     arguments = parser.parse_args()
     for name, table in TABLES.items():
         if arguments.write:
-            before, _, after = parts_of_readme(name)
-            README.write_text(before + str(table) + after)
+            pages.put(str(table), README, name)
         else:
             print(f"{name}\n\n{table}")
 

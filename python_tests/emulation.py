@@ -48,7 +48,7 @@ def environment(variant: str) -> Mapping[str, str]:
     path = os.pathsep.join([str(build(variant)), str(ROOT), str(ROOT / "python_tests")])
     chosen = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
     if variant == "emulation_sanitized":
-        # Loaded after it, the C++ library would have the first exception of all end the process.
+        # The sanitizer looks for the C++ library's throw when it starts: without it an exception ends the process.
         libraries = [library_of_compiler(name) for name in ("libasan.so", "libstdc++.so")]
         chosen |= {**SANITIZER, "LD_PRELOAD": " ".join(libraries)}
     return chosen

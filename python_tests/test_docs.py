@@ -14,7 +14,7 @@ import torch
 
 import nnart_ops
 import nnart_ops.nn.convert
-from benchmarks import memory, tables
+from benchmarks import memory, pages, tables
 
 PUBLIC = {
     **{f"functional.{name}": getattr(nnart_ops.functional, name) for name in nnart_ops.functional.__all__},
@@ -57,7 +57,7 @@ def test_examples_in_pages(page: Path) -> None:
 
 @pytest.mark.parametrize("name", tables.TABLES)
 def test_tables_of_readme_are_of_the_results(name: str) -> None:
-    assert tables.parts_of_readme(name)[1] == str(tables.TABLES[name])
+    assert pages.table_in(README, name) == str(tables.TABLES[name])
 
 
 @pytest.mark.parametrize("name", memory.TABLES)

@@ -171,9 +171,9 @@ def main() -> None:
         sys.exit(subprocess.run(command, env=dict(emulation.environment("emulation"))).returncode)
     rows = all_counts()
     if arguments.write:
-        text, start = DOCUMENT.read_text(), "<!-- traffic -->\n"
-        before, rest = text.split(start)
-        DOCUMENT.write_text(before + start + table(rows) + rest[rest.index("<!-- end -->") :])
+        from benchmarks import pages
+
+        pages.put(table(rows), DOCUMENT, "traffic")
     else:
         print(table(rows))
     over = [f"{row.name} {row.dtype}" for row in rows if not row.keeps_to_the_floor]
