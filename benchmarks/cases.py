@@ -19,7 +19,7 @@ import nnart_ops.functional as ours
 from benchmarks.case import DTYPES, Case
 from benchmarks.gemm_tiles import BYTES_A_SECOND, FLOPS_A_SECOND
 from benchmarks.layers import CONVOLUTIONS, NETWORKS, NETWORKS_TRANSPOSED, TRANSPOSED, Layer
-from benchmarks.models import MODELS
+from benchmarks.models import MODELS, with_folded_norms
 from benchmarks.optimizers import optimizers
 
 COPIES = 3  # of each input; a call in between has pushed the others out of the second-level cache
@@ -218,8 +218,9 @@ def _layers(
 
 
 def models(dtype: str) -> Iterator[Case]:
-    """Training steps of whole networks without the update, on 16 images of 64x64; bfloat16 by autocast. Five at a
-    time, as one follows the other in training."""
+    """Training steps of whole networks without the update, and inference, on 16 images of 64x64; bfloat16 by autocast.
+    Five at a time, as one follows the other in training. In inference torch's peer of the fused network has its batch
+    normalizations folded into its filters once and for all, which ours does at each call."""
     for (name, make), (layout, formats) in itertools.product(MODELS.items(), LAYOUTS.items()):
         torch.manual_seed(0)
         native_model = make().to(memory_format=formats.get(4, torch.contiguous_format))
@@ -234,11 +235,23 @@ def models(dtype: str) -> Iterator[Case]:
 
             return run
 
+        def inference(model: torch.nn.Module, xs: Any = xs) -> Callable[[int], None]:
+            model = copy.deepcopy(model).eval()
+
+            def run(i: int) -> None:
+                with torch.no_grad(), torch.autocast("cpu", enabled=dtype == "bfloat16"):
+                    model(xs[i % COPIES])
+
+            return run
+
         converted = nnart_ops.convert(copy.deepcopy(native_model))
         fused = nnart_ops.fuse(copy.deepcopy(converted))
         for what, model in (("", converted), (", fused", fused)):
             sides = training(model), training(native_model)
             yield Case("model", f"{name} {layout} training step{what}", dtype, *sides, inner=5)
+        for what, model, peer in (("", converted, native_model), (", fused", fused, with_folded_norms(native_model))):
+            sides = inference(model), inference(peer)
+            yield Case("model", f"{name} {layout} inference{what}", dtype, *sides, inner=5)
 
 
 POOLINGS: tuple[tuple[str, tuple[Any, ...]], ...] = (

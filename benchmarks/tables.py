@@ -160,9 +160,10 @@ def convolutions(dtype: str) -> Table:
     return Table("", passes(*endings, dtypes=[dtype]), rows)
 
 
-def networks() -> Table:
+def networks(what: str) -> Table:
+    """Of ``"training step"`` or ``"inference"``."""
     columns = [
-        Column(heading, dtype, rf" (NCHW|NHWC) training step{ending}")
+        Column(heading, dtype, rf" (NCHW|NHWC) {what}{ending}")
         for ending, suffix in (("", ""), (", fused", ", fused"))
         for heading, dtype in ((f"float32{suffix}", "float32"), (f"bfloat16{suffix or ' autocast'}", "bfloat16"))
     ]
@@ -246,7 +247,8 @@ TABLES: dict[str, Table] = {
     ),
     "convolutions in float32": convolutions("float32"),
     "convolutions in bfloat16": convolutions("bfloat16"),
-    "networks": networks(),
+    "networks": networks("training step"),
+    "inference": networks("inference"),
     "batch normalization": batch_norms(),
     "pooling and dropout": pools(),
     "optimizers": optimizers(),

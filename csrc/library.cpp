@@ -118,11 +118,12 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
       "float[] parameters, bool saved_is_output, bool wants_bias, int dim, int[] order) -> (Tensor, Tensor)");
 
   // y = activation((x - mean) weight / sqrt(var + eps) + bias + residual), channels in dimension 1. Without mean and
-  // var they are those of x over all other dimensions, and are given back; else nothing is. Statistics are in float32,
-  // float64 for float64; weight and bias in that or in the dtype of x. The activation is one of a few.
+  // var they are those of x over all other dimensions, and are given back; else nothing is, and of_batch says whether
+  // they are those. Statistics are in float32, float64 for float64; weight and bias in that or in the dtype of x. The
+  // activation is one of a few.
   m.def(
-      "batch_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? mean, Tensor? var, float eps, str "
-      "activation, float[] parameters, int[] order) -> (Tensor, Tensor, Tensor)");
+      "batch_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? mean, Tensor? var, float eps, bool "
+      "of_batch, str activation, float[] parameters, int[] order) -> (Tensor, Tensor, Tensor)");
   // The gradients of x, weight, bias and residual, empty for what is not there or not wanted. of_batch: mean and var
   // are those of x. output is y where there was a residual and is an activation.
   m.def(
@@ -164,6 +165,22 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
   m.def(
       "conv_activation(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, int[] stride, int[] padding, int[] "
       "dilation, int groups, str activation, float[] parameters) -> Tensor");
+  // The same with one bit an element that says which of its two values the activation's derivative has, as
+  // masked_activation has it, in the order of y.
+  m.def(
+      "conv_masked_activation(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, int[] stride, int[] padding, "
+      "int[] dilation, int groups, str activation, float[] parameters) -> (Tensor, Tensor)");
+  // conv, and the mean and the variance of each channel of y.
+  m.def(
+      "conv_moments(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups) -> "
+      "(Tensor, Tensor, Tensor)");
+  // y = activation((conv(x, weight) + bias - mean) norm_weight / sqrt(var + eps) + norm_bias + residual), numbers and
+  // activations as batch_norm's.
+  m.def(
+      "conv_batch_norm(Tensor x, Tensor weight, Tensor? bias, Tensor? norm_weight, Tensor? norm_bias, Tensor? "
+      "residual, "
+      "Tensor mean, Tensor var, float eps, int[] stride, int[] padding, int[] dilation, int groups, str activation, "
+      "float[] parameters) -> Tensor");
   // The gradient of conv's input, with x for that of its output and y_size for the input's sizes.
   m.def(
       "conv_transpose(Tensor x, Tensor weight, Tensor? bias, SymInt[] y_size, int[] stride, int[] padding, int[] "

@@ -126,8 +126,8 @@ def _unpooled() -> tuple[Tensor, Tensor]:
     return _tensor(2, 3, 3, 3), indices
 
 
-def _moments() -> tuple[Tensor, Tensor]:
-    return _plain(2), _plain(2).abs() + 0.5
+def _moments(channels: int = 2) -> tuple[Tensor, Tensor]:
+    return _plain(channels), _plain(channels).abs() + 0.5
 
 
 _CROSS_ENTROPY = ("mean", 1, 0.2, [0, 2, 3, 1])  # reduction, ignore_index, label_smoothing, order
@@ -174,7 +174,7 @@ OPS: dict[str, Sample] = {
     ),
     "batch_norm": lambda: (
         *(_tensor(3, 2, 2, 3), _tensor(2), _tensor(2), _tensor(3, 2, 2, 3), None, None),
-        *(1e-3, "leaky_relu", [0.1], [0, 2, 3, 1]),
+        *(1e-3, True, "leaky_relu", [0.1], [0, 2, 3, 1]),
     ),
     "batch_norm_backward": lambda: (
         *(_tensor(3, 2, 4), _tensor(3, 2, 4), _tensor(2), _tensor(2), None, *_moments()),
@@ -194,6 +194,15 @@ OPS: dict[str, Sample] = {
     "conv_activation": lambda: (
         *(_tensor(2, 4, 7, 6), _tensor(6, 2, 3, 2), _tensor(6), _tensor(2, 6, 4, 6)),
         *(*_CONV, "tanh", []),
+    ),
+    "conv_masked_activation": lambda: (
+        *(_tensor(2, 4, 7, 6), _tensor(6, 2, 3, 2), _tensor(6), _tensor(2, 6, 4, 6)),
+        *(*_CONV, "leaky_relu", [0.1]),
+    ),
+    "conv_moments": lambda: (_tensor(2, 4, 7, 6), _tensor(6, 2, 3, 2), _tensor(6), *_CONV),
+    "conv_batch_norm": lambda: (
+        *(_tensor(2, 4, 7, 6), _tensor(6, 2, 3, 2), _tensor(6), _tensor(6), _tensor(6), _tensor(2, 6, 4, 6)),
+        *(*_moments(6), 1e-3, *_CONV, "leaky_relu", [0.1]),
     ),
     "conv_transpose": lambda: (_tensor(2, 6, 4, 6), _tensor(6, 2, 3, 2), _tensor(4), [2, 4, 7, 6], *_CONV),
     "conv_transpose_activation": lambda: (

@@ -176,6 +176,7 @@ def test_a_large_mean_costs_no_precision() -> None:
         torch.testing.assert_close(var.double(), x.double().var((0, 2, 3)), rtol=1e-6, atol=0)
 
 
+@cpu_only
 def test_small_inputs_are_left_to_native(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MODULE, "LEFT_TO_NATIVE", LEFT_TO_NATIVE)
     for memory_format, name, largest in (
@@ -447,13 +448,14 @@ def test_errors() -> None:
         with pytest.raises(error, match=match):
             call()
     op, backward = torch.ops.nnart_ops.batch_norm, torch.ops.nnart_ops.batch_norm_backward
-    three, how = torch.ones(3), (1e-5, "relu", [], [])
+    three, how = torch.ones(3), (1e-5, True, "relu", [], [])
     for match, function, args in (
         ("mean and var must be given both or neither", op, (x, None, None, None, three, None, *how)),
         (r"weight must have the sizes \[3\], one for each channel, but has \[4\]", op, (x, four, *(None,) * 4, *how)),
         ("weight and bias must have one dtype", op, (x.half(), three, three.half(), None, None, None, *how)),
         ("mean must be float32, or float64 if x is", op, (x, None, None, None, three.half(), three.half(), *how)),
-        ("no kernel has tanh in it", op, (x, *(None,) * 5, 1e-5, "tanh", [], [])),
+        ("mean and var must be given where they are not those of x", op, (x, *(None,) * 5, 1e-5, False, *how[2:])),
+        ("no kernel has tanh in it", op, (x, *(None,) * 5, 1e-5, True, "tanh", [], [])),
         ("x must have its channels in dimension 1", op, (three, *(None,) * 5, *how)),
         ("x and grad_y must have the same dtype", backward,
          (x.half(), x, None, None, None, three, three, 1e-5, True, False, "relu", [], [])),
@@ -461,7 +463,7 @@ def test_errors() -> None:
         with pytest.raises(RuntimeError, match=match):
             function(*args)
     leaf = x.clone().requires_grad_()
-    y, _, _ = op(leaf, None, None, x, None, None, 1e-5, "silu", [], [])
+    y, _, _ = op(leaf, None, None, x, None, None, 1e-5, True, "silu", [], [])
     with pytest.raises(NotImplementedError, match="the output of silu"):
         y.sum().backward()
 
@@ -471,7 +473,7 @@ def test_what_python_calls_fused_the_kernel_has() -> None:
     x = torch.randn(4, 3)
     for name in {row[1] for row in _TABLE.values()} | {"identity", "gelu_tanh"}:
         numbers = {"leaky_relu": [0.1], "hardtanh": [0.0, 6.0], "elu": [1.0, 1.0, 1.0]}.get(name, [])
-        call = lambda n=name, p=numbers: torch.ops.nnart_ops.batch_norm(x, *(None,) * 5, 1e-5, n, p, [])  # noqa: E731
+        call = lambda n=name, p=numbers: torch.ops.nnart_ops.batch_norm(x, *(None,) * 5, 1e-5, True, n, p, [])  # noqa: E731
         if name in FUSED:
             call()
         else:

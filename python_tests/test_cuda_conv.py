@@ -29,7 +29,7 @@ FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 # One rounding to the dtype, and sums of the compute type: relative to the largest element.
 LIMITS = {torch.float64: 1e-14, torch.float32: 3e-6, torch.bfloat16: 5e-3, torch.float16: 7e-4}
 LIMIT_TF32 = 1e-3  # of float32 whose factors have 11 bits
-EPILOGUES = ("", "relu", "silu", "residual")
+EPILOGUES = ("", "relu", "silu", "residual", "mask", "norm", "moments")
 # Of a group, and groups: those that one tile takes together are all of them, some, or none for want of a divisor.
 FEW_CHANNELS = (
     ((4, 4), 16, (1, 1), True),
@@ -117,10 +117,62 @@ def operands(problem: Problem) -> list[Tensor]:
     return [t.contiguous(memory_format=form) if form is not None and t.dim() > 1 else t for t in tensors]
 
 
-def with_what_follows(y: Tensor, epilogue: str, residual: Tensor) -> Tensor:
-    if epilogue == "residual":
-        return torch.relu(y + residual)
-    return {"": lambda t: t, "relu": torch.relu, "silu": native.silu}[epilogue](y)
+class Follower:
+    """What follows a problem's convolution, by ours and by torch in float64."""
+
+    def __init__(self, problem: Problem, residual: Tensor) -> None:
+        self.name, self.residual = problem.epilogue, residual
+        channels = residual.shape[1]
+        wide = torch.float64 if problem.dtype is torch.float64 else torch.float32
+        self.norm = [torch.randn(channels).to(wide) for _ in range(4)]  # weight, bias, mean, variance
+        self.norm[3] = self.norm[3].abs() + 0.5
+
+    def ours(self, x: Tensor, weight: Tensor, bias: Any, where: Any) -> Tensor:
+        stride, padding, dilation, groups = where
+        ops, geometry = torch.ops.nnart_ops, (stride, padding * 2, dilation, groups)
+        if self.name == "moments":
+            y, mean, var = ops.conv_moments(x, weight, bias, *geometry)
+            self.hold_moments(y, mean, var)
+            return y
+        if self.name == "norm":
+            factor, summand, mean, var = self.norm
+            numbers = (factor, summand, self.residual, mean, var, 1e-5)
+            return ops.conv_batch_norm(x, weight, bias, *numbers, *geometry, "relu", [])
+        if self.name == "mask":
+            y, mask = ops.conv_masked_activation(x, weight, bias, self.residual, *geometry, "relu", [])
+            self.hold_mask(y, mask)
+            return y
+        options: dict[str, Any] = {"activation": self.name} if self.name else {}
+        if self.name == "residual":
+            options = {"activation": "relu", "residual": self.residual}
+        return getattr(F, f"conv{x.dim() - 2}d")(x, weight, bias, *where, **options)
+
+    def torchs(self, y: Tensor) -> Tensor:
+        residual = self.residual.double().cpu()
+        if self.name == "norm":
+            factor, summand, mean, var = (t.double().cpu() for t in self.norm)
+            return torch.relu(native.batch_norm(y, mean, var, factor, summand) + residual)
+        if self.name in ("residual", "mask"):
+            return torch.relu(y + residual)
+        return native.silu(y) if self.name == "silu" else torch.relu(y) if self.name == "relu" else y
+
+    @staticmethod
+    def hold_moments(y: Tensor, mean: Tensor, var: Tensor) -> None:
+        """They are those of the y that was stored."""
+        others = [0, *range(2, y.dim())]
+        exact_var, exact_mean = torch.var_mean(y.double().cpu(), others, correction=0)
+        limit = 1e-13 if y.dtype is torch.float64 else 3e-6
+        deviation = exact_var.sqrt().clamp_min(1e-2)
+        assert ((mean.cpu() - exact_mean).abs() <= limit * (deviation + exact_mean.abs())).all()
+        assert ((var.cpu() - exact_var).abs() <= limit * deviation**2).all()
+
+    @staticmethod
+    def hold_mask(y: Tensor, mask: Tensor) -> None:
+        order = sorted(range(y.dim()), key=lambda d: (y.stride(d), y.size(d)), reverse=True)
+        elements = y.permute(order).flatten()
+        bits = (mask[:, None] >> torch.arange(8, dtype=torch.uint8) & 1).flatten()
+        assert torch.equal(bits[: elements.numel()].bool(), elements > 0)
+        assert not bits[elements.numel() :].any()
 
 
 @pytest.fixture(autouse=True)
@@ -160,19 +212,17 @@ def test_tf32_against_float64_for(problem: Problem, precision: Callable[[str], N
 def hold_to_float64(problem: Problem, limit: float) -> None:
     name, where = f"conv{len(problem.image)}d", (problem.stride, problem.padding, problem.dilation, problem.groups)
     x, weight, bias, residual = operands(problem)
-    epilogue: dict[str, Any] = {"activation": problem.epilogue} if problem.epilogue else {}
-    if problem.epilogue == "residual":
-        epilogue = {"activation": "relu", "residual": residual}
+    follower = Follower(problem, residual)
     given = bias if problem.bias else None
     exact = [t.double().cpu().requires_grad_() for t in (x, weight)]
     plain = getattr(native, name)(*exact, given.double().cpu() if given is not None else None, *where)
     grad = torch.randn(plain.shape).to(problem.dtype)
-    expected = [with_what_follows(plain, problem.epilogue, residual.double().cpu()).detach()]
+    expected = [follower.torchs(plain).detach()]
     expected += torch.autograd.grad(plain, exact, grad.double().cpu())
     leaves = [t.detach().requires_grad_() for t in (x, weight)]
     with nnart_ops.config(conv_strategy="gemm"):
         with torch.no_grad():
-            y = getattr(F, name)(x, weight, given, *where, **epilogue)
+            y = follower.ours(x, weight, given, where)
         again = getattr(F, name)(*leaves, given, *where)
         gradients = torch.autograd.grad(again, leaves, grad.contiguous())
     assert {t.dtype for t in (y, *gradients)} == {problem.dtype}

@@ -77,6 +77,20 @@ def _elementwise(x: Tensor) -> list[Tensor]:
     ]
 
 
+def _normalizations(x: Tensor) -> list[Tensor]:
+    """Of the batch and with given statistics, alone and with what follows."""
+    wide = torch.float64 if x.dtype is torch.float64 else torch.float32
+    weight, bias = (torch.rand(x.size(1), device=DEVICE).to(wide).requires_grad_() for _ in "ab")
+    mean, var = torch.rand(x.size(1), device=DEVICE).to(wide), torch.rand(x.size(1), device=DEVICE).to(wide) + 1
+    outputs = [
+        F.batch_norm(x, mean, var, weight, bias, training=training, activation=name, residual=residual)
+        for training in (True, False)
+        for name, residual in (("silu", None), ("relu", x.detach()), ("leaky_relu", None))
+    ]
+    grads = torch.autograd.grad(_weighted(outputs), (weight, bias), retain_graph=x.requires_grad)
+    return [*outputs, mean, var, *grads]
+
+
 def _convolutions(x: Tensor) -> list[Tensor]:
     """Depthwise, down lines and through any filter, alone and with what follows."""
     channels = x.size(1)
@@ -101,7 +115,18 @@ def _dense(x: Tensor) -> list[Tensor]:
             weight.requires_grad_()
             y = F.conv2d(leaf, weight, None, stride, size // 2, 1, groups)
             results += [y.detach(), *torch.autograd.grad(y, (leaf, weight), y.detach())]
+            results += _followed(x.detach(), weight.detach(), ([stride] * 2, [size // 2] * 4, [1, 1], groups))
     return results
+
+
+def _followed(x: Tensor, weight: Tensor, where: Any) -> list[Tensor]:
+    """What an implicit GEMM leaves beside its result, and the normalization in it."""
+    ops, wide = torch.ops.nnart_ops, torch.float64 if x.dtype is torch.float64 else torch.float32
+    y, mean, var = ops.conv_moments(x, weight, None, *where)
+    numbers = torch.rand(2, weight.size(0), device=DEVICE).to(wide)
+    normal = ops.conv_batch_norm(x, weight, None, *numbers, y, mean, var, 1e-5, *where, "relu", [])
+    masked = ops.conv_masked_activation(x, weight, None, y, *where, "leaky_relu", [0.1])
+    return [y, mean, var, normal, *masked]
 
 
 def _weighted(outputs: list[Tensor]) -> Tensor:
@@ -113,7 +138,7 @@ def _results(x: Tensor) -> list[Tensor]:
     """Outputs of every kernel and the gradients of their sum."""
     leaf = x.detach().requires_grad_()
     torch.manual_seed(3)
-    outputs = [*_elementwise(leaf), *_pools(leaf), *_rows(leaf), *_convolutions(leaf)]
+    outputs = [*_elementwise(leaf), *_pools(leaf), *_rows(leaf), *_normalizations(leaf), *_convolutions(leaf)]
     total = _weighted(outputs)
     (grad,) = torch.autograd.grad(total, leaf)
     y, indices = F.max_pool2d(x, 2, return_indices=True)

@@ -21,7 +21,7 @@ TESTS = ROOT / "python_tests"
 OPTIMIZERS = [f"optim{part}" for part in ("", "_directions", "_low_precision", "_options")]
 # What the kernels compute, family by family, in two halves of about the same length.
 FILES = (
-    ["bias_activation", "cross_entropy", "cuda_conv", "dropout", "pooling", "pooling_torch", "softmax"],
+    ["batch_norm", "bias_activation", "cross_entropy", "cuda_conv", "dropout", "pooling", "pooling_torch", "softmax"],
     ["activation", "cuda_kernels", "cuda_optim", "gated", "prelu", "rrelu", "save", *OPTIMIZERS],
 )
 # Tests of Python, and tests so long that one run of them, of the CPU's kernels, is enough.
@@ -191,6 +191,10 @@ GEMM_BUGS = {
     ),
     "no_barrier_in_the_loop": ("gemm.cu", "__syncthreads();  // the step's", "// the step's", "race in"),
     "no_barrier_before_the_sums": ("gemm.cu", "    __syncthreads();\n    if (pass !=", "    if (pass !=", "race in"),
+    "no_barrier_before_the_moments": ("gemm.cu", "__syncthreads();  // all of it", "// all of it", "race in"),
+    "no_barrier_within_the_moments": ("gemm.cu", "__syncthreads();  // the lower", "// the lower", "race in"),
+    "no_barrier_after_the_moments": ("gemm.cu", "__syncthreads();  // everybody", "// everybody", "race in"),
+    "moments_of_one_half": ("gemm.cu", "if (rows > half) {", "if (false) {", "wrong"),
     "too_early": ("gemm.cu", "wait_for_copies<kStages - 2>", "wait_for_copies<kStages - 1>", "race in"),
 }
 
@@ -217,16 +221,24 @@ def test_planted_bugs_of_the_gemm_are_caught(bug: str, tmp_path: Path) -> None:
     last = {"memory_format": torch.channels_last}
     x, weight = (torch.randn(n, channels, s, s).bfloat16().contiguous(**last) for n, s in ((batch, size), (out, 3)))
     expected = torch.nn.functional.conv2d(x.double(), weight.double(), padding=1)
+    around = torch.randn(3, x.numel()).bfloat16()  # what is outside of x is nothing that a kernel writes
+    around[1] = x.permute(0, 2, 3, 1).flatten()
+    x = around[1]
+    sums = torch.empty(2 * -(-batch * size * size // 128) * out, dtype=torch.float32)
+    exact = torch.cat([t.double() for t in torch.var_mean(expected.bfloat16().double(), (0, 2, 3), correction=0)[::-1]])
     emulated, found = Emulation(str(library)), set[str]()
     for schedule in SCHEDULES:
         emulated.schedule(schedule)
         y = torch.full((batch, out, size, size), torch.nan, dtype=torch.bfloat16).contiguous(**last)
+        moments = torch.full((2 * out,), torch.nan)
         with emulated.watched():
-            said = run(*(ctypes.c_void_p(t.data_ptr()) for t in (x, weight, y)), *map(ctypes.c_int64, sizes))
+            tensors = (x, weight, y, sums, moments)
+            said = run(*(ctypes.c_void_p(t.data_ptr()) for t in tensors), *map(ctypes.c_int64, sizes))
         if said:
             found.add(said.decode())
         else:
-            close = bool(((y.double() - expected).abs() <= 0.01 * expected.abs().max()).all())
+            results = ((y, expected), (moments, exact))
+            close = all((a.double() - b).abs().max() <= 0.01 * b.abs().max() for a, b in results)
             found.add("right" if close else "wrong")
     assert all(told in one for one in found), found
 

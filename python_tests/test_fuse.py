@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -49,6 +50,41 @@ def test_which_pairs() -> None:
     assert ours[2].activation is ours[4].activation is None  # a weight of its own; not element-wise
     assert type(ours[6]) is nnart_ops.ReLU
     assert repr(nnart_ops.fuse(ours)) == repr(ours)
+
+
+def test_norms_go_to_the_convolutions() -> None:
+    """Only to one of the same dimensions and channels, without an activation between; copies and pickles have their
+    own."""
+    ours = nnart_ops.fuse(nnart_ops.convert(network()))
+    assert ours[0][0].norm is ours[0][1]
+    assert ours[0][1].is_applied_by_conv
+    assert "norm=BatchNorm2d(8" in repr(ours[0][0])
+    assert ours[1][0].norm is None  # ReLU6 comes first
+    assert not ours[1][2].is_applied_by_conv
+    assert not ours[4].is_applied_by_conv  # behind a PReLU
+    for other in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert other[0][0].norm is other[0][1]
+        assert other[0][1] is not ours[0][1]
+    unequal = nn.Sequential(nnart_ops.Conv2d(3, 4, 1), nnart_ops.BatchNorm2d(5), nnart_ops.BatchNorm3d(4))
+    hooked = nn.Sequential(nnart_ops.Conv2d(3, 4, 1), nnart_ops.BatchNorm2d(4))
+    hooked[1].register_forward_hook(lambda *_: None)
+    for model in (unequal, hooked):
+        assert nnart_ops.fuse(model)[0].norm is None
+
+
+def test_a_norm_in_evaluation_alone() -> None:
+    """Each module's own mode counts, and a momentum of None or no statistics."""
+    for options in ({}, {"momentum": None}, {"track_running_stats": False}, {"affine": False}):
+        native = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, **options), nn.ReLU()).double()
+        ours = nnart_ops.fuse(nnart_ops.convert(copy.deepcopy(native)))
+        assert ours[0].norm is ours[1]
+        for frozen in (False, True, False):
+            for model in (native, ours):
+                model[1].train(not frozen)
+                model[1].requires_grad_(not frozen)
+            x = torch.randn(4, 3, 9, 9, dtype=torch.float64)
+            for a, b in zip(step(ours, x), step(native, x), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_what_is_left_alone() -> None:

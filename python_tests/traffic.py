@@ -49,6 +49,7 @@ def bytes_of(*tensors: Tensor) -> int:
 
 def counts(dtype: torch.dtype) -> Iterator[Count]:
     """Every family's calls in one dtype."""
+    import nnart_ops
     import nnart_ops.functional as F
     from nnart_ops import optim
 
@@ -77,6 +78,41 @@ def counts(dtype: torch.dtype) -> Iterator[Count]:
         floor = bytes_of(grad, *leaves) + saved
         yield counted(f"{name} backward", lambda: torch.autograd.grad(y, leaves, grad), floor, shares)
 
+    def normalizations(images: Tensor, layout: str) -> Iterator[Count]:
+        """Sums and results are two readings, each with the channels' numbers in every block; a convolution has the
+        sums beside its result."""
+        order = [] if layout == "NCHW" else [0, 2, 3, 1]
+        weight, bias, mean, var = torch.rand(4, 64)
+        beside = torch.randn_like(images)  # the residual, or the gradient
+        how, x = (1e-5, True, "relu", [], order), bytes_of(images)
+        given = lambda: ops.batch_norm(images, weight, bias, beside, mean, var, *how)  # noqa: E731
+        yield counted(f"batch norm, residual and ReLU {layout} forward", given, 3 * x, True)
+        of_batch = lambda: ops.batch_norm(images, weight, bias, None, None, None, *how)  # noqa: E731
+        yield counted(f"batch norm of the batch and ReLU {layout} forward", of_batch, 3 * x, True)
+        backward = (*how[:2], False, *how[2:])
+        of_batch = lambda: ops.batch_norm_backward(beside, images, weight, bias, None, mean, var, *backward)  # noqa: E731
+        yield counted(f"batch norm of the batch and ReLU {layout} backward", of_batch, 5 * x, True)
+        if layout == "NCHW":
+            return
+        filters, where = torch.rand(64, 64, 1, 1).to(images), ([1, 1], [0] * 4, [1, 1], 1)
+        for name, call, more in (
+            ("its moments", lambda: ops.conv_moments(images, filters, None, *where), 0),
+            (
+                "batch norm, residual and ReLU",
+                lambda: ops.conv_batch_norm(
+                    images, filters, None, weight, bias, beside, mean, var, 1e-5, *where, "relu", []
+                ),
+                x,
+            ),
+            (
+                "ReLU and its mask",
+                lambda: ops.conv_masked_activation(images, filters, None, None, *where, "relu", []),
+                images.numel() // 8,
+            ),
+        ):
+            with nnart_ops.config(conv_strategy="gemm"):
+                yield counted(f"1x1 convolution with {name}", call, 2 * x + bytes_of(filters) + more, True)
+
     size = 1 << (20 if dtype is torch.bfloat16 else 19)
     x, other = (torch.randn(size).to(dtype) for _ in "xy")
     yield from pair("silu", F.silu, x)
@@ -89,6 +125,7 @@ def counts(dtype: torch.dtype) -> Iterator[Count]:
         yield from pair(f"prelu {layout}", F.prelu, images, parameter)
         biased = lambda t, b: F.bias_activation(t, b, "gelu", dim=1, dropout_p=0.2)  # noqa: E731
         yield from pair(f"bias, gelu and dropout {layout}", biased, images, parameter)
+        yield from normalizations(images, layout)
         for kernel, stride, padding in ((2, 2, 0), (3, 2, 1), (3, 1, 1)):
             window = f"{kernel}x{kernel} stride {stride} {layout}"
             maximum = lambda t, w=(kernel, stride, padding): F.max_pool2d(t, *w)  # noqa: E731

@@ -30,6 +30,7 @@ BUILD = ROOT / "build" / "gpu-check"
 ON_DEVICE = (
     "test_ops.py",
     "test_activation.py",
+    "test_batch_norm.py",
     "test_bias_activation.py",
     "test_conv.py::test_torch_samples",
     "test_conv.py::test_what_torch_refuses",

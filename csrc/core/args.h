@@ -122,6 +122,7 @@ enum class ConvStrategy : int32_t {
   Native,     // torch's own convolution
 };
 
+struct BatchNormArgs;
 struct ConvArgs {
   ConvPass pass;
   ConvStrategy strategy;
@@ -134,7 +135,11 @@ struct ConvArgs {
   // Forward: applied in place to y, each piece while it is in a cache. Its tensors are y's own, its residual lies as y
   // does. May be null.
   const ActivationArgs* finish;
-  double* partial_sums;  // Wgrad: scratch
+  // Forward, of the kernels that ops/launch.h says can; may be null, as the next. A normalization of the batch: its
+  // mean and var are found of y, and nothing else is done. Another: applied to y before the finish.
+  const BatchNormArgs* norm;
+  uint8_t* mask;         // a bit for each element of y in the finish, as MaskedActivationArgs has it
+  double* partial_sums;  // scratch
   bool tf32;             // CUDA's float32 may be rounded to TF32
 };
 
@@ -234,7 +239,7 @@ struct BatchNormArgs {
   const void* residual;  // laid as x, as are output and all gradients of its size; may be null; forward only
   void* mean;            // C; the forward writes it if it is of_batch
   void* var;             // likewise; divided by the number of elements, not by one less
-  void* y;               // or grad_x
+  void* y;               // or grad_x; null in a forward that is to find mean and var alone
   const void* grad_y;    // null in the forward, which knows none of the rest
   const void* output;    // y, to find f' by; null to find it by x, where there was no residual
   void* grad_residual;   // may be null

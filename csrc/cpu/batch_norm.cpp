@@ -305,6 +305,7 @@ struct Planes {
             Sums sums = moments(c);
             table.set_moments(c, sums.first, sums.second);
           }
+          if (!elements.y) continue;
           table.set(c);
           apply<true>(c, past_caches);
         } else {
@@ -559,6 +560,7 @@ struct Rows {
 
   NNART_HD void all() const {
     if (!args.grad_y && args.of_batch) find_moments();
+    if (!elements.y) return;
     for (int64_t c = 0; c < channels; ++c) table.set(c);
     if (args.grad_y) {
       find_gradients();

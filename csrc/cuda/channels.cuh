@@ -5,7 +5,8 @@
 //   channel(c, lanes)              what it wants to know of the channels c, c + 1, ...; of one channel if one_channel
 //   load(i, lanes)                 what it reads
 //   finish(i, loaded, of_channel, lanes)   computes and writes, and returns the terms
-// and a double* partial_sums, null where nobody wants sums.
+// and a double* partial_sums, null where nobody wants sums. An element has one term, or two if the body says
+// `terms` = 2: then the sums of all second ones follow those of all first ones.
 #pragma once
 
 #include "cuda/divisor.cuh"
@@ -17,7 +18,7 @@ namespace nnart::cuda {
 
 constexpr int kChannelThreads = 256;
 constexpr int kChannelBlocks = 2;  // a multiprocessor: 128 registers a thread
-constexpr int kChannelUnroll = 2;
+constexpr int kChannelUnroll = 2;  // at most
 constexpr int kWarp = 32;
 constexpr int kChannelWarps = kChannelThreads / kWarp;
 // Elements of a plane that a group of lanes goes through.
@@ -49,6 +50,48 @@ struct LaneSums {
     return double(sum[k]) + (lost[k] == lost[k] ? double(lost[k]) : 0.0);
   }
 };
+
+template <class C, int width>
+struct TwoTerms {
+  Pack<C, width> first, second;
+};
+
+template <class Body>
+constexpr int terms_of() {
+  if constexpr (requires { Body::terms; })
+    return Body::terms;
+  else
+    return 1;
+}
+template <class Body>
+constexpr int kTermsOf = terms_of<Body>();
+
+template <class C, int width>
+__device__ __forceinline__ void add(LaneSums<C, width> (&sums)[1], const Pack<C, width>& term, Lanes lanes) {
+  sums[0].add(term, lanes);
+}
+template <class C, int width>
+__device__ __forceinline__ void add(LaneSums<C, width> (&sums)[2], const TwoTerms<C, width>& terms, Lanes lanes) {
+  sums[0].add(terms.first, lanes);
+  sums[1].add(terms.second, lanes);
+}
+
+template <int terms, class Visit>
+__device__ __forceinline__ void each_term(const Visit& visit) {
+#pragma unroll
+  for (int t = 0; t < terms; ++t) visit(t);
+}
+
+// Packs of a thread under way at a time: as the body has it.
+template <class Body>
+constexpr int unroll_of() {
+  if constexpr (requires { Body::unroll; })
+    return Body::unroll;
+  else
+    return kChannelUnroll;
+}
+template <class Body>
+constexpr int kUnrollOf = unroll_of<Body>();
 
 // The sum of value over lanes that differ in the bits of their number from `first` up to, not including, `last`.
 __device__ __forceinline__ double sum_over_lanes(double value, int first, int last) {
@@ -102,32 +145,35 @@ template <class Body>
 __global__ void __launch_bounds__(kChannelThreads, kChannelBlocks)
     rows_kernel(Body body, int64_t outer, int64_t channels, RowCut cut, bool aligned) {
   using C = typename Body::C;
-  constexpr int width = kPackWidth<typename Body::S>;
+  constexpr int width = kPackWidth<typename Body::S>, terms = kTermsOf<Body>;
+  constexpr int unroll = kUnrollOf<Body>;
   uint32_t piece = uint32_t(blockIdx.x / cut.column_blocks), column_block = uint32_t(blockIdx.x % cut.column_blocks);
   int height = kChannelThreads / cut.columns;
   auto first_channel = [&] { return int64_t(column_block) * cut.columns * width; };  // computed anew, not kept
   int64_t c = first_channel() + threadIdx.x % cut.columns * width;
-  LaneSums<C, width> sums;
+  LaneSums<C, width> sums[terms];
   if (c < channels) {
     int count = int(least(width, channels - c));
     Lanes lanes{0, count, aligned && count == width};
     auto of_channel = body.channel(c, false, lanes);
     int64_t end = least(outer, (int64_t(piece) + 1) * cut.rows) * channels, down = height * channels;
-    for (int64_t i = (piece * cut.rows + threadIdx.x / cut.columns) * channels + c; i < end;
-         i += kChannelUnroll * down) {
-      decltype(body.load(0, lanes)) loaded[kChannelUnroll];
+    for (int64_t i = (piece * cut.rows + threadIdx.x / cut.columns) * channels + c; i < end; i += unroll * down) {
+      decltype(body.load(0, lanes)) loaded[unroll];
 #pragma unroll
-      for (int u = 0; u < kChannelUnroll; ++u)
+      for (int u = 0; u < unroll; ++u)
         if (i + u * down < end) loaded[u] = body.load(i + u * down, lanes);
 #pragma unroll
-      for (int u = 0; u < kChannelUnroll; ++u)
-        if (i + u * down < end) sums.add(body.finish(i + u * down, loaded[u], of_channel, lanes), lanes);
+      for (int u = 0; u < unroll; ++u)
+        if (i + u * down < end) add(sums, body.finish(i + u * down, loaded[u], of_channel, lanes), lanes);
     }
   }
   if (!body.partial_sums) return;
-  sum_columns(sums, cut.columns, [&](int lane, double sum) {
-    int64_t channel = first_channel() + lane;
-    if (channel < channels) body.partial_sums[piece * channels + channel] = sum;
+  each_term<terms>([&](int t) {
+    if (t > 0) __syncthreads();  // the sums before have been read
+    sum_columns(sums[t], cut.columns, [&](int lane, double sum) {
+      int64_t channel = first_channel() + lane;
+      if (channel < channels) body.partial_sums[(t * cut.pieces + piece) * channels + channel] = sum;
+    });
   });
 }
 
@@ -153,12 +199,13 @@ template <class Body>
 __global__ void __launch_bounds__(kChannelThreads, kChannelBlocks)
     planes_kernel(Body body, int64_t channels, int64_t inner, PlaneCut cut, bool aligned) {
   using C = typename Body::C;
-  constexpr int width = kPackWidth<typename Body::S>;
+  constexpr int width = kPackWidth<typename Body::S>, terms = kTermsOf<Body>;
+  constexpr int unroll = kUnrollOf<Body>;
   int64_t run = int64_t(blockIdx.x) * (kChannelThreads / cut.group) + threadIdx.x / cut.group;
   int lane = threadIdx.x % cut.group;
   int64_t plane = run / cut.pieces, piece = run - plane * cut.pieces, outer = plane / channels;
   int64_t c = plane - outer * channels;
-  LaneSums<C, width> sums;
+  LaneSums<C, width> sums[terms];
   if (run < cut.runs) {
     int64_t begin = plane * inner + piece * kPlaneRun, end = least(begin + kPlaneRun, (plane + 1) * inner);
     int64_t end_pack = (end + width - 1) / width;
@@ -167,26 +214,30 @@ __global__ void __launch_bounds__(kChannelThreads, kChannelBlocks)
       int64_t from = most(begin - pack * width, 0), to = most(least(end - pack * width, width), 0);
       return Lanes{int(least(from, width)), int(to), aligned && from == 0 && to == width};
     };
-    for (int64_t p = begin / width + lane; p < end_pack; p += kChannelUnroll * cut.group) {
-      decltype(body.load(0, Lanes{})) loaded[kChannelUnroll];
+    for (int64_t p = begin / width + lane; p < end_pack; p += unroll * cut.group) {
+      decltype(body.load(0, Lanes{})) loaded[unroll];
 #pragma unroll
-      for (int u = 0; u < kChannelUnroll; ++u) {
+      for (int u = 0; u < unroll; ++u) {
         int64_t pack = p + u * cut.group;
         if (pack < end_pack) loaded[u] = body.load(pack * width, lanes_of(pack));
       }
 #pragma unroll
-      for (int u = 0; u < kChannelUnroll; ++u) {
+      for (int u = 0; u < unroll; ++u) {
         int64_t pack = p + u * cut.group;
-        if (pack < end_pack) sums.add(body.finish(pack * width, loaded[u], of_channel, lanes_of(pack)), lanes_of(pack));
+        if (pack < end_pack)
+          add(sums, body.finish(pack * width, loaded[u], of_channel, lanes_of(pack)), lanes_of(pack));
       }
     }
   }
   if (!body.partial_sums) return;
-  double sum = 0;
+  each_term<terms>([&](int t) {
+    double sum = 0;
 #pragma unroll
-  for (int k = 0; k < width; ++k) sum += sums.total(k);
-  sum = sum_over_lanes(sum, 1, cut.group);
-  if (run < cut.runs && lane == 0) body.partial_sums[(outer * cut.pieces + piece) * channels + c] = sum;
+    for (int k = 0; k < width; ++k) sum += sums[t].total(k);
+    sum = sum_over_lanes(sum, 1, cut.group);
+    if (run < cut.runs && lane == 0)
+      body.partial_sums[t * cut.runs + (outer * cut.pieces + piece) * channels + c] = sum;
+  });
 }
 
 // ---- the sums of all pieces
@@ -222,21 +273,26 @@ inline int64_t sum_scratch(const ChannelShape& shape) {
   return most_pieces * shape.channels;
 }
 
+// Runs body over all elements; if it has partial_sums, those of its pieces are there then.
+template <class Body>
+const char* sweep_channels(const Body& body, const ChannelShape& shape, bool aligned, cudaStream_t stream) {
+  constexpr int width = kPackWidth<typename Body::S>;
+  if (shape.inner == 1) {
+    RowCut cut = cut_rows(shape, width);
+    return launch_kernel(rows_kernel<Body>, cut.pieces * cut.column_blocks, kChannelThreads, stream, body, shape.outer,
+                         shape.channels, cut, aligned && shape.channels % width == 0);
+  }
+  PlaneCut cut = cut_planes(shape, width);
+  return launch_kernel(planes_kernel<Body>, ceil_div(cut.runs, kChannelThreads / cut.group), kChannelThreads, stream,
+                       body, shape.channels, shape.inner, cut, aligned);
+}
+
 // Runs body over all elements and, if it has partial_sums, writes the sum of each channel to sums.
 template <class Body>
 const char* map_channels(const Body& body, const ChannelShape& shape, bool aligned, typename Body::S* sums,
                          cudaStream_t stream) {
   constexpr int width = kPackWidth<typename Body::S>;
-  const char* error = nullptr;
-  if (shape.inner == 1) {
-    RowCut cut = cut_rows(shape, width);
-    error = launch_kernel(rows_kernel<Body>, cut.pieces * cut.column_blocks, kChannelThreads, stream, body, shape.outer,
-                          shape.channels, cut, aligned && shape.channels % width == 0);
-  } else {
-    PlaneCut cut = cut_planes(shape, width);
-    error = launch_kernel(planes_kernel<Body>, ceil_div(cut.runs, kChannelThreads / cut.group), kChannelThreads, stream,
-                          body, shape.channels, shape.inner, cut, aligned);
-  }
+  const char* error = sweep_channels(body, shape, aligned, stream);
   if (error || !body.partial_sums) return error;
   int columns = power_of_two(shape.channels, kWarp);
   return launch_kernel(add_pieces_kernel<typename Body::S>, ceil_div(shape.channels, columns), kChannelThreads, stream,

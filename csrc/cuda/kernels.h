@@ -24,6 +24,7 @@ const char* launch(const AvgPoolArgs&, cudaStream_t stream);
 const char* launch(const PReluArgs&, cudaStream_t stream);
 const char* launch(const RReluArgs&, cudaStream_t stream);
 const char* launch(const BiasActivationArgs&, cudaStream_t stream);
+const char* launch(const BatchNormArgs&, cudaStream_t stream);
 const char* launch(const DropoutArgs&, cudaStream_t stream);
 const char* launch(const GatedArgs&, cudaStream_t stream);
 const char* launch(const SoftmaxArgs&, cudaStream_t stream);
@@ -31,9 +32,13 @@ const char* launch(const CrossEntropyArgs&, cudaStream_t stream);
 const char* launch(const ConvArgs&, cudaStream_t stream);  // by Gemm and Depthwise
 const char* launch(const OptimizerArgs&, cudaStream_t stream);
 
+bool takes_norm(const ConvArgs&, bool of_batch);
+bool takes_mask(const ConvArgs&);
+
 // The numbers that partial_sums must have room for.
 int64_t scratch(const PReluArgs&);
 int64_t scratch(const BiasActivationArgs&);
+int64_t scratch(const BatchNormArgs&);
 int64_t scratch(const CrossEntropyArgs&);
 int64_t scratch(const ConvArgs&);
 

@@ -419,7 +419,7 @@ enum class Activation : int32_t {
 };
 
 // Whether the functor's backward reads y instead of x.
-inline __attribute__((always_inline)) bool saves_output(Activation activation) {
+NNART_HD bool saves_output(Activation activation) {
   return activation == Activation::Relu || activation == Activation::Sigmoid || activation == Activation::Tanh;
 }
 
@@ -452,9 +452,13 @@ inline __attribute__((always_inline)) Slopes slopes_of(Activation activation, Ac
   return {0, zero_or_one ? 1.0 : 0.0};
 }
 
-// Calls visit with the functor that a names, if its derivative takes two values.
+// Calls visit with the functor that a names, if its derivative takes two values. On the device too, as the next two:
+// visit is of the side that calls.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
 template <class C, class Visit>
-inline __attribute__((always_inline)) void with_two_slopes(Activation activation, ActivationParameters p, Visit visit) {
+NNART_HD void with_two_slopes(Activation activation, ActivationParameters p, Visit visit) {
   using enum Activation;
   if (activation == Relu) visit(math::Relu<C>(p));
   if (activation == LeakyRelu) visit(math::LeakyRelu<C>(p));
@@ -467,9 +471,11 @@ inline __attribute__((always_inline)) void with_two_slopes(Activation activation
 
 // Calls visit with the functor that a names, if a batch normalization may compute it in its own kernels, of which there
 // is one for each: those that networks have there. Says whether it did.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
 template <class C, class Visit>
-inline __attribute__((always_inline)) bool with_fused_activation(Activation activation, ActivationParameters p,
-                                                                 Visit visit) {
+NNART_HD bool with_fused_activation(Activation activation, ActivationParameters p, Visit visit) {
   using enum Activation;
   if (activation == Identity)
     visit(math::Identity<C>(p));
@@ -492,8 +498,7 @@ inline __attribute__((always_inline)) bool with_fused_activation(Activation acti
   return true;
 }
 
-// Calls visit with the functor that a names, its parameters converted to the compute type C. On the device too: visit
-// is of the side that calls.
+// Calls visit with the functor that a names, its parameters converted to the compute type C.
 #if defined(__CUDACC__)
 #pragma nv_exec_check_disable
 #endif

@@ -1,13 +1,14 @@
 // Convolution: `conv`, `conv_transpose`, `conv_wgrad`, each the derivative of another, in one to three dimensions. x
 // and y may lack the batch dimension. The kernels read any strides, so that no operand is ever copied here.
 #include <algorithm>
-#include <functional>
-#include <numeric>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "ops/activation.h"
+#include "ops/batch_norm.h"
+#include "ops/conv_geometry.h"
 #include "ops/conv_native.h"
 #include "ops/conv_tuning.h"
 #include "ops/launch.h"
@@ -16,24 +17,6 @@
 
 namespace nnart {
 namespace {
-
-using math::Axis;
-using Ints = std::vector<int64_t>;
-
-std::string plural(int64_t n, const std::string& noun) { return std::to_string(n) + " " + noun + (n == 1 ? "" : "s"); }
-
-// 2 x 3 x 3
-std::string product(const Ints& factors) {
-  std::string text;
-  for (int64_t factor : factors) text += (text.empty() ? "" : " x ") + std::to_string(factor);
-  return text;
-}
-
-int64_t numel_of(const Ints& sizes) {
-  return std::accumulate(sizes.begin(), sizes.end(), int64_t{1}, std::multiplies<>());
-}
-
-Ints to_vector(Sizes sizes) { return Ints(sizes.begin(), sizes.end()); }
 
 // torch's own reading of strides (suggest_memory_format): channels-last if they say so, contiguous where both readings
 // fit.
@@ -81,122 +64,6 @@ Tensor empty_in_layout(const Ints& sizes, bool channels_last, bool batched, cons
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes.data(), strides.data(), dtype, device_type,
                                                   like.get_device_index(), &handle));
   return poisoned(Tensor(handle));
-}
-
-// A convolution by its sizes: what the three ops have in common.
-struct Geometry {
-  std::string op;
-  int64_t dims, groups;
-  bool batched;
-  Ints x_size, weight_size, stride, padding, dilation;
-
-  int64_t in_channels() const { return x_size[batched]; }
-  int64_t out_channels() const { return weight_size[0]; }
-  int64_t in(int64_t a) const { return x_size[size_t(a + 1 + batched)]; }
-  int64_t kernel(int64_t a) const { return weight_size[size_t(a + 2)]; }
-  int64_t padded(int64_t a) const { return in(a) + padding[size_t(a)] + padding[size_t(a + dims)]; }
-  int64_t reach(int64_t a) const { return dilation[size_t(a)] * (kernel(a) - 1) + 1; }
-  int64_t out(int64_t a) const { return (padded(a) - reach(a)) / stride[size_t(a)] + 1; }
-
-  Ints y_size() const {
-    Ints sizes;
-    if (batched) sizes.push_back(x_size[0]);
-    sizes.push_back(out_channels());
-    for (int64_t a = 0; a < dims; ++a) sizes.push_back(out(a));
-    return sizes;
-  }
-};
-
-void check_numbers(const Geometry& g) {
-  auto check_each = [&](const Ints& values, const char* name, size_t count, int64_t least, const char* phrase) {
-    check(values.size() == count, g.op, ": ", name, " must have ", count, " elements, but has ", values.size());
-    for (int64_t value : values)
-      check(value >= least, g.op, ": ", phrase, "; every element of ", name, " must be at least ", least, ", but got ",
-            Sizes(values.data(), values.size()));
-  };
-  size_t dims = size_t(g.dims);
-  check_each(g.stride, "stride", dims, 1, "non-positive stride is not supported");
-  check_each(g.padding, "padding", 2 * dims, 0, "negative padding is not supported");
-  check_each(g.dilation, "dilation", dims, 1, "dilation should be greater than zero");
-  check(g.groups > 0, g.op, ": non-positive groups is not supported; groups must be at least 1, but is ", g.groups);
-}
-
-// What to do about an input x whose channels are not the expected ones.
-std::string channel_advice(Sizes x, int64_t dims, int64_t expected) {
-  bool batched = int64_t(x.size()) == dims + 2;
-  std::string image = dims == 2 ? "images" : "inputs", channels = std::to_string(expected);
-  if (!batched && expected == 1)
-    return "; if input is a batch of 1-channel " + image + ", give it as input.unsqueeze(1)";
-  if (x.back() == expected && dims > 1) {
-    std::string to = batched ? "0, " : "";
-    for (size_t d = 0; d < x.size() - batched; ++d) {
-      size_t from = d == 0 ? x.size() - 1 : d - 1 + batched;
-      to += (d ? ", " : "") + std::to_string(from);
-    }
-    return "; the last dimension has " + channels + ": put the channels first with input.permute(" + to + ")";
-  }
-  return "; build the layer with in_channels=" + std::to_string(x[batched]) + " or feed " + channels + "-channel " +
-         image;
-}
-
-// What both directions ask of a weight and of the input beside it.
-void check_operands(const Geometry& g, Sizes x, Sizes weight) {
-  check(g.dims >= 1 && g.dims <= 3, g.op, ": stride must have 1 to 3 elements, but has ", g.dims);
-  check(weight.size() >= 3, g.op, ": weight should have at least three dimensions, but has shape ", Sizes(weight));
-  check_numbers(g);
-  int64_t dims = g.dims;
-  const char* unbatched[] = {"(C, L)", "(C, H, W)", "(C, D, H, W)"};
-  if (int64_t(x.size()) != dims + 1 && int64_t(x.size()) != dims + 2)
-    check(false, g.op, ": Expected ", dims + 1, "D (unbatched) or ", dims + 2, "D (batched) input to ", g.op,
-          ", but got input of size: ", Sizes(x),
-          int64_t(x.size()) == dims ? "; add the channel dimension with input.unsqueeze(0)" : "",
-          ". Unbatched input is ", unbatched[dims - 1]);
-  check(int64_t(weight.size()) == dims + 2, g.op, ": Expected ", weight.size(), "-dimensional input for ",
-        weight.size(), "-dimensional weight ", Sizes(weight), ", but got ", dims + 2,
-        "-dimensional input (with its batch dimension) of size ", Sizes(x), "; ", g.op, " needs a weight with ",
-        dims + 2, " dimensions");
-}
-
-// The bias, one element for each of `channels` and beside each other, or an error.
-std::optional<Tensor> bias_of(std::optional<Tensor> bias, int64_t channels, const Tensor& x, const Tensor& weight,
-                              const std::string& op) {
-  if (!bias) return bias;
-  check(bias->dim() == 1 && bias->size(0) == channels, op, ": Given weight of size ", weight.sizes(),
-        ", expected bias to be 1-dimensional with ", plural(channels, "element"), ", but got bias of size ",
-        bias->sizes(), " instead");
-  check_same_dtype(x, "input", *bias, "bias", op.c_str());
-  return bias->size(0) > 1 && bias->stride(0) != 1 ? torch::stable::contiguous(*bias) : bias;
-}
-
-void check_sizes(const Geometry& g) {
-  const Ints& weight = g.weight_size;
-  Sizes shown(weight.data(), weight.size()), x_shown(g.x_size.data(), g.x_size.size());
-  check(weight[0] >= g.groups, g.op, ": Given groups=", g.groups, ", expected weight to be at least ", g.groups,
-        " at dimension 0, but got weight of size ", Sizes(shown));
-  check(weight[0] % g.groups == 0, g.op, ": Given groups=", g.groups, ", expected weight to be divisible by ", g.groups,
-        " at dimension 0, but got weight of size ", Sizes(shown), "; out_channels must be a multiple of groups");
-  int64_t expected = weight[1] * g.groups;
-  if (g.in_channels() != expected)
-    check(false, g.op, ": input has ", plural(g.in_channels(), "channel"), ", but weight of shape ", Sizes(shown),
-          " expects ", expected, " (weight.shape[1] * groups = ", weight[1], " * ", g.groups, "), and input has shape ",
-          Sizes(x_shown), channel_advice(x_shown, g.dims, expected));
-  Ints padded, kernel, reach;
-  bool fits = true, positive = true;
-  for (int64_t a = 0; a < g.dims; ++a) {
-    padded.push_back(g.padded(a));
-    kernel.push_back(g.kernel(a));
-    reach.push_back(g.reach(a));
-    fits = fits && g.padded(a) >= g.reach(a);
-    positive = positive && g.kernel(a) > 0;
-  }
-  if (!positive) check(false, g.op, ": kernel size should be greater than zero, but weight has shape ", Sizes(shown));
-  if (!fits)
-    check(false, g.op, ": Calculated padded input size per channel: (", product(padded), "). Kernel size: (",
-          product(kernel), "), which spans ", product(reach), " with its dilation. Kernel size can't be greater than ",
-          "actual input size; pad more, or take a smaller kernel");
-  for (int64_t a = 0; a < g.dims; ++a)
-    check(g.in(a) > 0 || g.x_size[0] == 0 || g.in_channels() == 0, g.op,
-          ": Only zero batch or zero channel inputs are supported, but got input shape: ", Sizes(x_shown));
 }
 
 ConvOperand operand(const Tensor& t, bool batched, int64_t dims) {
@@ -277,8 +144,11 @@ bool finishes(ConvStrategy strategy) { return strategy != ConvStrategy::Native &
 // What follows the convolution, by name.
 struct Finish {
   std::optional<Tensor> residual;
-  std::string activation;
+  std::string activation = "identity";
   std::vector<double> parameters;
+  bool wants_mask = false;        // of the activation's derivative
+  BatchNormArgs* norm = nullptr;  // before all of it, with its numbers of channels; of the batch: alone
+  std::optional<Tensor> mask = {};
 
   // Brings the residual into the order of y and returns the kernel's arguments, or an error.
   ActivationArgs on(const Tensor& y, DType dtype, const std::string& op) {
@@ -294,30 +164,77 @@ struct Finish {
     args.n = y.numel();
     args.x = args.y = y.data_ptr();
     args.residual = residual ? residual->data_ptr() : nullptr;
+    if (wants_mask) {
+      check(slopes_of(args.activation, args.parameters).high != 0, op, ": the derivative of ", activation,
+            " takes more than two values");
+      int64_t bytes = (y.numel() + 7) / 8;
+      mask = empty_in({}, Sizes(&bytes, 1), aoti_torch_dtype_uint8(), y);
+    }
     return args;
   }
+  uint8_t* bits() const { return mask ? static_cast<uint8_t*>(mask->data_ptr()) : nullptr; }
 };
 
-// Makes the pass over y, which has a batch, add the bias first.
-void add_bias(ActivationArgs& after, const Tensor& bias, const Tensor& y, bool channels_last) {
-  after.bias = bias.data_ptr();
-  after.bias_channels = bias.size(0);
-  after.bias_inner = channels_last ? 1 : y.numel() / (y.size(0) * y.size(1));
+// y, which has a channel for each of the bias's or the norm's numbers, as outer x channels x inner.
+Channels channels_in(const Tensor& y, int64_t channels, const Geometry& g, bool channels_last) {
+  int64_t outer = channels_last ? y.numel() / channels : (g.batched ? y.size(0) : 1);
+  return {outer, channels, channels_last ? 1 : y.numel() / (outer * channels)};
 }
 
-// Brings y, which torch has computed or `by_kernel` will, to its end: activation and residual, and the bias where what
-// computed y has not added it.
+// Runs the batch normalization with the finish behind it in place, or finds the moments of y.
+void normalize(BatchNormArgs norm, const ActivationArgs& finish, const Tensor& y, const Channels& shape) {
+  norm.outer = shape.outer;
+  norm.channels = shape.channels;
+  norm.inner = shape.inner;
+  norm.x = y.data_ptr();
+  norm.y = norm.of_batch ? nullptr : y.data_ptr();
+  norm.residual = finish.residual;
+  norm.activation = finish.activation;
+  norm.parameters = finish.parameters;
+  std::optional<Tensor> sums;
+  if (int64_t doubles = scratch(norm)) sums = scratch_on(y, doubles);
+  norm.partial_sums = sums ? static_cast<double*>(sums->data_ptr()) : nullptr;
+  launch(norm, y);
+}
+
+// Brings y, which torch has computed or `by_kernel` will, to its end: what the finish says, and the bias where what
+// computed y has not added it. As much of it as can be is left to the kernel.
 template <class ByKernel>
 void finished(ConvArgs& args, const Tensor& y, const std::optional<Tensor>& bias, bool bias_after, Finish* finish,
               const Geometry& g, const ByKernel& by_kernel) {
-  Finish none{{}, "identity", {}};
-  ActivationArgs after = (finish ? finish : &none)->on(y, args.dtype, g.op);
+  Finish none;
+  Finish& what = finish ? *finish : none;
+  ActivationArgs after = what.on(y, args.dtype, g.op), before = after;
   if (y.numel() == 0) return;
   bool in_kernel = finishes(args.strategy);
-  args.finish = finish && in_kernel ? &after : nullptr;
+  args.y = operand(y, g.batched, g.dims);
+  args.finish = finish && in_kernel ? &before : nullptr;
+  bool norm_after = what.norm && !(in_kernel && takes_norm(args, what.norm->of_batch));
+  bool mask_after = what.mask && !(in_kernel && takes_mask(args));
+  if (norm_after || mask_after) before.activation = Activation::Identity;
+  if (norm_after) before.residual = nullptr;
+  args.norm = norm_after ? nullptr : what.norm;
+  args.mask = mask_after ? nullptr : what.bits();
   if (in_kernel) by_kernel(bias ? bias->data_ptr() : nullptr);
-  if (bias_after) add_bias(after, *bias, y, args.channels_last);
-  if ((finish && !in_kernel) || bias_after) launch(after, y);
+  bool is_done = in_kernel || (!before.residual && before.activation == Activation::Identity);
+  if (bias_after) {
+    Channels shape = channels_in(y, bias->size(0), g, args.channels_last);
+    before.bias = bias->data_ptr();
+    before.bias_channels = shape.channels;
+    before.bias_inner = shape.inner;
+  }
+  if (!is_done || bias_after) launch(before, y);
+  if (norm_after) normalize(*what.norm, after, y, channels_in(y, g.out_channels(), g, args.channels_last));
+  if (mask_after) {
+    MaskedActivationArgs masked{};
+    masked.activation = after.activation;
+    masked.parameters = after.parameters;
+    masked.dtype = args.dtype;
+    masked.n = after.n;
+    masked.x = masked.y = y.data_ptr();
+    masked.mask = what.bits();
+    launch(masked, y);
+  }
 }
 
 ConvCall call_of(const ConvArgs& args, const Geometry& g, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -373,20 +290,58 @@ Tensor conv_activation(const Tensor& x, const Tensor& weight, std::optional<Tens
   return convolve(x, weight, bias, stride, padding, dilation, groups, &finish);
 }
 
-// What the forward of g would make of y_size must be `sizes`, those of the argument `name`.
-void check_output_sizes(const Geometry& g, Sizes sizes, const char* name) {
-  Ints expected = g.y_size();
-  bool same = sizes.size() == expected.size() && std::equal(sizes.begin(), sizes.end(), expected.begin());
-  if (!same)
-    check(false, g.op, ": ", name, " must have shape ", Sizes(expected.data(), expected.size()), ", but has ",
-          Sizes(sizes));
+std::tuple<Tensor, Tensor> conv_masked_activation(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
+                                                  std::optional<Tensor> residual, Ints stride, Ints padding,
+                                                  Ints dilation, int64_t groups, std::string activation,
+                                                  std::vector<double> parameters) {
+  Finish finish{residual, activation, parameters, true};
+  Tensor y = convolve(x, weight, bias, stride, padding, dilation, groups, &finish);
+  return {y, *finish.mask};
 }
 
-// How much longer each axis of g's input is than its output needs.
-Ints output_padding(const Geometry& g) {
-  Ints extra;
-  for (int64_t a = 0; a < g.dims; ++a) extra.push_back((g.padded(a) - g.reach(a)) % g.stride[size_t(a)]);
-  return extra;
+void check_batch(const Tensor& x, const Ints& stride, const char* op) {
+  check(x.dim() == int64_t(stride.size()) + 2, op, ": x must have a batch dimension, but has sizes ", x.sizes());
+}
+
+std::tuple<Tensor, Tensor, Tensor> conv_moments(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
+                                                Ints stride, Ints padding, Ints dilation, int64_t groups) {
+  const char* op = "conv_moments";
+  BatchNormArgs norm{};
+  norm.dtype = dtype_of(x, op, "x");
+  norm.of_batch = true;
+  ChannelNumbers numbers{weight.size(0), dtype_code(x), op};
+  Tensor mean = numbers.fresh(x, true, numbers.wide()), var = numbers.fresh(x, true, numbers.wide());
+  norm.mean = mean.data_ptr();
+  norm.var = var.data_ptr();
+  Finish finish;
+  finish.norm = &norm;
+  check_batch(x, stride, op);
+  Tensor y = convolve(x, weight, bias, stride, padding, dilation, groups, &finish);
+  check(y.numel() > 0, op, ": no elements of y to find a mean of");
+  return {y, mean, var};
+}
+
+Tensor conv_batch_norm(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
+                       std::optional<Tensor> norm_weight, std::optional<Tensor> norm_bias,
+                       std::optional<Tensor> residual, const Tensor& mean, const Tensor& var, double eps, Ints stride,
+                       Ints padding, Ints dilation, int64_t groups, std::string activation,
+                       std::vector<double> parameters) {
+  const char* op = "conv_batch_norm";
+  BatchNormArgs norm{};
+  norm.dtype = dtype_of(x, op, "x");
+  norm.eps = eps;
+  bool is_fused =
+      with_fused_activation<double>(activation_of(activation, op), parameters_of(parameters, op), [](auto) {});
+  check(is_fused, op, ": no kernel has ", activation, " in it; apply it to the result");
+  ChannelNumbers numbers{weight.size(0), dtype_code(x), op};
+  numbers.put(norm, norm_weight, norm_bias);
+  Tensor used_mean = numbers.statistic(mean, "mean"), used_var = numbers.statistic(var, "var");
+  norm.mean = used_mean.data_ptr();
+  norm.var = used_var.data_ptr();
+  Finish finish{residual, activation, parameters};
+  finish.norm = &norm;
+  check_batch(x, stride, op);
+  return convolve(x, weight, bias, stride, padding, dilation, groups, &finish);
 }
 
 // y has y_size, which says what the sizes of x leave open, and is the gradient of the input of a convolution with the
@@ -556,6 +511,9 @@ std::optional<bool> plan_is_native(const ConvProblem& p, const std::vector<ConvP
 void register_conv(Library& m) {
   m.impl("conv", TORCH_BOX((&conv)));
   m.impl("conv_activation", TORCH_BOX((&conv_activation)));
+  m.impl("conv_masked_activation", TORCH_BOX((&conv_masked_activation)));
+  m.impl("conv_moments", TORCH_BOX((&conv_moments)));
+  m.impl("conv_batch_norm", TORCH_BOX((&conv_batch_norm)));
   m.impl("conv_transpose", TORCH_BOX((&conv_transpose)));
   m.impl("conv_transpose_activation", TORCH_BOX((&conv_transpose_activation)));
   m.impl("conv_wgrad", TORCH_BOX((&conv_wgrad)));

@@ -17,6 +17,10 @@ bool native_conv_is_fast(DType dtype);
 // Whether this device has a kernel for a strategy of ours.
 bool has_kernel(ConvStrategy);
 
+// Whether this device's kernel of a convolution, whose y is known, does what its args' norm says, or writes its mask.
+bool takes_norm(const ConvArgs&, bool of_batch);
+bool takes_mask(const ConvArgs&);
+
 // Whether float32 convolutions on this device may multiply in TF32: torch's switch, as it stands.
 bool allows_tf32();
 

@@ -36,6 +36,7 @@ void register_pooling(Library&);
 void register_prelu(Library&);
 void register_rrelu(Library&);
 void register_bias_activation(Library&);
+void register_batch_norm(Library&);
 void register_dropout(Library&);
 void register_gated(Library&);
 void register_softmax(Library&);
@@ -50,6 +51,7 @@ inline void register_families(Library& m) {
   register_prelu(m);
   register_rrelu(m);
   register_bias_activation(m);
+  register_batch_norm(m);
   register_dropout(m);
   register_gated(m);
   register_softmax(m);
@@ -57,7 +59,6 @@ inline void register_families(Library& m) {
 }
 
 void register_conv(Library&);
-void register_batch_norm(Library&);  // the CPU's
 void register_held_tensors(Library&);
 
 }  // namespace nnart

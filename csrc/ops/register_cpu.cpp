@@ -30,6 +30,8 @@ bool can_wait_for(const Tensor&) { return true; }
 void wait_for(const Tensor&) {}  // a call returns when it is done
 
 bool has_kernel(ConvStrategy) { return true; }
+bool takes_norm(const ConvArgs&, bool) { return false; }
+bool takes_mask(const ConvArgs&) { return false; }
 bool allows_tf32() { return false; }
 
 int64_t scratch(const ConvArgs&) { return 0; }
@@ -72,7 +74,6 @@ STABLE_TORCH_LIBRARY_IMPL(nnart_ops, CPU, library) {
   Library m(library);
   register_families(m);
   register_conv(m);
-  register_batch_norm(m);
   register_held_tensors(m);
 }
 

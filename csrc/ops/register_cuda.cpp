@@ -42,10 +42,12 @@ void wait_for(const Tensor& on) {
 }
 
 bool has_kernel(ConvStrategy strategy) { return strategy == ConvStrategy::Depthwise || strategy == ConvStrategy::Gemm; }
+bool takes_norm(const ConvArgs& args, bool of_batch) { return cuda::takes_norm(args, of_batch); }
+bool takes_mask(const ConvArgs& args) { return cuda::takes_mask(args); }
 
 int64_t scratch(const PReluArgs& args) { return cuda::scratch(args); }
 int64_t scratch(const BiasActivationArgs& args) { return cuda::scratch(args); }
-int64_t scratch(const BatchNormArgs&) { return 0; }
+int64_t scratch(const BatchNormArgs& args) { return cuda::scratch(args); }
 int64_t scratch(const CrossEntropyArgs& args) { return cuda::scratch(args); }
 int64_t scratch(const ConvArgs& args) { return cuda::scratch(args); }
 
@@ -59,7 +61,7 @@ void launch(const AvgPoolArgs& args, const Tensor& on) { launch_on(args, on); }
 void launch(const PReluArgs& args, const Tensor& on) { launch_on(args, on); }
 void launch(const RReluArgs& args, const Tensor& on) { launch_on(args, on); }
 void launch(const BiasActivationArgs& args, const Tensor& on) { launch_on(args, on); }
-void launch(const BatchNormArgs&, const Tensor&) {}  // has no kernel here, and so no op
+void launch(const BatchNormArgs& args, const Tensor& on) { launch_on(args, on); }
 void launch(const DropoutArgs& args, const Tensor& on) { launch_on(args, on); }
 void launch(const GatedArgs& args, const Tensor& on) { launch_on(args, on); }
 void launch(const SoftmaxArgs& args, const Tensor& on) { launch_on(args, on); }

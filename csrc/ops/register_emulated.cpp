@@ -25,10 +25,12 @@ bool can_wait_for(const Tensor&) { return true; }
 void wait_for(const Tensor&) {}  // a call returns when it is done
 
 bool has_kernel(ConvStrategy) { return true; }
+bool takes_norm(const ConvArgs& args, bool of_batch) { return cuda::takes_norm(args, of_batch); }
+bool takes_mask(const ConvArgs& args) { return cuda::takes_mask(args); }
 
 int64_t scratch(const PReluArgs& args) { return cuda::scratch(args); }
 int64_t scratch(const BiasActivationArgs& args) { return cuda::scratch(args); }
-int64_t scratch(const BatchNormArgs&) { return 0; }
+int64_t scratch(const BatchNormArgs& args) { return cuda::scratch(args); }
 int64_t scratch(const CrossEntropyArgs& args) { return cuda::scratch(args); }
 int64_t scratch(const ConvArgs& args) { return cuda::scratch(args); }
 
@@ -46,7 +48,7 @@ void launch(const AvgPoolArgs& args, const Tensor&) { launch_here(args); }
 void launch(const PReluArgs& args, const Tensor&) { launch_here(args); }
 void launch(const RReluArgs& args, const Tensor&) { launch_here(args); }
 void launch(const BiasActivationArgs& args, const Tensor&) { launch_here(args); }
-void launch(const BatchNormArgs&, const Tensor&) {}  // has no kernel here, and so no op
+void launch(const BatchNormArgs& args, const Tensor&) { launch_here(args); }
 void launch(const DropoutArgs& args, const Tensor&) { launch_here(args); }
 void launch(const GatedArgs& args, const Tensor&) { launch_here(args); }
 void launch(const SoftmaxArgs& args, const Tensor&) { launch_here(args); }

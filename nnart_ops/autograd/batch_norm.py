@@ -112,8 +112,8 @@ def _gradients(
 
 
 class BatchNorm(OpFunction):
-    """``(x, weight, bias, residual, mean, var, eps, name, numbers, order)`` to y and, where mean and var are None, the
-    batch's; they are no variables."""
+    """``(x, weight, bias, residual, mean, var, eps, of_batch, name, numbers, order)`` to y and, where mean and var are
+    None, the batch's; they are no variables. Given ones may be the batch's, too: derivatives go through them."""
 
     op = _ops.batch_norm.default
 
@@ -129,17 +129,17 @@ class BatchNorm(OpFunction):
         y, found_mean, found_var = output
         ctx.mark_non_differentiable(found_mean, found_var)
         ctx.set_materialize_grads(False)
-        ctx.of_batch, ctx.has_residual = mean is None, residual is not None
+        ctx.has_residual = residual is not None
         if mean is None:
             mean, var = found_mean, found_var
-        return x, weight, bias, y if ctx.has_residual and ctx.how[1] != "identity" else None, mean, var
+        return x, weight, bias, y if ctx.has_residual and ctx.how[2] != "identity" else None, mean, var
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor | None, *_: Any) -> tuple[Any, ...]:
         if grad_y is None:
-            return (None,) * 10
+            return (None,) * 11
         x, weight, bias, output, mean, var = ctx.saved_tensors
-        eps, name, numbers, order = ctx.how
+        eps, of_batch, name, numbers, order = ctx.how
         if ctx.has_residual and not known_from_output(name, numbers):
             raise NotImplementedError(
                 f"batch_norm: the output of {name} with {list(numbers)} does not give its derivative; "
@@ -147,17 +147,17 @@ class BatchNorm(OpFunction):
             )
         wants = ctx.needs_input_grad
         apart = wants[3] and name != "identity"
-        grad_x, grad_weight, grad_bias, grad_residual = _backward(
-            *(grad_y, x, weight, bias, output, mean, var, eps, ctx.of_batch, apart, name, numbers, order)
+        grad_x, grad_weight, grad_bias, grad_residual = batch_norm_backward(
+            *(grad_y, x, weight, bias, output, mean, var, eps, of_batch, apart, name, numbers, order)
         )
         return (
             grad_x if wants[0] else None,
             grad_weight if wants[1] else None,
             grad_bias if wants[2] else None,
             (grad_residual if apart else grad_y) if wants[3] else None,
-            *(None,) * 6,
+            *(None,) * 7,
         )
 
 
-_backward = differentiable(BatchNormBackward)
+batch_norm_backward = differentiable(BatchNormBackward)
 batch_norm = differentiable(BatchNorm)

@@ -21,7 +21,9 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from nnart_ops.autograd import activation as _activation
-from nnart_ops.autograd.function import OpFunction, batch_first, differentiable, is_asked_for
+from nnart_ops.autograd.dropout import memory_order
+from nnart_ops.autograd.function import OpFunction, batch_first, by_sample, differentiable, is_asked_for
+from nnart_ops.autograd.masked_activation import masked_backward
 
 _ops = torch.ops.nnart_ops
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -190,6 +192,39 @@ class ConvActivation(OpFunction):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         return _tangent_of_activated(Conv, ctx, *tangents[:4])
+
+
+class ConvMaskedActivation(OpFunction):
+    """:class:`ConvActivation` that keeps not the output but the mask, its second result."""
+
+    op = _ops.conv_masked_activation.default
+
+    @staticmethod
+    def fake(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, *args: Any) -> Any:
+        y = Conv.fake(x, weight, bias, *args[:4])
+        return y, x.new_empty([(y.numel() + 7) // 8], dtype=torch.uint8)
+
+    @staticmethod
+    def prepare(ctx: Any, inputs: tuple[Any, ...], output: Any) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.where, ctx.activation = inputs[4:-2], inputs[-2:]
+        y, mask = output
+        ctx.mark_non_differentiable(mask)
+        ctx.set_materialize_grads(False)
+        ctx.order = memory_order(y)
+        return inputs[0], inputs[1], mask
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor | None, _: Any) -> tuple[Any, ...]:
+        if grad_y is None:
+            return (None,) * 10
+        x, weight, mask = ctx.saved_tensors
+        grad = masked_backward(grad_y, mask, *ctx.activation, ctx.order)
+        grad_residual = grad if ctx.needs_input_grad[3] else None
+        return *Conv.gradients(ctx, grad, x, weight), grad_residual, *(None,) * 6
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        return by_sample(ConvMaskedActivation.apply, info, in_dims, *args)
 
 
 class ConvTransposeActivation(OpFunction):
@@ -410,6 +445,7 @@ def autocast_operands(device: str, *tensors: Tensor | None) -> tuple[Any, ...]:
 
 _conv = differentiable(Conv)
 _conv_activation = differentiable(ConvActivation)
+_conv_masked_activation = differentiable(ConvMaskedActivation)
 _conv_transpose = differentiable(ConvTranspose)
 _conv_transpose_activation = differentiable(ConvTransposeActivation)
 _wgrad = differentiable(ConvWgrad)
@@ -420,5 +456,6 @@ _autocast("cuda")
 
 conv = _conv
 conv_activation = _conv_activation
+conv_masked_activation = _conv_masked_activation
 conv_transpose = _conv_transpose
 conv_transpose_activation = _conv_transpose_activation

@@ -36,6 +36,9 @@ from nnart_ops.functional.conv import (
     conv2d,
     conv3d,
 )
+from nnart_ops.functional.conv_batch_norm import (
+    conv_batch_norm,
+)
 from nnart_ops.functional.conv_transpose import (
     conv_transpose1d,
     conv_transpose2d,
@@ -102,6 +105,7 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv3d",
+    "conv_batch_norm",
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",

@@ -12,7 +12,7 @@ from torch import Tensor
 from nnart_ops import _extension
 from nnart_ops.autograd.conv import autocast_operands, known_from_output
 from nnart_ops.autograd.function import transforms_active
-from nnart_ops.functional._epilogue import epilogue_of
+from nnart_ops.functional._epilogue import Epilogue, epilogue_of
 from nnart_ops.functional._native import kernel_takes, trial_kernel_takes
 
 Ints = int | Sequence[int]
@@ -34,7 +34,7 @@ class Kind(NamedTuple):
 
     ``read(kind, operands, *numbers)`` gives the op's arguments after the bias, or None if native has to take the call;
     it raises TypeError for what is no integer. ``op`` and ``op_activation`` are the entries of the op and of its fused
-    form, ``native`` is torch's function.
+    form, ``op_masked`` of the one that leaves a mask, ``native`` is torch's function.
     """
 
     name: str
@@ -44,16 +44,18 @@ class Kind(NamedTuple):
     op: Callable[..., Tensor]
     op_activation: Callable[..., Tensor]
     native: Callable[..., Tensor]
+    op_masked: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     def __call__(
         self, input: Tensor, weight: Tensor, bias: Any, numbers: tuple[Any, ...], activation: Any, residual: Any
     ) -> Tensor:
         """``numbers`` are the arguments of torch's function after the bias, in its order."""
         if activation is None and residual is None:
-            return self._plain(input, weight, bias, numbers)
+            return self.plain(input, weight, bias, numbers)
         return self._fused(input, weight, bias, numbers, activation, residual)
 
-    def _plain(self, input: Tensor, weight: Tensor, bias: Any, numbers: tuple[Any, ...]) -> Tensor:
+    def plain(self, input: Tensor, weight: Tensor, bias: Any, numbers: tuple[Any, ...]) -> Tensor:
+        """The convolution with nothing behind it."""
         call = self._planned(input, weight, bias, numbers)
         return self.native(input, weight, bias, *numbers) if call is None else self.op(*call)
 
@@ -84,7 +86,7 @@ class Kind(NamedTuple):
                     return None
             except (AttributeError, TypeError, RuntimeError):  # no tensor, numbers in a list, a tensor without strides
                 key = None
-        call = self._call(input, weight, bias, numbers)
+        call = self.call(input, weight, bias, numbers)
         if call is None or key is None or input.is_cuda or transforms_active():
             return call
         plans = _extension.conv_plans
@@ -101,13 +103,16 @@ class Kind(NamedTuple):
         self, input: Tensor, weight: Tensor, bias: Any, numbers: tuple[Any, ...], activation: Any, residual: Any
     ) -> Tensor:
         """``activation(conv + residual)`` in one op if its derivative needs no more than the output, or none is
-        wanted."""
+        wanted; a module's ``save`` of 'mask' or 'recompute' is obeyed."""
         epilogue = epilogue_of(activation)
         tensors = [t for t in (input, weight, bias, residual) if isinstance(t, Tensor)]
         training = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
         separate = transforms_active()
+        save = getattr(activation, "save", None) if training else None
+        if save in ("mask", "recompute") and not separate:
+            return self._saving(save, input, weight, bias, numbers, epilogue, residual)
         if residual is None and (separate or (training and not known_from_output(epilogue.op, epilogue.numbers))):
-            return epilogue.function(self._plain(input, weight, bias, numbers))
+            return epilogue.function(self.plain(input, weight, bias, numbers))
         if residual is None and (not training or epilogue.op == "relu"):
             call = self._planned(input, weight, bias, numbers)
             if call is None:
@@ -116,13 +121,33 @@ class Kind(NamedTuple):
                     return epilogue.function(pre)
                 return pre.relu_() if training else epilogue.in_place(pre)  # which keeps but the output, as ours does
         else:
-            call = self._call(input, weight, bias, numbers)
+            call = self.call(input, weight, bias, numbers)
         if call is None or separate or not (residual is None or _takes(call[0], residual)):
-            pre = self._plain(input, weight, bias, numbers)
+            pre = self.plain(input, weight, bias, numbers)
             return epilogue.function(pre if residual is None else pre + self._checked(residual, pre))
         if training and not known_from_output(epilogue.op, epilogue.numbers):
             return epilogue.function(self.op_activation(*call[:3], residual, *call[3:], "identity", []))
         return self.op_activation(*call[:3], residual, *call[3:], epilogue.op, list(epilogue.numbers))
+
+    def _saving(
+        self,
+        save: str,
+        input: Tensor,
+        weight: Tensor,
+        bias: Any,
+        numbers: tuple[Any, ...],
+        epilogue: Epilogue,
+        residual: Any,
+    ) -> Tensor:
+        """``activation(conv + residual)`` whose backward has no output to go by."""
+        call = self.call(input, weight, bias, numbers)
+        if call is None or not (residual is None or _takes(call[0], residual)):
+            pre = self.plain(input, weight, bias, numbers)
+            return epilogue.function(pre if residual is None else pre + self._checked(residual, pre))
+        if save == "mask" and self.op_masked is not None and not torch.compiler.is_compiling():
+            return self.op_masked(*call[:3], residual, *call[3:], epilogue.op, list(epilogue.numbers))[0]
+        pre = self.op(*call) if residual is None else self.op_activation(*call[:3], residual, *call[3:], "identity", [])
+        return epilogue.function(pre)
 
     def _checked(self, residual: Any, pre: Tensor) -> Tensor:
         if not isinstance(residual, Tensor) or residual.shape != pre.shape:
@@ -130,7 +155,7 @@ class Kind(NamedTuple):
             raise RuntimeError(f"{self.name}: residual must have the output's shape {list(pre.shape)}, but has {shape}")
         return residual
 
-    def _call(self, input: Tensor, weight: Tensor, bias: Any, numbers: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def call(self, input: Tensor, weight: Tensor, bias: Any, numbers: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """The arguments of the op, or None if native has to take the call."""
         operands: tuple[Tensor, ...] = (input, weight) if bias is None else (input, weight, bias)
         if not all(isinstance(operand, Tensor) for operand in operands):

@@ -13,7 +13,7 @@ from nnart_ops.autograd.batch_norm import statistics_dtype
 from nnart_ops.autograd.conv import known_from_output
 from nnart_ops.autograd.function import transforms_active
 from nnart_ops.functional._epilogue import IDENTITY, epilogue_of
-from nnart_ops.functional._native import TYPES, kernel_takes
+from nnart_ops.functional._native import TYPES, kernel_takes, trial_kernel_takes
 
 _ORDERS = {torch.channels_last: [0, 2, 3, 1], torch.channels_last_3d: [0, 2, 3, 4, 1]}
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -49,9 +49,9 @@ def batch_norm(
     two sweeps over blocks, so that a mean much larger than the deviation costs no precision, and do not depend on the
     number of threads.
 
-    float32, float64, bfloat16 and float16 on the CPU run on our kernels, half precision in float32 throughout. Other
-    devices and dtypes, ``torch.func`` transforms, and small inputs, of which calls are all the cost, run the native
-    operations.
+    float32, float64, bfloat16 and float16 on the CPU run on our kernels, half precision in float32 throughout, and so
+    they do on CUDA where kernels on trial are asked for. Other devices and dtypes, ``torch.func`` transforms, and small
+    inputs, of which calls are all the cost, run the native operations.
 
     Args:
         input: x, its channels in dimension 1.
@@ -91,16 +91,23 @@ def batch_norm(
     if not training:
         wide = statistics_dtype(input.dtype)
         mean, var = (None if t is None else t.to(wide) for t in (running_mean, running_var))
-    y, mean, var = _batch_norm(input, weight, bias, residual, mean, var, eps, op, numbers, _order(input))
-    if training and running_mean is not None and running_var is not None:
-        n = input.numel() // input.size(1)
-        _move(running_mean, mean, momentum, 1.0)
-        _move(running_var, var, momentum, n / (n - 1))
+    y, mean, var = _batch_norm(input, weight, bias, residual, mean, var, eps, training, op, numbers, _order(input))
+    if training:
+        move_running(running_mean, running_var, mean, var, momentum, input.numel() // input.size(1))
     return y if fused else epilogue.function(y)
 
 
-def _move(running: Tensor, found: Tensor, momentum: float, factor: float) -> None:
-    running.mul_(1 - momentum).add_(found, alpha=momentum * factor)
+def move_running(
+    running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor, momentum: float, n: int
+) -> None:
+    """Takes running statistics towards those of a batch with ``n`` elements a channel."""
+    if running_mean is not None and running_var is not None:
+        running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
+        running_var.mul_(1 - momentum).add_(var, alpha=momentum * n / (n - 1))
+
+
+def _kernel_takes(*tensors: Tensor) -> bool:
+    return kernel_takes(*tensors) if tensors[0].is_cpu else trial_kernel_takes(*tensors)
 
 
 def _takes(
@@ -115,11 +122,13 @@ def _takes(
     follows: bool,
 ) -> bool:
     """Whether the kernel takes the call; where it is wrong, torch says why."""
-    if not (kernel_takes(input) if residual is None else kernel_takes(input, residual)) or transforms_active():
+    if not _kernel_takes(*(input,) if residual is None else (input, residual)) or transforms_active():
         return False
     n = input.numel()
+    if input.is_cuda and not follows:  # one launch of torch's own, and as few passes
+        return False
     gains_more = follows or (input.dtype not in _NARROW and not _order(input))
-    if n < (LEFT_TO_NATIVE // 8 if gains_more else LEFT_TO_NATIVE):
+    if input.is_cpu and n < (LEFT_TO_NATIVE // 8 if gains_more else LEFT_TO_NATIVE):
         return False
     if input.dim() < 2 or n == 0 or eps < 0 or (training and eps == 0):
         return False
@@ -136,7 +145,7 @@ def _takes(
                 continue
             if narrow and t.dtype is torch.float32:
                 dtype = torch.float32
-            if type(t) not in TYPES or t.dtype is not dtype or not t.is_cpu or t.shape != (channels,):
+            if type(t) not in TYPES or t.dtype is not dtype or t.device != input.device or t.shape != (channels,):
                 return False
     return True
 

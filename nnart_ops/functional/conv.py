@@ -11,6 +11,7 @@ from torch import Tensor
 from nnart_ops._extension import plan_is_native
 from nnart_ops.autograd.conv import conv as _conv
 from nnart_ops.autograd.conv import conv_activation as _conv_activation
+from nnart_ops.autograd.conv import conv_masked_activation as _conv_masked_activation
 from nnart_ops.functional._convolution import Ints, Kind
 
 
@@ -74,7 +75,8 @@ def conv2d(
         activation: applied to the result, ``y = activation(conv + bias + residual)``: a name of
             ``torch.nn.functional`` (``'relu'``, ``'silu'``, ...) with its defaults, or a module such as
             ``nn.LeakyReLU(0.1)``. In training a ReLU, ReLU6, Hardtanh, LeakyReLU, sigmoid or tanh keeps nothing but the
-            output, any other one tensor more.
+            output, any other one tensor more; a module with ``save="mask"``, such as
+            ``nnart_ops.ReLU(save="mask")``, keeps one bit an element in the place of either.
         residual: added before the activation; of the output's shape and dtype.
 
     Shape: input ``(N, C, H, W)`` or ``(C, H, W)``; weight ``(O, C / groups, K, L)``; bias ``(O,)``; output
@@ -156,7 +158,10 @@ def _leaves_to_native(x: Tensor, weight: Tensor, bias: Any, *rest: Any) -> bool 
     return plan_is_native(x, x.shape, weight, geometry, False, bias is not None, wanted)
 
 
-_CONV1D, _CONV2D, _CONV3D = (
-    Kind(f"conv{dims}d", dims, _read, _leaves_to_native, _conv, _conv_activation, getattr(native, f"conv{dims}d"))
+_CONV1D, _CONV2D, _CONV3D = KINDS = tuple(
+    Kind(
+        *(f"conv{dims}d", dims, _read, _leaves_to_native, _conv, _conv_activation, getattr(native, f"conv{dims}d")),
+        op_masked=_conv_masked_activation,
+    )
     for dims in (1, 2, 3)
 )

@@ -14,11 +14,25 @@ from nnart_ops.functional.batch_norm import batch_norm
 from nnart_ops.nn._activated import Activated
 
 
-class _BatchNorm(Activated):
+class BatchNorm(Activated):
     """What the three have in common."""
 
+    is_applied_by_conv = False  # by the one in front of it, where fuse() says so
+
     def forward(self: Any, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        if self.is_applied_by_conv:
+            return input
         self._check_input_dim(input)
+        statistics, training, momentum = self.statistics()
+        return batch_norm(
+            *(input, *statistics, self.weight, self.bias, training, momentum, self.eps),
+            activation=self.activation,
+            residual=residual,
+        )
+
+    def statistics(self: Any) -> tuple[tuple[Tensor | None, Tensor | None], bool, float]:
+        """For one forward: the running statistics, whether the batch's are used instead, and the momentum. Counts the
+        batch in training."""
         momentum, training = self.momentum, self.training
         mean, var = self.running_mean, self.running_var
         if not training:
@@ -29,14 +43,10 @@ class _BatchNorm(Activated):
             self.num_batches_tracked.add_(1)
             if momentum is None:  # the mean over all batches
                 momentum = 1.0 / float(self.num_batches_tracked)
-        return batch_norm(
-            *(input, mean, var, self.weight, self.bias, training, 0.0 if momentum is None else momentum, self.eps),
-            activation=self.activation,
-            residual=residual,
-        )
+        return (mean, var), training, 0.0 if momentum is None else momentum
 
 
-class BatchNorm1d(_BatchNorm, torch.nn.BatchNorm1d):
+class BatchNorm1d(BatchNorm, torch.nn.BatchNorm1d):
     """:class:`torch.nn.BatchNorm1d` by :func:`nnart_ops.functional.batch_norm`, with its ``activation``.
 
     Shape: ``(N, C)`` or ``(N, C, L)`` to the same; a residual as the input.
@@ -45,8 +55,10 @@ class BatchNorm1d(_BatchNorm, torch.nn.BatchNorm1d):
     torch.Size([2, 3])
     """
 
+    dims = 1
 
-class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
+
+class BatchNorm2d(BatchNorm, torch.nn.BatchNorm2d):
     """:class:`torch.nn.BatchNorm2d` by :func:`nnart_ops.functional.batch_norm`, with its ``activation``.
 
     Shape: ``(N, C, H, W)`` to the same; a residual as the input.
@@ -57,8 +69,10 @@ class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
     torch.Size([2, 3, 8, 8])
     """
 
+    dims = 2
 
-class BatchNorm3d(_BatchNorm, torch.nn.BatchNorm3d):
+
+class BatchNorm3d(BatchNorm, torch.nn.BatchNorm3d):
     """:class:`torch.nn.BatchNorm3d` by :func:`nnart_ops.functional.batch_norm`, with its ``activation``.
 
     Shape: ``(N, C, D, H, W)`` to the same; a residual as the input.
@@ -67,8 +81,10 @@ class BatchNorm3d(_BatchNorm, torch.nn.BatchNorm3d):
     torch.Size([2, 3, 4, 8, 8])
     """
 
+    dims = 3
 
-class LazyBatchNorm1d(_BatchNorm, torch.nn.LazyBatchNorm1d):
+
+class LazyBatchNorm1d(BatchNorm, torch.nn.LazyBatchNorm1d):
     """:class:`torch.nn.LazyBatchNorm1d`: a :class:`BatchNorm1d` that takes its channels from the first input.
 
     Shape: as :class:`BatchNorm1d`.
@@ -80,7 +96,7 @@ class LazyBatchNorm1d(_BatchNorm, torch.nn.LazyBatchNorm1d):
     cls_to_become = BatchNorm1d
 
 
-class LazyBatchNorm2d(_BatchNorm, torch.nn.LazyBatchNorm2d):
+class LazyBatchNorm2d(BatchNorm, torch.nn.LazyBatchNorm2d):
     """:class:`torch.nn.LazyBatchNorm2d`: a :class:`BatchNorm2d` that takes its channels from the first input.
 
     Shape: as :class:`BatchNorm2d`.
@@ -92,7 +108,7 @@ class LazyBatchNorm2d(_BatchNorm, torch.nn.LazyBatchNorm2d):
     cls_to_become = BatchNorm2d
 
 
-class LazyBatchNorm3d(_BatchNorm, torch.nn.LazyBatchNorm3d):
+class LazyBatchNorm3d(BatchNorm, torch.nn.LazyBatchNorm3d):
     """:class:`torch.nn.LazyBatchNorm3d`: a :class:`BatchNorm3d` that takes its channels from the first input.
 
     Shape: as :class:`BatchNorm3d`.

@@ -13,16 +13,23 @@ import torch.nn.functional as native
 from torch import Tensor
 
 from nnart_ops.functional.conv import conv1d, conv2d, conv3d
+from nnart_ops.functional.conv_batch_norm import conv_batch_norm
 from nnart_ops.functional.conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
 from nnart_ops.nn._activated import Activated
 
 
-class _Convolution(Activated):
+class Convolution(Activated):
     """What the three have in common."""
+
+    norm: Any = None  # the batch normalization behind it that fuse() has it apply
 
     def forward(self: Any, input: Tensor, residual: Tensor | None = None) -> Tensor:
         result: Tensor = self._conv_forward(input, self.weight, self.bias, residual)
         return result
+
+    def extra_repr(self: Any) -> str:
+        text: str = super().extra_repr()
+        return text if self.norm is None else f"{text}, norm={self.norm!r}"
 
     def _conv_forward(
         self: Any, input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None
@@ -31,8 +38,16 @@ class _Convolution(Activated):
         if self.padding_mode != "zeros":
             input = native.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = 0
+        geometry = (self.stride, padding, self.dilation, self.groups)
+        norm = self.norm
+        if norm is not None:
+            (mean, var), training, momentum = norm.statistics()
+            numbers = (mean, var, norm.weight, norm.bias, training, momentum, norm.eps)
+            return conv_batch_norm(
+                *(input, weight, bias, *numbers, *geometry), activation=norm.activation, residual=residual
+            )
         function = (conv1d, conv2d, conv3d)[len(self.stride) - 1]
-        plain = (input, weight, bias, self.stride, padding, self.dilation, self.groups)
+        plain = (input, weight, bias, *geometry)
         return function(*plain, activation=self.activation, residual=residual)
 
 
@@ -52,7 +67,7 @@ class _TransposedConvolution(Activated):
         return function(input, self.weight, self.bias, *numbers, activation=self.activation, residual=residual)
 
 
-class Conv1d(_Convolution, torch.nn.Conv1d):
+class Conv1d(Convolution, torch.nn.Conv1d):
     """:class:`torch.nn.Conv1d` by :func:`nnart_ops.functional.conv1d`, with its ``activation``.
 
     Shape: ``(N, C, L)`` or ``(C, L)`` to ``(N, O, L')`` or ``(O, L')``; a residual as the output.
@@ -62,7 +77,7 @@ class Conv1d(_Convolution, torch.nn.Conv1d):
     """
 
 
-class Conv2d(_Convolution, torch.nn.Conv2d):
+class Conv2d(Convolution, torch.nn.Conv2d):
     """:class:`torch.nn.Conv2d` by :func:`nnart_ops.functional.conv2d`, with its ``activation``.
 
     Shape: ``(N, C, H, W)`` or ``(C, H, W)`` to ``(N, O, H', W')`` or ``(O, H', W')``; a residual as the output.
@@ -74,7 +89,7 @@ class Conv2d(_Convolution, torch.nn.Conv2d):
     """
 
 
-class Conv3d(_Convolution, torch.nn.Conv3d):
+class Conv3d(Convolution, torch.nn.Conv3d):
     """:class:`torch.nn.Conv3d` by :func:`nnart_ops.functional.conv3d`, with its ``activation``.
 
     Shape: ``(N, C, D, H, W)`` or ``(C, D, H, W)`` to ``(N, O, D', H', W')`` or ``(O, D', H', W')``; a residual as the
@@ -127,7 +142,7 @@ class ConvTranspose3d(_TransposedConvolution, torch.nn.ConvTranspose3d):
     """
 
 
-class LazyConv1d(_Convolution, torch.nn.LazyConv1d):  # type: ignore[misc]
+class LazyConv1d(Convolution, torch.nn.LazyConv1d):  # type: ignore[misc]
     """:class:`torch.nn.LazyConv1d`: a :class:`Conv1d` that takes its input channels from the first input.
 
     Shape: as :class:`Conv1d`.
@@ -139,7 +154,7 @@ class LazyConv1d(_Convolution, torch.nn.LazyConv1d):  # type: ignore[misc]
     cls_to_become = Conv1d
 
 
-class LazyConv2d(_Convolution, torch.nn.LazyConv2d):  # type: ignore[misc]
+class LazyConv2d(Convolution, torch.nn.LazyConv2d):  # type: ignore[misc]
     """:class:`torch.nn.LazyConv2d`: a :class:`Conv2d` that takes its input channels from the first input.
 
     Shape: as :class:`Conv2d`.
@@ -151,7 +166,7 @@ class LazyConv2d(_Convolution, torch.nn.LazyConv2d):  # type: ignore[misc]
     cls_to_become = Conv2d
 
 
-class LazyConv3d(_Convolution, torch.nn.LazyConv3d):  # type: ignore[misc]
+class LazyConv3d(Convolution, torch.nn.LazyConv3d):  # type: ignore[misc]
     """:class:`torch.nn.LazyConv3d`: a :class:`Conv3d` that takes its input channels from the first input.
 
     Shape: as :class:`Conv3d`.

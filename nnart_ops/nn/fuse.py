@@ -1,4 +1,4 @@
-"""Let layers take over the activations that follow them, in place."""
+"""Let layers take over what follows them, in place."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ import torch
 
 from nnart_ops.functional._epilogue import epilogue_of
 from nnart_ops.nn._activated import Activated
+from nnart_ops.nn.batch_norm import BatchNorm
+from nnart_ops.nn.conv import Convolution
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def fuse(model: Model) -> Model:
-    """Gives each convolution and batch normalization of ``model`` the activation behind it, and returns ``model``.
+    """Gives each convolution of ``model`` the batch normalization and the activation behind it, each batch
+    normalization the activation, and returns ``model``.
 
     It looks at this library's layers (:func:`nnart_ops.convert` makes them) in every ``torch.nn.Sequential``. An
     element-wise activation without weights that directly follows one becomes that layer's ``activation``, and an
-    ``Identity`` takes its place, so that names and the state_dict stay. A pair is left alone where either module has
-    hooks, the layer an activation, or the activation a ``save=``.
+    ``Identity`` takes its place. A batch normalization that directly follows a convolution becomes its ``norm``: it
+    stays where it is, with its parameters and statistics, and hands on what the convolution has normalized already
+    (:func:`nnart_ops.functional.conv_batch_norm`: in evaluation at no cost). Names and the state_dict stay. A pair is
+    left alone where either module has hooks, the first one an activation or a ``norm``, or the activation of a batch
+    normalization a ``save=``.
 
     Shape: parameters and buffers keep theirs.
 
@@ -29,6 +35,8 @@ def fuse(model: Model) -> Model:
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
     >>> nnart_ops.fuse(nnart_ops.convert(model))[1].activation
     ReLU()
+    >>> model[0].norm is model[1]
+    True
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"fuse: model must be a torch.nn.Module, but got {type(model).__name__}")
@@ -41,10 +49,19 @@ def fuse(model: Model) -> Model:
 
 
 def _fuse_pair(sequential: torch.nn.Sequential, first: str, second: str) -> None:
-    layer, activation = sequential._modules[first], sequential._modules[second]
-    if not isinstance(layer, Activated) or layer.activation is not None or activation is None:
+    layer, next_layer = sequential._modules[first], sequential._modules[second]
+    if not isinstance(layer, Activated) or layer.activation is not None or next_layer is None:
         return
-    if _has_hooks(layer) or _has_hooks(activation) or getattr(activation, "save", None) is not None:
+    is_conv = isinstance(layer, Convolution)
+    if _has_hooks(layer) or _has_hooks(next_layer) or (is_conv and layer.norm is not None):
+        return
+    if is_conv and isinstance(next_layer, BatchNorm):
+        if len(layer.stride) == next_layer.dims and layer.out_channels == next_layer.num_features:
+            layer.__dict__["norm"] = next_layer
+            next_layer.__dict__["is_applied_by_conv"] = True
+        return
+    activation = next_layer
+    if not is_conv and getattr(activation, "save", None) is not None:
         return
     try:
         epilogue_of(activation)

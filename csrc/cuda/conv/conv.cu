@@ -1,4 +1,5 @@
 // Convolution, by the strategy that the plan chose.
+#include "cuda/batch_norm.cuh"
 #include "cuda/conv/operands.cuh"
 #include "cuda/kernels.h"
 
@@ -20,10 +21,48 @@ ConvArgs without_idle_strides(ConvArgs args) {
   return args;
 }
 
+// conv + bias, normalized, is conv scale + shift.
+template <class S>
+__global__ void __launch_bounds__(kChannelThreads)
+    scales_kernel(NormNumbers<S> numbers, const S* bias, int64_t channels, ComputeType<S>* scales) {
+  using C = ComputeType<S>;
+  int64_t c = int64_t(blockIdx.x) * kChannelThreads + threadIdx.x;
+  if (c >= channels) return;
+  C scale = numbers.scale(c), before = bias ? widen(bias[c]) : C(0);
+  scales[c] = scale;
+  scales[channels + c] = (before - numbers.mean[c]) * scale + numbers.given(numbers.bias, c, C(0));
+}
+
+const char* find_scales(const ConvArgs& args, cudaStream_t stream) {
+  const char* error = nullptr;
+  with_dtype(args.dtype, [&](auto type) {
+    using S = typename decltype(type)::type;
+    error = launch_kernel(scales_kernel<S>, ceil_div(args.out_channels, kChannelThreads), kChannelThreads, stream,
+                          NormNumbers<S>(*args.norm), static_cast<const S*>(args.bias), args.out_channels,
+                          scales_of<ComputeType<S>>(args));
+  });
+  return error;
+}
+
+bool has_scales(const ConvArgs& args) { return args.norm && !args.norm->of_batch; }
+
 }  // namespace
+
+bool takes_norm(const ConvArgs& args, bool of_batch) {
+  return args.pass == ConvPass::Forward && (args.strategy == ConvStrategy::Gemm || !of_batch);
+}
+
+// Whole bytes of it are of one pixel.
+bool takes_mask(const ConvArgs& args) {
+  const void* residual = args.finish ? args.finish->residual : nullptr;
+  return args.pass == ConvPass::Forward && args.strategy == ConvStrategy::Gemm && args.y.channel == 1 &&
+         args.out_channels / args.groups % kMaskBits == 0 && are_aligned(args.y.data, residual);
+}
 
 const char* launch(const ConvArgs& given, cudaStream_t stream) {
   ConvArgs args = without_idle_strides(given);
+  if (has_scales(args))
+    if (const char* error = find_scales(args, stream)) return error;
   switch (args.strategy) {
     case ConvStrategy::Gemm:
       return gemm(args, stream);
@@ -35,6 +74,8 @@ const char* launch(const ConvArgs& given, cudaStream_t stream) {
 }
 
 int64_t scratch(const ConvArgs& args) {
+  if (has_scales(args)) return 2 * args.out_channels;
+  if (args.norm) return gemm_moments_scratch(args);
   if (args.pass != ConvPass::Wgrad) return 0;
   return args.strategy == ConvStrategy::Depthwise ? depthwise_scratch(args) : gemm_scratch(args);
 }

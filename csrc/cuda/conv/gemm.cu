@@ -6,7 +6,7 @@
 // lines of the matrix, are neighbours in memory, one element at a time elsewhere.
 #include <type_traits>
 
-#include "cuda/channels.cuh"
+#include "cuda/batch_norm.cuh"
 #include "cuda/conv/gemm_product.cuh"
 
 namespace nnart::cuda {
@@ -110,6 +110,63 @@ __device__ __forceinline__ void each_part(const C* sums, bool down, const Visit&
   }
 }
 
+// Of the forward's result, if they are wanted: the sum of each channel's elements in each tile, and then the squares of
+// their distances from the tile's mean. Rounding these to C costs no more than rounding one element does.
+template <class C>
+struct MomentSums {
+  C* sums;  // may be null
+  int64_t tiles, channels;
+};
+
+template <class S>
+MomentSums<ComputeType<S>> moment_sums(const ConvArgs& args, int64_t pixels) {
+  using C = ComputeType<S>;
+  bool wanted = args.norm && args.norm->of_batch;
+  auto* sums = wanted ? reinterpret_cast<C*>(args.partial_sums) : nullptr;
+  return {sums, ceil_div(pixels, kTileRows<S>), args.out_channels};
+}
+
+// Of what was stored, kNarrow columns of it in shared memory, of which `rows` rows and `columns` columns are there.
+// Two threads share a column.
+template <class S>
+__device__ __forceinline__ void find_moments_of_tile(ComputeType<S>* stored, int64_t rows, int64_t columns,
+                                                     const MomentSums<ComputeType<S>>& moments, int64_t tile,
+                                                     int64_t first_channel) {
+  using C = ComputeType<S>;
+  static_assert(kGemmThreads == 2 * kNarrow);
+  constexpr int half = kTileRows<S> / 2;
+  int column = int(threadIdx.x) % kNarrow, first = int(threadIdx.x) / kNarrow * half;
+  int n = int(most(least(rows - first, half), 0));
+  const C* down = stored + first * kSumsStride + column;
+  __syncthreads();  // all of it is there
+  C sum = 0, distances = 0, squares = 0;
+#pragma unroll 4
+  for (int i = 0; i < n; ++i) sum += down[i * kSumsStride];
+  C middle = sum / C(most(n, 1));
+#pragma unroll 4
+  for (int i = 0; i < n; ++i) {
+    C distance = down[i * kSumsStride] - middle;
+    distances += distance;
+    squares += distance * distance;
+  }
+  double total = double(middle) * n + double(distances);
+  double spread = double(squares) - double(distances) * double(distances) / most(n, 1);
+  __syncthreads();  // everybody has read it
+  auto* of_lower_half = reinterpret_cast<Pack<double, 2>*>(stored);
+  if (first > 0) of_lower_half[column] = {{total, spread}};
+  __syncthreads();  // the lower halves are there
+  if (first > 0 || column >= columns) return;
+  if (rows > half) {
+    double lower = of_lower_half[column].lanes[0], more = double(least(rows - half, half));
+    double apart = lower / more - total / n;
+    spread += of_lower_half[column].lanes[1] + apart * apart * n * more / (n + more);
+    total += lower;
+  }
+  C* at = moments.sums + tile * moments.channels + first_channel + column;
+  at[0] = C(total);
+  at[moments.tiles * moments.channels] = C(spread);
+}
+
 // That a multiprocessor has registers for: what is gathered takes some, and so do larger elements.
 template <class S, int tile_columns, Packs packed_rows, Packs packed_columns>
 constexpr int kBlocks =
@@ -118,7 +175,7 @@ constexpr int kBlocks =
 template <class S, Multiply how, ConvPass pass, int tile_columns, Packs packed_rows, Packs packed_columns>
 __global__ void __launch_bounds__(kGemmThreads, kBlocks<S, tile_columns, packed_rows, packed_columns>)
     gemm_kernel(Matrices<S, pass> matrices, GemmPlan plan, S* result, ConvStrides result_strides, Epilogue<S> epilogue,
-                double* partial_sums) {
+                double* partial_sums, MomentSums<ComputeType<S>> moments) {
   using Matrix = Matrices<S, pass>;
   constexpr int tile_rows = kTileRows<S>, row_bytes = tile_rows * kLineBytes;
   constexpr int stage_bytes = row_bytes + tile_columns * kLineBytes;
@@ -215,12 +272,26 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks<S, tile_columns, packed_
       auto finish = [&](int row, int column, const auto& pack) {
         int64_t m = first_row + row, n = first_column + part + column, channel = group * plan.n + n;
         if (m >= plan.m || n >= plan.n) return;
-        epilogue.store(result, pixels[row] + channel * result_strides.channel, channel, pack.lanes);
+        auto stored = epilogue.store(result, pixels[row] + channel * result_strides.channel, channel, pack.lanes);
+        if constexpr (pass == ConvPass::Forward)
+          if (moments.sums) {
+#pragma unroll
+            for (int k = 0; k < int(sizeof stored / sizeof(S)); ++k)
+              sums[row * kSumsStride + column + k] = widen(stored.lanes[k]);
+          }
       };
-      if (plan.packs)
+      constexpr bool masks_apart = pass == ConvPass::Forward && kPackWidth<S> != kMaskBits;
+      if (masks_apart && epilogue.mask)
+        each_part<tile_rows, masks_apart ? kMaskBits : 1>(sums, false, finish);
+      else if (plan.packs)
         each_part<tile_rows, kPackWidth<S>>(sums, false, finish);
       else
         each_part<tile_rows, 1>(sums, result_strides.channel != 1, finish);
+      if constexpr (pass == ConvPass::Forward)
+        if (moments.sums) {
+          int64_t n = first_column + part;
+          find_moments_of_tile<S>(sums, plan.m - first_row, plan.n - n, moments, row_tile, group * plan.n + n);
+        }
     }
   }
 }
@@ -232,7 +303,8 @@ const char* launch_planned(const GemmArgs& args, const GemmAxis (&axes)[3], cons
   const ConvOperand& result = pass == ConvPass::Forward ? args.y : args.x;
   return launch_kernel(gemm_kernel<S, how, pass, columns, packed_rows, packed_columns>,
                        args.groups * plan.pieces * plan.tiles(), kGemmThreads, stream, Matrices<S, pass>(args, axes),
-                       plan, static_cast<S*>(result.data), ConvStrides(result), Epilogue<S>(args), args.partial_sums);
+                       plan, static_cast<S*>(result.data), ConvStrides(result), Epilogue<S>(args), args.partial_sums,
+                       moment_sums<S>(args, plan.m));
 }
 
 template <class S, Multiply how, ConvPass pass, Packs packed_rows, Packs packed_columns>
@@ -247,15 +319,31 @@ const char* launch_gemm(const GemmArgs& args, const GemmAxis (&axes)[3], cudaStr
   return launch_planned<S, how, pass, kNarrow, packed_rows, packed_columns>(args, axes, plan, stream);
 }
 
+// The mean and the variance of each channel, if they are wanted, from those of the tiles.
+template <class S>
+const char* moments_of_tiles(const GemmArgs& args, const GemmAxis (&axes)[3], cudaStream_t stream) {
+  using C = ComputeType<S>;
+  int64_t pixels = Coordinates::pixels(args, axes);
+  MomentSums<C> moments = moment_sums<S>(args, pixels);
+  if (!moments.sums) return nullptr;
+  return find_moments(static_cast<const C*>(moments.sums), moments.tiles, moments.channels,
+                      Pieces{kTileRows<S>, pixels, moments.tiles, true}, double(pixels), NoPivot{},
+                      static_cast<C*>(args.norm->mean), static_cast<C*>(args.norm->var), stream);
+}
+
 template <class S, Multiply how>
 const char* forward(const GemmArgs& args, cudaStream_t stream) {
   const GemmAxis axes[3] = {GemmAxis(args.axis[0]), GemmAxis(args.axis[1]), GemmAxis(args.axis[2])};
   constexpr ConvPass pass = ConvPass::Forward;
   int64_t in = args.in_channels / args.groups;
-  if (!in_packs_of<S>(args.x, in)) return launch_gemm<S, how, pass, Packs::None, Packs::None>(args, axes, stream);
-  if (args.together > 1 || !in_packs_of<S>(args.weight, in))
-    return launch_gemm<S, how, pass, Packs::OfTerms, Packs::None>(args, axes, stream);
-  return launch_gemm<S, how, pass, Packs::OfTerms, Packs::OfTerms>(args, axes, stream);
+  const char* error = nullptr;
+  if (!in_packs_of<S>(args.x, in))
+    error = launch_gemm<S, how, pass, Packs::None, Packs::None>(args, axes, stream);
+  else if (args.together > 1 || !in_packs_of<S>(args.weight, in))
+    error = launch_gemm<S, how, pass, Packs::OfTerms, Packs::None>(args, axes, stream);
+  else
+    error = launch_gemm<S, how, pass, Packs::OfTerms, Packs::OfTerms>(args, axes, stream);
+  return error ? error : moments_of_tiles<S>(args, axes, stream);
 }
 
 template <class S, Multiply how>
@@ -331,6 +419,17 @@ const char* gemm(const ConvArgs& given, cudaStream_t stream) {
       return run<Float16, Multiply::TensorCores>(args, stream);
   }
   return nullptr;
+}
+
+int64_t gemm_moments_scratch(const ConvArgs& args) {
+  int64_t numbers = 0;
+  const GemmAxis axes[3] = {GemmAxis(args.axis[0]), GemmAxis(args.axis[1]), GemmAxis(args.axis[2])};
+  with_dtype(args.dtype, [&](auto type) {
+    using S = typename decltype(type)::type;
+    auto moments = moment_sums<S>(args, Coordinates::pixels(args, axes));
+    numbers = ceil_div(2 * moments.tiles * moments.channels * int64_t(sizeof(*moments.sums)), int64_t(sizeof(double)));
+  });
+  return numbers;
 }
 
 int64_t gemm_scratch(const ConvArgs& given) {

@@ -31,6 +31,12 @@ inline bool in_packs(const ConvOperand& operand, int width, int element_bytes) {
 // Whether neighbouring channels are neighbours in memory, so that a warp goes along them and not along a line.
 inline bool is_channels_last(const ConvArgs& args) { return args.x.channel == 1 && args.y.channel == 1; }
 
+// Where the scales of a normalization that is not of the batch are, and behind them the shifts: in the scratch.
+template <class C>
+C* scales_of(const ConvArgs& args) {
+  return reinterpret_cast<C*>(args.partial_sums);
+}
+
 // The activation of one value. Not inlined: a switch over all of them would stand in every kernel. Its parameters come
 // one by one, in registers.
 template <class C>
@@ -39,42 +45,90 @@ __device__ __attribute__((noinline)) C activated(Activation activation, double a
   return x;
 }
 
+// Its derivative there, if that takes two values.
+template <class C>
+__device__ __attribute__((noinline)) C slope_of_activation(Activation activation, double a, double b, double c, C x) {
+  with_two_slopes<C>(activation, {a, b, c}, [&](auto function) {
+    x = function.backward(C(1), saves_output(activation) ? function.forward(x) : x);
+  });
+  return x;
+}
+
+// Elements whose bits of a mask are a byte.
+constexpr int kMaskBits = 8;
+
+// `width` numbers from channel c on, which is a multiple of it; in one piece if all such are at multiples of a pack.
+template <int width, class T>
+__device__ __forceinline__ Pack<T, width> load_numbers(const T* numbers, int64_t c, bool in_packs) {
+  if (in_packs) return load<width>(numbers + c);
+  Pack<T, width> pack;
+#pragma unroll
+  for (int k = 0; k < width; ++k) pack.lanes[k] = numbers[c + k];
+  return pack;
+}
+
 template <class S>
 struct Epilogue {
-  const S *bias, *residual;  // may be null; the residual lies as the result does
-  bool bias_in_packs;        // its first element is at a multiple of them
+  using C = ComputeType<S>;
+  const S *bias, *residual;  // may be null, as all pointers; the residual lies as the result does
+  const C *scale, *shift;    // of a channel, before the residual; the bias is in the shift
+  uint8_t* mask;             // a bit for each element of the result
+  bool bias_in_packs, shift_in_packs;
   Activation activation;
   ActivationParameters parameters;
+  C low_slope;
 
   explicit Epilogue(const ConvArgs& args)
       : bias(static_cast<const S*>(args.bias)),
         residual(args.finish ? static_cast<const S*>(args.finish->residual) : nullptr),
-        bias_in_packs(reinterpret_cast<uintptr_t>(args.bias) % kAccessBytes == 0),
+        scale(nullptr),
+        shift(nullptr),
+        mask(args.mask),
+        bias_in_packs(is_aligned(args.bias)),
         activation(args.finish ? args.finish->activation : Activation::Identity),
-        parameters(args.finish ? args.finish->parameters : ActivationParameters{}) {}
+        parameters(args.finish ? args.finish->parameters : ActivationParameters{}),
+        low_slope(C(slopes_of(activation, parameters).low)) {
+    if (args.norm && !args.norm->of_batch) {
+      bias = nullptr;
+      scale = scales_of<C>(args);
+      shift = scale + args.out_channels;
+    }
+    shift_in_packs = are_aligned(scale, shift);
+  }
 
-  // Of `width` channels from c on, which is a multiple of it.
+  // Of `width` channels from c on, which is a multiple of it; returns what it stored.
   template <int width>
-  __device__ __forceinline__ void store(S* result, int64_t at, int64_t c, const ComputeType<S> (&sums)[width]) const {
-    using C = ComputeType<S>;
+  __device__ __forceinline__ Pack<S, width> store(S* result, int64_t at, int64_t c, const C (&sums)[width]) const {
     Pack<S, width> rest, out, biases;
+    Pack<C, width> scales, shifts;
     if (residual) rest = cuda::load<width>(residual + at);
-    if (bias && bias_in_packs) biases = cuda::load<width>(bias + c);
-    if (bias && !bias_in_packs)
-#pragma unroll
-      for (int k = 0; k < width; ++k) biases.lanes[k] = bias[c + k];
+    if (bias) biases = load_numbers<width>(bias, c, bias_in_packs);
+    if (scale) scales = load_numbers<width>(scale, c, shift_in_packs);
+    if (scale) shifts = load_numbers<width>(shift, c, shift_in_packs);
+    uint32_t bits = 0;
 #pragma unroll
     for (int k = 0; k < width; ++k) {
       C value = sums[k];
       if (bias) value += widen(biases.lanes[k]);
+      if (scale) value = value * scales.lanes[k] + shifts.lanes[k];
       if (residual) value += widen(rest.lanes[k]);
+      C before = value;
       if (activation == Activation::Relu)
         value = math::at_least(value, C(0));
       else if (activation != Activation::Identity)
         value = activated(activation, parameters.a, parameters.b, parameters.c, value);
       out.lanes[k] = narrow(Type<S>{}, value);
+      if constexpr (width == kMaskBits)
+        if (mask) {
+          C slope = activation == Activation::Relu
+                        ? math::Relu<C>(parameters).backward(C(1), value)
+                        : slope_of_activation(activation, parameters.a, parameters.b, parameters.c, before);
+          bits |= uint32_t(slope != low_slope) << k;
+        }
     }
     cuda::store(result + at, out);
+    if (width == kMaskBits && mask) mask[at / kMaskBits] = uint8_t(bits);
+    return out;
   }
 };
 
@@ -83,8 +137,9 @@ const char* depthwise(const ConvArgs& args, cudaStream_t stream);
 const char* depthwise_wgrad(const ConvArgs& args, cudaStream_t stream);
 const char* gemm(const ConvArgs& args, cudaStream_t stream);
 
-// The numbers that partial_sums of the weight's gradient must have room for.
+// The numbers that partial_sums must have room for: of the weight's gradient, and of the moments of the forward.
 int64_t depthwise_scratch(const ConvArgs& args);
 int64_t gemm_scratch(const ConvArgs& args);
+int64_t gemm_moments_scratch(const ConvArgs& args);
 
 }  // namespace nnart::cuda
