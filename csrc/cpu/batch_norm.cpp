@@ -295,16 +295,35 @@ struct Planes {
     }
   }
 
+  // The result of planes one after the other in memory, where their numbers are given.
+  __attribute__((noinline)) void apply_in_order(int64_t first, int64_t last, bool past_caches) const {
+    for (int64_t plane = first, c = first % args.channels; plane < last; ++plane) {
+      Constants<S> of = Constants<S>::of_one(table, c);
+      int64_t begin = plane * inner;
+      auto vector = [&](int64_t i, int64_t, auto read, auto write) { elements.forward(begin + i, of, read, write); };
+      cpu::each_vector<S>(inner, can_store_past_caches(elements.y + begin, past_caches), vector);
+      if (++c == args.channels) c = 0;
+    }
+  }
+
+  NNART_HD void all_given() const {
+    for (int64_t c = 0; c < args.channels; ++c) table.set(c);
+    parallel_for(args.outer * args.channels, ceil_div(kNormGrain, inner), [&](int64_t first, int64_t last) {
+      bool past_caches = (last - first) * inner * int64_t(sizeof(S)) >= past_caches_bytes();
+      apply_in_order(first, last, past_caches);
+      if (past_caches) finish_stores();
+    });
+  }
+
   NNART_HD void all() const {
+    if (!args.grad_y && !args.of_batch) return all_given();
     int64_t elements_each = args.outer * inner;
     parallel_for(args.channels, ceil_div(kNormGrain, elements_each), [&](int64_t first, int64_t last) {
       bool past_caches = (last - first) * elements_each * int64_t(sizeof(S)) >= past_caches_bytes();
       for (int64_t c = first; c < last; ++c) {
         if (!args.grad_y) {
-          if (args.of_batch) {
-            Sums sums = moments(c);
-            table.set_moments(c, sums.first, sums.second);
-          }
+          Sums sums = moments(c);
+          table.set_moments(c, sums.first, sums.second);
           if (!elements.y) continue;
           table.set(c);
           apply<true>(c, past_caches);

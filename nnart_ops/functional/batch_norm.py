@@ -51,7 +51,8 @@ def batch_norm(
 
     float32, float64, bfloat16 and float16 on the CPU run on our kernels, half precision in float32 throughout, and so
     they do on CUDA where kernels on trial are asked for. Other devices and dtypes, ``torch.func`` transforms, and small
-    inputs, of which calls are all the cost, run the native operations.
+    inputs, of which calls are all the cost, run the native operations, and so does what has no more to do than to
+    normalize with running statistics.
 
     Args:
         input: x, its channels in dimension 1.
@@ -125,7 +126,7 @@ def _takes(
     if not _kernel_takes(*(input,) if residual is None else (input, residual)) or transforms_active():
         return False
     n = input.numel()
-    if input.is_cuda and not follows:  # one launch of torch's own, and as few passes
+    if not follows and (input.is_cuda or not training):  # torch's own has as few passes, and no Python
         return False
     gains_more = follows or (input.dtype not in _NARROW and not _order(input))
     if input.is_cpu and n < (LEFT_TO_NATIVE // 8 if gains_more else LEFT_TO_NATIVE):
