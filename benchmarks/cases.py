@@ -172,6 +172,18 @@ def _layers(
         def forward(function: Any, xs: Any = xs, w: Any = w, b: Any = b) -> Callable[[int], Tensor]:
             return lambda i: function(xs[i % COPIES], w, b)
 
+        def normalized(training: bool, xs: Any = xs, w: Any = w, pair: Any = pair, options: Any = options) -> Any:
+            statistics = torch.zeros(w.size(0)), torch.ones(w.size(0))
+            norm = (*statistics, torch.rand(w.size(0)) + 0.5, torch.rand(w.size(0)), training)
+
+            def ours_as_one(i: int) -> Tensor:
+                return ours.conv_batch_norm(xs[i % COPIES], w, None, *norm, **options, activation="relu")
+
+            def peer(i: int) -> Tensor:
+                return native.relu(native.batch_norm(pair[1](xs[i % COPIES], w), *norm))
+
+            return ours_as_one, peer
+
         def fused(activation: str, residuals: Any, xs: Any = xs, w: Any = w, b: Any = b, pair: Any = pair) -> Any:
             def ours(i: int) -> Tensor:
                 return pair[0](
@@ -211,6 +223,10 @@ def _layers(
         if min(w_size[:2]) >= 32 and not transposed:
             sides = fused("relu", gradients)
             yield kind(f"{label} forward, residual, ReLU", ours=sides[0], peer=sides[1], tolerance=tolerance)
+        if family == "gemm" and not transposed:
+            for what, training in ((", batch norm, ReLU", False), (", batch norm of the batch, ReLU", True)):
+                sides = normalized(training)
+                yield kind(f"{label} forward{what}", ours=sides[0], peer=sides[1], tolerance=2 * tolerance)
         for of, gradient_name in enumerate(("dgrad", "wgrad")):
             sides = [gradient(function, of) for function in pair]
             tolerance = exact * terms[gradient_name] ** 0.5
@@ -523,6 +539,6 @@ FAMILIES = {
     "pooling": pooling,
     "softmax": softmaxes,
 }
-# Only CUDA has the GEMM that is compared there, only the CPU the networks' plans and batch normalization.
+# Only CUDA has the GEMM that is compared there, only the CPU the networks' plans.
 ON_CPU = tuple(name for name in FAMILIES if name != "gemm")
-ON_CUDA = tuple(name for name in FAMILIES if name not in ("model", "batch_norm"))
+ON_CUDA = tuple(name for name in FAMILIES if name != "model")
