@@ -191,6 +191,8 @@ struct InputGradient {
   using Elements = Pack<S, width>;
   using Computed = Pack<C, width>;
 
+  static constexpr int unroll = Gradients<S>::unroll;
+
   Gradients<S> of_sums;  // its grad_residual, if there, has the gradients of u
   Shares<C> shares;
   S* grad_x;

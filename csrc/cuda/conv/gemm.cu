@@ -140,10 +140,10 @@ __device__ __forceinline__ void find_moments_of_tile(ComputeType<S>* stored, int
   const C* down = stored + first * kSumsStride + column;
   __syncthreads();  // all of it is there
   C sum = 0, distances = 0, squares = 0;
-#pragma unroll 4
+#pragma unroll 2
   for (int i = 0; i < n; ++i) sum += down[i * kSumsStride];
   C middle = sum / C(most(n, 1));
-#pragma unroll 4
+#pragma unroll 2
   for (int i = 0; i < n; ++i) {
     C distance = down[i * kSumsStride] - middle;
     distances += distance;
@@ -271,19 +271,23 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks<S, tile_columns, packed_
     } else {
       auto finish = [&](int row, int column, const auto& pack) {
         int64_t m = first_row + row, n = first_column + part + column, channel = group * plan.n + n;
-        if (m >= plan.m || n >= plan.n) return;
-        auto stored = epilogue.store(result, pixels[row] + channel * result_strides.channel, channel, pack.lanes);
-        if constexpr (pass == ConvPass::Forward)
-          if (moments.sums) {
+        constexpr int width = int(sizeof(pack) / sizeof(C));
+        int64_t at = pixels[row] + channel * result_strides.channel;
+        bool there = m < plan.m && n < plan.n;
+        uint32_t bits = 0;
+        if (there) {
+          constexpr bool may_mask = pass == ConvPass::Forward && width > 1;
+          auto stored = epilogue.template store<width, may_mask>(result, at, channel, pack.lanes, &bits);
+          if constexpr (pass == ConvPass::Forward)
+            if (moments.sums) {
 #pragma unroll
-            for (int k = 0; k < int(sizeof stored / sizeof(S)); ++k)
-              sums[row * kSumsStride + column + k] = widen(stored.lanes[k]);
-          }
+              for (int k = 0; k < width; ++k) sums[row * kSumsStride + column + k] = widen(stored.lanes[k]);
+            }
+        }
+        if constexpr (pass == ConvPass::Forward && width > 1)
+          if (epilogue.mask) epilogue.template store_mask<width>(at, channel, bits, there);
       };
-      constexpr bool masks_apart = pass == ConvPass::Forward && kPackWidth<S> != kMaskBits;
-      if (masks_apart && epilogue.mask)
-        each_part<tile_rows, masks_apart ? kMaskBits : 1>(sums, false, finish);
-      else if (plan.packs)
+      if (plan.packs)
         each_part<tile_rows, kPackWidth<S>>(sums, false, finish);
       else
         each_part<tile_rows, 1>(sums, result_strides.channel != 1, finish);

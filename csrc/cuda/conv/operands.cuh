@@ -96,39 +96,54 @@ struct Epilogue {
     shift_in_packs = are_aligned(scale, shift);
   }
 
-  // Of `width` channels from c on, which is a multiple of it; returns what it stored.
-  template <int width>
-  __device__ __forceinline__ Pack<S, width> store(S* result, int64_t at, int64_t c, const C (&sums)[width]) const {
+  // Of `width` channels from c on, which is a multiple of it; returns what it stored and sets the bits of the lanes
+  // that have the higher slope, if there is a mask.
+  template <int width, bool may_mask = false>
+  __device__ __forceinline__ Pack<S, width> store(S* result, int64_t at, int64_t c, const C (&sums)[width],
+                                                  uint32_t* bits = nullptr) const {
+    constexpr int some = width < 4 ? width : 4;  // that hold registers at a time
     Pack<S, width> rest, out, biases;
-    Pack<C, width> scales, shifts;
+    Pack<C, some> scales, shifts;
     if (residual) rest = cuda::load<width>(residual + at);
     if (bias) biases = load_numbers<width>(bias, c, bias_in_packs);
-    if (scale) scales = load_numbers<width>(scale, c, shift_in_packs);
-    if (scale) shifts = load_numbers<width>(shift, c, shift_in_packs);
-    uint32_t bits = 0;
 #pragma unroll
     for (int k = 0; k < width; ++k) {
       C value = sums[k];
       if (bias) value += widen(biases.lanes[k]);
-      if (scale) value = value * scales.lanes[k] + shifts.lanes[k];
+      if (scale) {
+        if (k % some == 0) {
+          scales = load_numbers<some>(scale, c + k, shift_in_packs);
+          shifts = load_numbers<some>(shift, c + k, shift_in_packs);
+        }
+        value = value * scales.lanes[k % some] + shifts.lanes[k % some];
+      }
       if (residual) value += widen(rest.lanes[k]);
-      C before = value;
+      if constexpr (may_mask)
+        if (mask) *bits |= uint32_t(slope(value) != low_slope) << k;
       if (activation == Activation::Relu)
         value = math::at_least(value, C(0));
       else if (activation != Activation::Identity)
         value = activated(activation, parameters.a, parameters.b, parameters.c, value);
       out.lanes[k] = narrow(Type<S>{}, value);
-      if constexpr (width == kMaskBits)
-        if (mask) {
-          C slope = activation == Activation::Relu
-                        ? math::Relu<C>(parameters).backward(C(1), value)
-                        : slope_of_activation(activation, parameters.a, parameters.b, parameters.c, before);
-          bits |= uint32_t(slope != low_slope) << k;
-        }
     }
     cuda::store(result + at, out);
-    if (width == kMaskBits && mask) mask[at / kMaskBits] = uint8_t(bits);
     return out;
+  }
+  // Of the activation at x, if that takes two values.
+  __device__ __forceinline__ C slope(C x) const {
+    if (activation == Activation::Relu) return x > 0 ? C(1) : C(0);
+    return slope_of_activation(activation, parameters.a, parameters.b, parameters.c, x);
+  }
+  // Writes the bits of `width` channels from c on, of neighbouring lanes those of neighbouring channels; all lanes call
+  // it, also those that are not `there`.
+  template <int width>
+  __device__ __forceinline__ void store_mask(int64_t at, int64_t c, uint32_t bits, bool there) const {
+#pragma unroll
+    for (int known = width; known < kMaskBits; known *= 2) {
+      uint32_t others = __shfl_xor_sync(0xffffffff, bits, known / width);
+      bits |= others << known;  // right in the first of the lanes that share a byte
+    }
+    if (there && c % kMaskBits == 0) mask[at / kMaskBits] = uint8_t(bits);
   }
 };
 
