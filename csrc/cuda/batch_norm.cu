@@ -58,8 +58,9 @@ struct Moments {
   }
 };
 
+// What forward and gradients have in common.
 template <class S_>
-struct Forward {
+struct Normal {
   using S = S_;
   using C = ComputeType<S>;
   static constexpr int width = kPackWidth<S>;
@@ -69,9 +70,7 @@ struct Forward {
   Activation activation;
   ActivationParameters parameters;
   NormNumbers<S> numbers;
-  const S *x, *residual;
-  S* y;
-  static constexpr double* partial_sums = nullptr;
+  const S* x;
 
   struct Channels {
     Computed mean, scale, bias;
@@ -85,11 +84,26 @@ struct Forward {
     });
     return of;
   }
+};
+
+template <class S_>
+struct Forward : Normal<S_> {
+  using S = S_;
+  using typename Normal<S>::C;
+  using typename Normal<S>::Elements;
+  using typename Normal<S>::Computed;
+  using typename Normal<S>::Channels;
+  using Normal<S>::width;
+
+  const S* residual;
+  S* y;
+  static constexpr double* partial_sums = nullptr;
+
   struct Loaded {
     Elements x, residual;
   };
   __device__ __forceinline__ Loaded load(int64_t i, Lanes lanes) const {
-    Loaded loaded{cuda::load<width>(x + i, lanes), {}};
+    Loaded loaded{cuda::load<width>(this->x + i, lanes), {}};
     if (residual) loaded.residual = cuda::load<width>(residual + i, lanes);
     return loaded;
   }
@@ -101,7 +115,7 @@ struct Forward {
       if (residual) values.lanes[k] += widen(in.residual.lanes[k]);
     }
     Elements out;
-    with_fused_activation<C>(activation, parameters, [&](auto function) {
+    with_fused_activation<C>(this->activation, this->parameters, [&](auto function) {
 #pragma unroll
       for (int k = 0; k < width; ++k) out.lanes[k] = narrow(Type<S>{}, function.forward(values.lanes[k]));
     });
@@ -112,46 +126,33 @@ struct Forward {
 
 // The gradient of u, what f was applied to, and its sums with and without the distances from the mean.
 template <class S_>
-struct Gradients {
+struct Gradients : Normal<S_> {
   using S = S_;
-  using C = ComputeType<S>;
-  static constexpr int width = kPackWidth<S>, terms = 2;
+  using typename Normal<S>::C;
+  using typename Normal<S>::Elements;
+  using typename Normal<S>::Computed;
+  using typename Normal<S>::Channels;
+  using Normal<S>::width;
+  static constexpr int terms = 2;
   static constexpr int unroll = width > 4 ? 1 : kChannelUnroll;  // sums and numbers of eight channels take registers
-  using Elements = Pack<S, width>;
-  using Computed = Pack<C, width>;
 
-  Activation activation;
-  ActivationParameters parameters;
-  NormNumbers<S> numbers;
-  const S *x, *grad_y, *output;  // output is null where f' is found by x
-  bool wants_output;             // it is read from f, and that is not there
-  S* grad_residual;              // may be null
+  const S *grad_y, *output;  // output is null where f' is found by x
+  bool wants_output;         // it is read from f, and that is not there
+  S* grad_residual;          // may be null
   double* partial_sums;
 
-  struct Channels {
-    Computed mean, scale, bias;
-  };
-  __device__ __forceinline__ Channels channel(int64_t c, bool one_channel, Lanes lanes) const {
-    Channels of{};
-    each_channel<width>(c, one_channel, lanes, [&](int k, int64_t channel) {
-      of.mean.lanes[k] = numbers.mean[channel];
-      of.scale.lanes[k] = numbers.scale(channel);
-      of.bias.lanes[k] = numbers.given(numbers.bias, channel, C(0));
-    });
-    return of;
-  }
   struct Loaded {
     Elements x, grad, output;
   };
   __device__ __forceinline__ Loaded load(int64_t i, Lanes lanes) const {
-    Loaded loaded{cuda::load<width>(x + i, lanes), cuda::load<width>(grad_y + i, lanes), {}};
+    Loaded loaded{cuda::load<width>(this->x + i, lanes), cuda::load<width>(grad_y + i, lanes), {}};
     if (output) loaded.output = cuda::load<width>(output + i, lanes);
     return loaded;
   }
   // The gradients of u, and the distances from the mean.
   __device__ __forceinline__ TwoTerms<C, width> gradients(const Loaded& in, const Channels& of) const {
     TwoTerms<C, width> result;
-    with_fused_activation<C>(activation, parameters, [&](auto function) {
+    with_fused_activation<C>(this->activation, this->parameters, [&](auto function) {
 #pragma unroll
       for (int k = 0; k < width; ++k) {
         C distance = widen(in.x.lanes[k]) - of.mean.lanes[k];
@@ -190,7 +191,6 @@ struct InputGradient {
   static constexpr int width = kPackWidth<S>;
   using Elements = Pack<S, width>;
   using Computed = Pack<C, width>;
-
   static constexpr int unroll = Gradients<S>::unroll;
 
   Gradients<S> of_sums;  // its grad_residual, if there, has the gradients of u
@@ -297,7 +297,7 @@ const char* forward(const BatchNormArgs& args, const ChannelShape& shape, cudaSt
     if (error) return error;
   }
   if (!y) return nullptr;
-  Forward<S> forward{args.activation, args.parameters, NormNumbers<S>(args), x, residual, y};
+  Forward<S> forward{{args.activation, args.parameters, NormNumbers<S>(args), x}, residual, y};
   return sweep_channels(forward, shape, are_aligned(x, residual, y), stream);
 }
 
@@ -314,8 +314,12 @@ const char* backward(const BatchNormArgs& args, const ChannelShape& shape, cudaS
   auto* shares_of = reinterpret_cast<C*>(partial_sums + 2 * pieces * shape.channels);
   Shares<C> shares{shares_of, shares_of + shape.channels};
   bool wants_output = saves_output(args.activation) && !output;
-  Gradients<S> gradients{args.activation, args.parameters, NormNumbers<S>(args), x,           grad_y,
-                         output,          wants_output,    grad_residual,        partial_sums};
+  Gradients<S> gradients{{args.activation, args.parameters, NormNumbers<S>(args), x},
+                         grad_y,
+                         output,
+                         wants_output,
+                         grad_residual,
+                         partial_sums};
   bool aligned = are_aligned(x, grad_y, output, grad_residual);
   if (const char* error = sweep_channels(gradients, shape, aligned, stream)) return error;
   int columns = power_of_two(shape.channels, kWarp);
