@@ -75,6 +75,38 @@ def test_gradcheck_of_the_fused_form(name: str) -> None:
     torch.testing.assert_close(compiled(*leaves), call(*leaves))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_bias_is_summed_in_the_activations_pass(
+    dtype: torch.dtype, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of gradients larger than the caches: the same numbers, with and without a batch, of every order."""
+    monkeypatch.setattr("nnart_ops.autograd.conv.LARGER_THAN_CACHES", 0)
+    for x, weight in (((3, 4, 9, 8), (6, 2, 3, 3)), ((4, 9, 8), (6, 2, 3, 3)), ((2, 4, 20), (6, 2, 3))):
+        ours, theirs = functions(weight)
+        tensors = operands(x, weight, True, dtype, layout if len(x) == len(weight) else "contiguous")
+        doubles = [t.double() for t in tensors]
+        pre = theirs(*doubles, groups=2)
+        residual = torch.randn(pre.shape).to(dtype)
+        for name in ("relu", "leaky_relu", "tanh"):
+
+            def separate(x: Any, w: Any, b: Any, r: Any, name: str = name, theirs: Any = theirs) -> Tensor:
+                return getattr(native, name)(theirs(x, w, b, groups=2) + r)
+
+            def fused(x: Any, w: Any, b: Any, r: Any, name: str = name, ours: Any = ours) -> Tensor:
+                return ours(x, w, b, groups=2, activation=name, residual=r)
+
+            given, exact = [*tensors, residual], [*doubles, residual.double()]
+            grad_y = away_from_kinks(pre + residual.double(), dtype)
+            results = [outcome(f, t, grad_y, {}) for f, t in ((fused, given), (separate, given), (separate, exact))]
+            for got, want, truth in zip(*results, strict=True):
+                assert_close(got, want, truth, f"{name} of shape {tuple(truth.shape)}")
+            if dtype == torch.float64:
+                leaves = [t.detach().requires_grad_() for t in given]
+                assert torch.autograd.gradcheck(fused, leaves)
+                assert torch.autograd.gradgradcheck(fused, leaves)
+
+
 def test_what_the_fused_form_keeps() -> None:
     x, w = torch.randn(1, 4, 6, 6, requires_grad=True), torch.randn(4, 1, 3, 3, requires_grad=True)
     kept: list[int] = []

@@ -225,6 +225,13 @@ def _named(cls: Any, name: str) -> Any:
     return cls
 
 
+def known_from_output(activation: str, numbers: Sequence[float]) -> bool:
+    """Whether the output of the activation says what its derivative is, so that the input need not be kept."""
+    return activation in ("identity", "relu", "sigmoid", "tanh", "hardtanh") or (
+        activation == "leaky_relu" and numbers[0] > 0
+    )
+
+
 class Applied:
     """An activation f by the name of its op, with its numbers; ``"identity"`` is none."""
 

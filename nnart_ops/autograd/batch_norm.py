@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nnart_ops.autograd import activation as _activation
-from nnart_ops.autograd.conv import known_from_output
+from nnart_ops.autograd.activation import known_from_output
 from nnart_ops.autograd.dropout import empty_in
 from nnart_ops.autograd.function import OpFunction, differentiable
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nnart_ops.autograd import activation as _activation
-from nnart_ops.autograd.conv import known_from_output
+from nnart_ops.autograd.activation import known_from_output
 from nnart_ops.autograd.dropout import dropout, empty_in
 from nnart_ops.autograd.function import OpFunction, differentiable
 
@@ -176,7 +176,7 @@ class BiasActivation(OpFunction):
             if wants_bias:
                 grad_bias = _How(None, 0.0, "identity", (), ctx.dim, ctx.order).sum(grad_y)
         elif wants_x or wants_bias:
-            grad_x, grad_bias = _backward(
+            grad_x, grad_bias = bias_activation_backward(
                 *(grad_y, saved, bias, seed, ctx.p, ctx.name, ctx.numbers, ctx.is_output, wants_bias),
                 *(ctx.dim, ctx.order),
             )
@@ -223,5 +223,5 @@ def _in_parts(
     return y.clone() if y is x else y
 
 
-_backward = differentiable(BiasActivationBackward)
+bias_activation_backward = differentiable(BiasActivationBackward)
 bias_activation = differentiable(BiasActivation)

@@ -21,12 +21,15 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from nnart_ops.autograd import activation as _activation
+from nnart_ops.autograd.activation import known_from_output
+from nnart_ops.autograd.bias_activation import bias_activation_backward
 from nnart_ops.autograd.dropout import memory_order
 from nnart_ops.autograd.function import OpFunction, batch_first, by_sample, differentiable, is_asked_for
 from nnart_ops.autograd.masked_activation import masked_backward
 
 _ops = torch.ops.nnart_ops
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+LARGER_THAN_CACHES = 1 << 23  # bytes
 
 
 class Conv(OpFunction):
@@ -85,14 +88,16 @@ class Conv(OpFunction):
         return *Conv.gradients(ctx, grad_y, *ctx.saved_tensors), None, None, None, None
 
     @staticmethod
-    def gradients(ctx: Any, grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
-        """Of input, weight and bias, each if it is asked for."""
-        grad_x = grad_weight = grad_bias = None
+    def gradients(
+        ctx: Any, grad_y: Tensor, x: Tensor, weight: Tensor, grad_bias: Tensor | None = None
+    ) -> tuple[Tensor | None, ...]:
+        """Of input, weight and bias, each if it is asked for; the last may be known already."""
+        grad_x = grad_weight = None
         if is_asked_for(ctx, 0):
             grad_x = _conv_transpose(grad_y, weight, None, x.shape, *ctx.where)
         if is_asked_for(ctx, 1):
             grad_weight = _wgrad(grad_y, x, weight.shape[2:], *ctx.where)
-        if is_asked_for(ctx, 2):
+        if grad_bias is None and is_asked_for(ctx, 2):
             grad_bias = _sum_to_bias(grad_y, weight)
         return grad_x, grad_weight, grad_bias
 
@@ -135,14 +140,16 @@ class ConvTranspose(OpFunction):
         return *ConvTranspose.gradients(ctx, grad_y, *ctx.saved_tensors), None, None, None, None, None
 
     @staticmethod
-    def gradients(ctx: Any, grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
-        """Of input, weight and bias, each if it is asked for."""
-        grad_x = grad_weight = grad_bias = None
+    def gradients(
+        ctx: Any, grad_y: Tensor, x: Tensor, weight: Tensor, grad_bias: Tensor | None = None
+    ) -> tuple[Tensor | None, ...]:
+        """Of input, weight and bias, each if it is asked for; the last may be known already."""
+        grad_x = grad_weight = None
         if is_asked_for(ctx, 0):
             grad_x = _conv(grad_y, weight, None, *ctx.where[1:])
         if is_asked_for(ctx, 1):
             grad_weight = _wgrad(x, grad_y, weight.shape[2:], *ctx.where[1:])
-        if is_asked_for(ctx, 2):
+        if grad_bias is None and is_asked_for(ctx, 2):
             grad_bias = _sum_to_bias(grad_y, weight)
         return grad_x, grad_weight, grad_bias
 
@@ -252,9 +259,20 @@ class ConvTransposeActivation(OpFunction):
 
 def _backward_of_activated(linear: Any, ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
     x, weight, y = ctx.saved_tensors
-    grad = _before_activation(ctx.activation, ctx.numbers, grad_y, y)
+    grad_bias = None
+    if ctx.activation != "identity" and is_asked_for(ctx, 2) and _is_summed_in_passing(grad_y):
+        how = (ctx.activation, ctx.numbers, True, True, _channel_dim(y, weight), memory_order(y))
+        grad, grad_bias = bias_activation_backward(grad_y, y, None, None, 0.0, *how)
+    else:
+        grad = _before_activation(ctx.activation, ctx.numbers, grad_y, y)
     grad_residual = grad if ctx.needs_input_grad[3] else None
-    return *linear.gradients(ctx, grad, x, weight), grad_residual, *(None,) * (len(ctx.where) + 2)
+    return *linear.gradients(ctx, grad, x, weight, grad_bias), grad_residual, *(None,) * (len(ctx.where) + 2)
+
+
+def _is_summed_in_passing(grad_y: Tensor) -> bool:
+    """Whether the bias's gradient is added up while the activation's is computed: where that saves a reading from
+    memory. What fits a cache torch adds up sooner by itself."""
+    return type(grad_y) is Tensor and (grad_y.is_cuda or grad_y.nbytes >= LARGER_THAN_CACHES)
 
 
 def _tangent_of_activated(
@@ -281,13 +299,6 @@ def _tangent(
             tangent = torch.zeros_like(linear.entry(x, weight, None, *ctx.where))
         tangent = tangent + bias_tangent.view(-1, *(1,) * (weight.dim() - 2))
     return tangent
-
-
-def known_from_output(activation: str, numbers: Sequence[float]) -> bool:
-    """Whether the output of the activation says what its derivative is, so that the input need not be kept."""
-    return activation in ("identity", "relu", "sigmoid", "tanh", "hardtanh") or (
-        activation == "leaky_relu" and numbers[0] > 0
-    )
 
 
 def _before_activation(activation: str, numbers: Sequence[float], grad_y: Tensor, y: Tensor) -> Tensor:
@@ -386,8 +397,12 @@ def _empty(sizes: Sequence[int], batched: bool, x: Tensor, weight: Tensor) -> Te
 
 
 def _sum_to_bias(grad_y: Tensor, weight: Tensor) -> Tensor:
-    channel = grad_y.dim() - weight.dim() + 1
+    channel = _channel_dim(grad_y, weight)
     return grad_y.sum([d for d in range(grad_y.dim()) if d != channel])
+
+
+def _channel_dim(t: Tensor, weight: Tensor) -> int:
+    return t.dim() - weight.dim() + 1
 
 
 def _sum(a: Tensor | None, b: Tensor) -> Tensor:

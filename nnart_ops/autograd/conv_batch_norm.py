@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnart_ops.autograd.activation import known_from_output
 from nnart_ops.autograd.batch_norm import batch_norm_backward, statistics_dtype
-from nnart_ops.autograd.conv import Conv, known_from_output
+from nnart_ops.autograd.conv import Conv
 from nnart_ops.autograd.conv import conv as _conv
 from nnart_ops.autograd.dropout import memory_order
 from nnart_ops.autograd.function import OpFunction, by_sample, differentiable

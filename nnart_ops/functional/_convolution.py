@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from nnart_ops import _extension
-from nnart_ops.autograd.conv import autocast_operands, known_from_output
+from nnart_ops.autograd.activation import known_from_output
+from nnart_ops.autograd.conv import autocast_operands
 from nnart_ops.autograd.function import transforms_active
 from nnart_ops.functional._epilogue import Epilogue, epilogue_of
 from nnart_ops.functional._native import kernel_takes, trial_kernel_takes

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as native
 from torch import Tensor
 
+from nnart_ops.autograd.activation import known_from_output
 from nnart_ops.autograd.batch_norm import batch_norm as _batch_norm
 from nnart_ops.autograd.batch_norm import statistics_dtype
-from nnart_ops.autograd.conv import known_from_output
 from nnart_ops.autograd.function import transforms_active
 from nnart_ops.functional._epilogue import IDENTITY, epilogue_of
 from nnart_ops.functional._native import TYPES, kernel_takes, trial_kernel_takes

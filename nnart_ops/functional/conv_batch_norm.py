@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnart_ops.autograd.activation import known_from_output
 from nnart_ops.autograd.batch_norm import batch_norm as _batch_norm
 from nnart_ops.autograd.batch_norm import statistics_dtype
-from nnart_ops.autograd.conv import known_from_output
 from nnart_ops.autograd.conv_batch_norm import conv_batch_norm as _conv_batch_norm
 from nnart_ops.autograd.conv_batch_norm import conv_moments as _conv_moments
 from nnart_ops.autograd.dropout import memory_order
