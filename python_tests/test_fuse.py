@@ -72,6 +72,28 @@ def test_norms_go_to_the_convolutions() -> None:
         assert nnart_ops.fuse(model)[0].norm is None
 
 
+def test_what_has_another_place_keeps_its_own_result() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+            self.first = nn.Sequential(nn.Conv2d(3, 3, 1), self.norm)
+            self.second = nn.Sequential(self.conv, nn.BatchNorm2d(3))
+            self.third = nn.Sequential(self.conv, nn.ReLU())
+            self.fourth = nn.Sequential(nn.Conv2d(3, 3, 1), self.third[1])
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.fourth(self.third(self.second(self.norm(self.first(x))))) + self.conv(x)
+            return result
+
+    native = Shared().double()
+    ours = nnart_ops.fuse(nnart_ops.convert(copy.deepcopy(native)))
+    assert ours.fourth[0].activation is ours.third[1]  # an activation has no state: where else it is does not matter
+    x = torch.randn(4, 3, 5, 5, dtype=torch.float64)
+    for a, b in zip(step(ours, x), step(native, x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
 def test_a_norm_in_evaluation_alone() -> None:
     """Each module's own mode counts, and a momentum of None or no statistics."""
     for options in ({}, {"momentum": None}, {"track_running_stats": False}, {"affine": False}):

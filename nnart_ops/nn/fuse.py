@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 from typing import TypeVar
 
@@ -24,8 +25,8 @@ def fuse(model: Model) -> Model:
     ``Identity`` takes its place. A batch normalization that directly follows a convolution becomes its ``norm``: it
     stays where it is, with its parameters and statistics, and hands on what the convolution has normalized already
     (:func:`nnart_ops.functional.conv_batch_norm`: in evaluation at no cost). Names and the state_dict stay. A pair is
-    left alone where either module has hooks, the first one an activation or a ``norm``, or the activation of a batch
-    normalization a ``save=``.
+    left alone where either module has hooks, the convolution or batch normalization another place in ``model``, the
+    first one an activation or a ``norm``, or the activation of a batch normalization a ``save=``.
 
     Shape: parameters and buffers keep theirs.
 
@@ -40,11 +41,15 @@ def fuse(model: Model) -> Model:
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"fuse: model must be a torch.nn.Module, but got {type(model).__name__}")
+    places = collections.Counter(id(child) for module in model.modules() for child in module._modules.values())
     for module in model.modules():
         if isinstance(module, torch.nn.Sequential) and type(module).forward is torch.nn.Sequential.forward:
             names = list(module._modules)
             for first, second in itertools.pairwise(names):
-                _fuse_pair(module, first, second)
+                following = module._modules[second]
+                changed = [module._modules[first], *([following] if isinstance(following, BatchNorm) else [])]
+                if all(places[id(layer)] == 1 for layer in changed):  # no other place would see it changed
+                    _fuse_pair(module, first, second)
     return model
 
 
