@@ -12,8 +12,8 @@ from nnart_ops.autograd.activation import known_from_output
 from nnart_ops.autograd.batch_norm import batch_norm as _batch_norm
 from nnart_ops.autograd.batch_norm import statistics_dtype
 from nnart_ops.autograd.function import transforms_active
-from nnart_ops.functional._epilogue import IDENTITY, epilogue_of
-from nnart_ops.functional._native import TYPES, kernel_takes, trial_kernel_takes
+from nnart_ops.functional._epilogue import IDENTITY, Epilogue, epilogue_of
+from nnart_ops.functional._native import TYPES, trial_kernel_takes
 
 _ORDERS = {torch.channels_last: [0, 2, 3, 1], torch.channels_last_3d: [0, 2, 3, 4, 1]}
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -86,16 +86,23 @@ def batch_norm(
     if not _takes(input, running_mean, running_var, weight, bias, residual, training, eps, follows):
         y = native.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         return epilogue.function(y if residual is None else y + residual)
-    fused = epilogue.op in FUSED and (residual is None or known_from_output(epilogue.op, epilogue.numbers))
-    op, numbers = (epilogue.op, list(epilogue.numbers)) if fused else ("identity", [])
+    inner, after = split_epilogue(epilogue, residual is not None)
     mean = var = None
     if not training:
         wide = statistics_dtype(input.dtype)
         mean, var = (None if t is None else t.to(wide) for t in (running_mean, running_var))
-    y, mean, var = _batch_norm(input, weight, bias, residual, mean, var, eps, training, op, numbers, _order(input))
+    y, mean, var = _batch_norm(
+        input, weight, bias, residual, mean, var, eps, training, inner.op, list(inner.numbers), _order(input)
+    )
     if training:
         move_running(running_mean, running_var, mean, var, momentum, input.numel() // input.size(1))
-    return y if fused else epilogue.function(y)
+    return after.function(y)
+
+
+def split_epilogue(epilogue: Epilogue, from_output: bool) -> tuple[Epilogue, Epilogue]:
+    """What the kernel computes of it, and what follows; ``from_output`` if a backward has but the output to go by."""
+    fused = epilogue.op in FUSED and (not from_output or known_from_output(epilogue.op, epilogue.numbers))
+    return (epilogue, IDENTITY) if fused else (IDENTITY, epilogue)
 
 
 def move_running(
@@ -105,10 +112,6 @@ def move_running(
     if running_mean is not None and running_var is not None:
         running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
         running_var.mul_(1 - momentum).add_(var, alpha=momentum * n / (n - 1))
-
-
-def _kernel_takes(*tensors: Tensor) -> bool:
-    return kernel_takes(*tensors) if tensors[0].is_cpu else trial_kernel_takes(*tensors)
 
 
 def _takes(
@@ -123,7 +126,7 @@ def _takes(
     follows: bool,
 ) -> bool:
     """Whether the kernel takes the call; where it is wrong, torch says why."""
-    if not _kernel_takes(*(input,) if residual is None else (input, residual)) or transforms_active():
+    if not trial_kernel_takes(*(input,) if residual is None else (input, residual)) or transforms_active():
         return False
     n = input.numel()
     if not follows and (input.is_cuda or not training):  # torch's own has as few passes, and no Python

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnart_ops.autograd.activation import known_from_output
 from nnart_ops.autograd.batch_norm import batch_norm as _batch_norm
 from nnart_ops.autograd.batch_norm import statistics_dtype
 from nnart_ops.autograd.conv_batch_norm import conv_batch_norm as _conv_batch_norm
@@ -17,7 +16,7 @@ from nnart_ops.autograd.dropout import memory_order
 from nnart_ops.autograd.function import transforms_active
 from nnart_ops.functional._convolution import Ints, Kind
 from nnart_ops.functional._epilogue import epilogue_of
-from nnart_ops.functional.batch_norm import FUSED, batch_norm, move_running
+from nnart_ops.functional.batch_norm import batch_norm, move_running, split_epilogue
 from nnart_ops.functional.conv import KINDS
 
 _KINDS = {kind.dims + 2: kind for kind in KINDS}
@@ -135,12 +134,11 @@ def _in_kernel(call: tuple[Any, ...], norm: tuple[Any, ...], activation: Any, re
     mean, var, norm_weight, norm_bias, *_, eps = norm
     x, weight, bias, *where = call
     wide = statistics_dtype(x.dtype)
-    epilogue = epilogue_of(activation)
-    fused = epilogue.op in FUSED
-    op, numbers = (epilogue.op, list(epilogue.numbers)) if fused else ("identity", [])
+    inner, after = split_epilogue(epilogue_of(activation), False)
+    what = (inner.op, list(inner.numbers))
     statistics = (mean.to(wide), var.to(wide), eps)
-    y: Tensor = _conv_batch_norm(x, weight, bias, norm_weight, norm_bias, residual, *statistics, *where, op, numbers)
-    return y if fused else epilogue.function(y)
+    y: Tensor = _conv_batch_norm(x, weight, bias, norm_weight, norm_bias, residual, *statistics, *where, *what)
+    return after.function(y)
 
 
 def _with_moments(call: tuple[Any, ...], norm: tuple[Any, ...], activation: Any, residual: Tensor | None) -> Tensor:
@@ -150,10 +148,8 @@ def _with_moments(call: tuple[Any, ...], norm: tuple[Any, ...], activation: Any,
     n = pre.numel() // pre.size(1)
     if n == 1 or eps <= 0:  # torch says what is wrong with that
         return batch_norm(pre, *norm, activation=activation, residual=residual)
-    epilogue = epilogue_of(activation)
-    fused = epilogue.op in FUSED and (residual is None or known_from_output(epilogue.op, epilogue.numbers))
-    op, numbers = (epilogue.op, list(epilogue.numbers)) if fused else ("identity", [])
-    how = (mean, var, eps, True, op, numbers, memory_order(pre))
+    inner, after = split_epilogue(epilogue_of(activation), residual is not None)
+    how = (mean, var, eps, True, inner.op, list(inner.numbers), memory_order(pre))
     y, _, _ = _batch_norm(pre, norm_weight, norm_bias, residual, *how)
     move_running(running_mean, running_var, mean, var, momentum, n)
-    return y if fused else epilogue.function(y)
+    return after.function(y)
