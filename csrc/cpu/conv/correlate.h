@@ -36,7 +36,8 @@ struct OutputPhase {
   int64_t first[3], count[3], begin, n;  // taps [begin, begin + n) of the tables
 };
 
-template <class S>
+// The operands are copied as E, in the compute type or in pairs of channels.
+template <class S, class E = ComputeType<S>>
 struct Correlation {
   using T = ComputeType<S>;
   static constexpr int64_t width = Vec<T>::size;
@@ -47,16 +48,17 @@ struct Correlation {
   const ActivationArgs* after;  // what is done to each band when it is written; null for nothing
   ConvOperand source, target;
   int64_t sums, outputs;              // channels of a group that are summed over, that are written
+  int64_t elements;                   // that the former are copied as
   int64_t weight_output, weight_sum;  // strides of the weight between those
   Walk walk[3];
   Bands bands;
   SourceLayout layout;
   int64_t output_pieces, phase_count;
-  int64_t taps, taps_in_use;      // of all phases; an input smaller than the stride leaves some out
+  int64_t taps;                   // of all phases; an input smaller than the stride leaves some out
   int64_t panel_vectors, panels;  // across channels: the packed weight's panels
   OutputPhase* phases;
   int64_t *source_offset, *weight_offset, *ramp;
-  const T* weight;
+  const E* weight;
   const T* bias;
 
   NNART_HD explicit Correlation(const ConvArgs& args) : args(args), transposed(args.pass == ConvPass::Dgrad) {
@@ -65,17 +67,18 @@ struct Correlation {
     int64_t in = args.in_channels / args.groups, out = args.out_channels / args.groups;
     sums = transposed ? out : in;
     outputs = transposed ? in : out;
+    elements = ceil_div(sums, kTermsOf<E>);
     weight_output = transposed ? args.weight.channel : args.weight.batch;
     weight_sum = transposed ? args.weight.batch : args.weight.channel;
     for (int a = 0; a < 3; ++a) walk[a] = walk_of(args.axis[a], transposed, Order::phases);
-    taps = sums * args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
+    taps = elements * args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
     choose_direction();
     if (across_pixels && outputs >= kTapLineOutputs && writes_lines() && walk[1].count > 1)
       walk[2] = walk_of(args.axis[2], transposed, Order::taps);
     if (!across_pixels)
       for (int a = 0; a < 3; ++a) walk[a] = walk_of(args.axis[a], transposed, Order::plain);
     choose_bands();
-    layout = layout_of(walk, sums, bands, across_pixels || source.channel != 1);
+    layout = layout_of(walk, elements, bands, across_pixels || source.channel != 1);
     int64_t vectors = ceil_div(outputs, width);
     panels = ceil_div(vectors, kTileVectors);
     panel_vectors = ceil_div(vectors, panels);
@@ -106,18 +109,18 @@ struct Correlation {
 
   NNART_HD void choose_bands() {
     bands = {args.batch, walk[0].count, walk[1].count, 1, walk[0].count, walk[1].count};
-    if (elements_of_image(walk, sums, bands.d_count, bands.h_count) > kSourceElements) {
+    if (elements_of_image(walk, elements, bands.d_count, bands.h_count) > kSourceElements) {
       // As many whole slices as fit, else as many lines of one; the lines shared with the next band are copied again.
-      int64_t slice = elements_of_image(walk, sums, 1, walk[1].count);
+      int64_t slice = elements_of_image(walk, elements, 1, walk[1].count);
       bands.d_count = most(1, least(walk[0].count, kSourceElements / slice));
       if (bands.d_count == 1) {
-        int64_t base = elements_of_image(walk, sums, 1, 0), line = elements_of_image(walk, sums, 1, 1) - base;
+        int64_t base = elements_of_image(walk, elements, 1, 0), line = elements_of_image(walk, elements, 1, 1) - base;
         bands.h_count = most(1, least(walk[1].count, (kSourceElements - base) / line));
         bands.h_count = ceil_div(walk[1].count, ceil_div(walk[1].count, bands.h_count));
       }
     } else if (!across_pixels) {
       int64_t pixels = walk[0].count * walk[1].count * walk[2].count;
-      int64_t fitting = kSourceElements / most(1, elements_of_image(walk, sums, bands.d_count, bands.h_count));
+      int64_t fitting = kSourceElements / most(1, elements_of_image(walk, elements, bands.d_count, bands.h_count));
       bands.images = most(1, least(least(args.batch, ceil_div(kWantedPixels, pixels)), fitting));
     }
     output_pieces = 1;
@@ -151,38 +154,46 @@ struct Correlation {
         for (int64_t w = 0; w < least(walk[2].out_step, extent(2)); ++w, ++phase) {
           *phase = {{d, h, w}, {}, begin, 0};
           for (int a = 0; a < 3; ++a) phase->count[a] = ceil_div(extent(a) - phase->first[a], walk[a].out_step);
-          phase->n =
-              fill_taps(layout, phase->first, args.weight, weight_sum, source_offset + begin, weight_offset + begin);
+          phase->n = fill_taps(layout, phase->first, args.weight, kTermsOf<E> * weight_sum, source_offset + begin,
+                               weight_offset + begin);
           begin += phase->n;
         }
-    taps_in_use = begin;
   }
 
   NNART_HD const S* weight_of(int64_t group) const {
     return static_cast<const S*>(args.weight.data) + group * (args.out_channels / args.groups) * args.weight.batch;
   }
 
+  // From the first term of a phase's element k to its second, 0 if it has none.
+  NNART_HD int64_t next_term(const OutputPhase& phase, int64_t k) const {
+    if (sums % kTermsOf<E> == 0) return weight_sum;
+    int64_t element = layout.channels_first ? k / (phase.n / elements) : k % elements;
+    return element + 1 < elements ? weight_sum : 0;
+  }
+
   // Across pixels: packed[group][output][tap]. Across channels: packed[group][phase][panel][tap][column].
-  NNART_HD void pack(T* packed) const {
+  NNART_HD void pack(E* packed) const {
     int64_t panel_columns = panel_vectors * width;
     for (int64_t group = 0; group < args.groups; ++group, packed += packed_outputs() * taps) {
       const S* from = weight_of(group);
-      if (across_pixels) {
-        for (int64_t o = 0; o < outputs; ++o)
-          for (int64_t k = 0; k < taps_in_use; ++k)
-            packed[o * taps + k] = widen_one<T>(from + o * weight_output + weight_offset[k]);
-        continue;
-      }
-      for (const OutputPhase* phase = phases; phase < phases + phase_count; ++phase)
+      for (const OutputPhase* phase = phases; phase < phases + phase_count; ++phase) {
+        const int64_t* offset = weight_offset + phase->begin;
+        if (across_pixels) {
+          for (int64_t o = 0; o < outputs; ++o)
+            for (int64_t k = 0; k < phase->n; ++k)
+              packed[o * taps + phase->begin + k] =
+                  element_at<E>(from + o * weight_output + offset[k], next_term(*phase, k));
+          continue;
+        }
         for (int64_t panel = 0; panel < panels; ++panel) {
-          T* to = packed + phase->begin * packed_outputs() + panel * panel_columns * phase->n;
+          E* to = packed + phase->begin * packed_outputs() + panel * panel_columns * phase->n;
           int64_t first = panel * panel_columns, columns = most(0, least(panel_columns, outputs - first));
-          const int64_t* offset = weight_offset + phase->begin;
           for (int64_t k = 0; k < phase->n; ++k, to += panel_columns) {
-            widen_run(to, from + first * weight_output + offset[k], weight_output, columns);
+            element_run(to, from + first * weight_output + offset[k], next_term(*phase, k), weight_output, columns);
             zero_run(to + columns, panel_columns - columns);
           }
         }
+      }
     }
   }
 
@@ -228,14 +239,14 @@ struct Correlation {
     return end;
   }
 
-  void run_across_pixels(const Band& band, int64_t group, int64_t output, int64_t output_end, const T* from,
+  void run_across_pixels(const Band& band, int64_t group, int64_t output, int64_t output_end, const E* from,
                          bool past_caches, FetchAhead& ahead) const {
     int64_t most_vectors = tile_vectors(least(output_end - output, kTileRows)), tile_columns = most_vectors * width;
     Scratch<T> tiles(Use::tile, kRowChunk * tile_columns + width);
     T* c = tiles.data();
-    const T* group_weight = weight + group * outputs * taps;
+    const E* group_weight = weight + group * outputs * taps;
     int64_t row_stride = taps;
-    if constexpr (sizeof(S) == sizeof(T))
+    if constexpr (std::is_same_v<S, E>)
       if (!packs()) {
         group_weight = weight_of(group);
         row_stride = weight_output;
@@ -252,7 +263,7 @@ struct Correlation {
       Even strips(ceil_div(columns, width), most_vectors);
       int64_t step_h = walk[1].out_step * target.space[1], step_w = walk[2].out_step * target.space[2];
       for (int64_t d = 0; d < d_count; ++d) {
-        const T* slice = from + d * layout.d_stride;
+        const E* slice = from + d * layout.d_stride;
         S* to = target_of(band.image, group) + (phase.first[0] + (band.d + d) * walk[0].out_step) * target.space[0] +
                 (phase.first[1] + band.h * walk[1].out_step) * target.space[1] + phase.first[2] * target.space[2];
         for (int64_t strip = 0; strip < strips.pieces; ++strip) {
@@ -267,7 +278,7 @@ struct Correlation {
             for (int64_t k = 0; k == 0 || k < phase.n; k += kSumBlock)
               for (int64_t cut = 0; cut < cuts.pieces; ++cut) {
                 int64_t r = cuts.begin(cut), high = cuts.begin(cut + 1) - r;
-                TileOperands<T> operands{{}, by_offset + k, slice + j, from_offset + k, least(kSumBlock, phase.n - k)};
+                TileOperands<E> operands{{}, by_offset + k, slice + j, from_offset + k, least(kSumBlock, phase.n - k)};
                 for (int64_t i = 0; i < high; ++i) operands.row[i] = group_weight + (first + r + i) * row_stride;
                 PartialTile<T> partial{c + r * tile_columns, tile_columns, k > 0};
                 if (!direct || k + kSumBlock < phase.n) {
@@ -309,7 +320,7 @@ struct Correlation {
     return n;
   }
 
-  void run_across_channels(const Band& band, int64_t group, int64_t panel_begin, int64_t panel_end, const T* from,
+  void run_across_channels(const Band& band, int64_t group, int64_t panel_begin, int64_t panel_end, const E* from,
                            bool past_caches, FetchAhead& ahead) const {
     constexpr int64_t tile_columns = kTileColumns<T>;
     Scratch<T> tiles(Use::tile, kRowChunk * tile_columns + width);
@@ -318,7 +329,7 @@ struct Correlation {
     T* c = tiles.data();
     int64_t *from_pixel = places.data(), *to_pixel = from_pixel + most_pixels;
     int64_t panel_columns = panel_vectors * width;
-    const T* group_weight = weight + group * packed_outputs() * taps;
+    const E* group_weight = weight + group * packed_outputs() * taps;
     S* to = target_of(band.image, group);
     FinalTile<S> end = final_tile(past_caches);
     for (int64_t p = 0; p < phase_count; ++p) {
@@ -332,14 +343,14 @@ struct Correlation {
         for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
           int64_t output = panel * panel_columns, wide = least(panel_columns, outputs - output);
           int64_t vectors = ceil_div(wide, width);
-          const T* by = group_weight + phase.begin * packed_outputs() + panel * panel_columns * phase.n;
+          const E* by = group_weight + phase.begin * packed_outputs() + panel * panel_columns * phase.n;
           S* columns = to + output * target.channel;
           end.last = wide - (vectors - 1) * width;
           end.column_bias = bias ? bias + group * outputs + output : nullptr;
           for (int64_t k = 0; k == 0 || k < phase.n; k += kSumBlock)
             for (int64_t cut = 0; cut < cuts.pieces; ++cut) {
               int64_t r = cuts.begin(cut), high = cuts.begin(cut + 1) - r;
-              TileOperands<T> operands{{}, from_offset + k, by, ramp + k, least(kSumBlock, phase.n - k)};
+              TileOperands<E> operands{{}, from_offset + k, by, ramp + k, least(kSumBlock, phase.n - k)};
               for (int64_t i = 0; i < high; ++i) operands.row[i] = from + from_pixel[first + r + i];
               PartialTile<T> partial{c + r * tile_columns, tile_columns, k > 0};
               if (!direct || k + kSumBlock < phase.n) {
@@ -412,7 +423,7 @@ struct Correlation {
   NNART_HD void run() {
     Scratch<int64_t> table(Use::tables, table_entries());
     fill_tables(table.data());
-    Scratch<T> packed(Use::weight, packs() ? args.groups * packed_outputs() * taps : 0);
+    Scratch<E> packed(Use::weight, packs() ? args.groups * packed_outputs() * taps : 0);
     if (packs()) pack(packed.data());
     weight = packed.data();
     int64_t channels = args.groups * outputs;
@@ -425,7 +436,7 @@ struct Correlation {
     int64_t unit_bytes =
         args.batch * args.groups * outputs * extent(0) * extent(1) * extent(2) * int64_t(sizeof(S)) / units;
     parallel_for(units, most(1, kGrainWork * units / most(1, work)), [this, unit_bytes](int64_t begin, int64_t end) {
-      Scratch<T> copy(Use::source, bands.images * layout.image_stride + kTileColumns<T>);
+      Scratch<E> copy(Use::source, bands.images * layout.image_stride + kTileColumns<T>);
       zero_run(copy.data() + bands.images * layout.image_stride, kTileColumns<T>);
       bool past_caches = writes_cache_lines() && (end - begin) * unit_bytes >= past_caches_bytes();
       FetchAhead ahead;
@@ -437,7 +448,7 @@ struct Correlation {
         Band band = bands.at(unit / output_pieces / args.groups);
         if (unit / output_pieces != filled) {
           auto* from = static_cast<const S*>(source.data) + group * sums * source.channel;
-          fill_source(layout, source, from, band, copy.data(), before);
+          fill_source(layout, sums, source, from, band, copy.data(), before);
           filled = unit / output_pieces;
           if ((filled + 1) * output_pieces < end)
             ahead.start(fetching_steps(), lines_of(bands.at((filled + 1) / args.groups), (filled + 1) % args.groups));

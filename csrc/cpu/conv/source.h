@@ -1,4 +1,5 @@
-// The image that tiles read: a padded copy of one band of one group, in the compute type.
+// The image that tiles read: a padded copy of one band of one group, in the compute type or in pairs of its channels,
+// its elements.
 //
 // Note [phases]: a convolution with stride s reads, for one tap, every s-th pixel. The copy sorts the pixels of an axis
 // by their place modulo s, so that each tap reads neighbours whatever the stride: tap k of output i is element i +
@@ -126,7 +127,7 @@ struct Bands {
 // How the copy of one band is laid out. Channels come first, each with its planes, or last, beside each other.
 struct SourceLayout {
   Walk walk[3];
-  int64_t channels;
+  int64_t channels;  // in elements
   bool channels_first;
   int64_t depth, height, width;  // lines of one phase of depth and height, elements of a line
   int64_t image_stride, channel_stride, phase_stride, d_stride, h_stride,
@@ -185,18 +186,26 @@ NNART_HD void zero_run(T* to, int64_t n) {
 template <class S, class T>
 NNART_HD void fill_pixels(const SourceLayout& layout, int64_t channels, T* to, const S* from, int64_t from_channel,
                           int64_t from_w, int64_t n) {
+  constexpr int64_t terms = kTermsOf<T>;
   if (layout.channels_first) {
-    if (channels == 1)
-      widen_run(to, from, from_w, n);
+    if (channels <= terms)
+      element_run(to, from, channels > 1 ? from_channel : 0, from_w, n);
     else
-      copy_transposed(to, layout.channel_stride, from, from_w, n, channels);
+      copy_to_planes(to, layout.channel_stride, from, from_w, channels, n);
   } else if (from_channel == 1 && from_w == channels) {
-    widen_run(to, from, 1, n * channels);
+    element_run(to, from, 1, terms, n * layout.channels);
   } else if (from_channel != 1 && from_w == 1) {
-    copy_transposed(to, channels, from, from_channel, channels, n);
+    copy_planes(to, layout.channels, from, from_channel, channels, n);
   } else {
-    for (int64_t i = 0; i < n; ++i) widen_run(to + i * channels, from + i * from_w, from_channel, channels);
+    for (int64_t i = 0; i < n; ++i)
+      element_run(to + i * layout.channels, from + i * from_w, from_channel, terms * from_channel, layout.channels);
   }
+}
+
+// Whether pairs can be made of that many channels: an odd last one is alone where each has a plane to itself.
+inline bool takes_pairs(const ConvOperand& source, int64_t channels) {
+  if (channels % 2 == 0) return source.channel != 1 || source.space[2] % 2 == 0;
+  return channels > 1 && source.channel != 1 && source.space[2] == 1;
 }
 
 // The band of one image, for the `channels` channels that start at `from` and `to`; what lies outside stays as it is.
@@ -230,10 +239,11 @@ NNART_HD void fill_image(const SourceLayout& layout, int64_t channels, const Con
   }
 }
 
-// Fills `to` with the band, zeros around it. `from` is the group's first channel, `before` the band that is there.
+// Fills `to` with the band, zeros around it. `from` is the group's first channel of so many, `before` the band that is
+// there.
 template <class S, class T>
-void fill_source(const SourceLayout& layout, const ConvOperand& source, const S* from, const Band& band, T* to,
-                 Band& before) {
+void fill_source(const SourceLayout& layout, int64_t channels, const ConvOperand& source, const S* from,
+                 const Band& band, T* to, Band& before) {
   // Bands at the same place of their images have the same zeros around them.
   if (band.d != before.d || band.h != before.h || band.images > before.images) {
     zero_run(to, band.images * layout.image_stride);
@@ -241,15 +251,18 @@ void fill_source(const SourceLayout& layout, const ConvOperand& source, const S*
   }
   bool transposes = source.channel == 1 && source.space[2] != 1 && layout.channels > 1;
   bool one_by_one = layout.channels_first && !transposes;
-  int64_t pieces = one_by_one ? layout.channels : 1, channels = one_by_one ? 1 : layout.channels;
+  int64_t pieces = one_by_one ? layout.channels : 1, channels_of_piece = one_by_one ? kTermsOf<T> : channels;
   for (int64_t image = 0; image < band.images; ++image)
-    for (int64_t c = 0; c < pieces; ++c)
-      fill_image(layout, channels, source, from + (band.image + image) * source.batch + c * source.channel, band,
-                 to + image * layout.image_stride + c * layout.channel_stride);
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      int64_t channel = piece * channels_of_piece;
+      fill_image(layout, least(channels_of_piece, channels - channel), source,
+                 from + (band.image + image) * source.batch + channel * source.channel, band,
+                 to + image * layout.image_stride + piece * layout.channel_stride);
+    }
 }
 
 // Where tap (channel, k) of a K-long sum lies in the source and in the weight, for the outputs that start at `first`.
-// Writes at most channels * kernel volume entries and returns how many.
+// Writes at most channels * kernel volume entries and returns how many; weight_channel is from an element to the next.
 NNART_HD int64_t fill_taps(const SourceLayout& layout, const int64_t* first, const ConvOperand& weight,
                            int64_t weight_channel, int64_t* source_offset, int64_t* weight_offset) {
   const Walk* walk = layout.walk;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "cpu/conv/finish.h"
+#include "cpu/conv/pairs.h"
 #include "cpu/streaming.h"
 #include "cpu/vec.h"
 #include "math/integers.h"
@@ -39,12 +40,13 @@ NNART_HD Vec<T> broadcast(T x) {
 }
 
 // sum[r][v] += sum over k of row[r][a_offset[k]] * (vector v at b + b_offset[k]). The offsets say where the operands
-// are, so that neither an image nor its taps are ever laid out as a matrix.
-template <class T>
+// are, so that neither an image nor its taps are ever laid out as a matrix. E is the sums' own type, or a pair of
+// terms.
+template <class E>
 struct TileOperands {
-  const T* row[kTileRows];
+  const E* row[kTileRows];
   const int64_t* a_offset;
-  const T* b;
+  const E* b;
   const int64_t* b_offset;
   int64_t n;
 };
@@ -58,23 +60,23 @@ NNART_HD void clear(Vec<T> (&sum)[rows][vectors]) {
     for (int v = 0; v < vectors; ++v) sum[r][v] = Vec<T>(0);
 }
 
-template <class T, int rows, int vectors>
-NNART_HD void add_products(const TileOperands<T>& from, Vec<T> (&sum)[rows][vectors]) {
-  using V = Vec<T>;
-  const T* a[rows];
+template <class T, class E, int rows, int vectors>
+NNART_HD void add_products(const TileOperands<E>& from, Vec<T> (&sum)[rows][vectors]) {
+  using F = Factor<E>;
+  const E* a[rows];
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) a[r] = from.row[r];
   for (int64_t k = 0; k < from.n; ++k) {
-    const T* b_k = from.b + from.b_offset[k];
+    const E* b_k = from.b + from.b_offset[k];
     int64_t a_k = from.a_offset[k];
-    V right[vectors];
+    F right[vectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v) right[v] = load(b_k + v * V::size);
+    for (int v = 0; v < vectors; ++v) right[v] = F::load(b_k + v * Vec<T>::size);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
-      V left = broadcast(a[r][a_k]);
+      F left = F::broadcast(a[r] + a_k);
 #pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) sum[r][v] = sum[r][v] + left * right[v];
+      for (int v = 0; v < vectors; ++v) add_product(sum[r][v], left, right[v]);
     }
   }
 }
@@ -86,8 +88,8 @@ struct PartialTile {
   int64_t stride;
   bool accumulate;
 
-  template <int rows, int vectors>
-  NNART_HD void run(const TileOperands<T>& from) const {
+  template <int rows, int vectors, class E>
+  NNART_HD void run(const TileOperands<E>& from) const {
     using V = Vec<T>;
     V sum[rows][vectors];
     clear(sum);
@@ -176,8 +178,8 @@ struct FinalTile {
   bool clamps;                      // to the interval
   Interval<T> interval;
 
-  template <int rows, int vectors>
-  NNART_HD void run(const TileOperands<T>& from) const {
+  template <int rows, int vectors, class E>
+  NNART_HD void run(const TileOperands<E>& from) const {
     using V = Vec<T>;
     V sum[rows][vectors];
     clear(sum);
@@ -230,18 +232,43 @@ struct FinalTile {
 // to[i] = from[i * stride]
 template <class S, class T>
 NNART_HD void widen_run(T* to, const S* from, int64_t stride, int64_t n) {
-  constexpr int64_t width = Vec<T>::size;
   int64_t i = 0;
-  if (stride != 1) {
-    if (stride == 2)  // a vector reads one element more than it needs
-      for (; i + width < n; i += width)
-        store(to + i, every_other<T, false>(load(from + 2 * i), load(from + 2 * i + width),
-                                            std::make_integer_sequence<int, Vec<T>::size>{}));
-    for (; i < n; ++i) to[i] = widen_one<T>(from + i * stride);
+  if constexpr (std::is_same_v<S, T> && sizeof(S) == 2) {
+    if (stride == 1) return void(std::memcpy(to, from, size_t(n) * sizeof(S)));
+    for (; i < n; ++i) to[i] = from[i * stride];
     return;
+  } else {
+    constexpr int64_t width = Vec<T>::size;
+    if (stride != 1) {
+      if (stride == 2)  // a vector reads one element more than it needs
+        for (; i + width < n; i += width)
+          store(to + i, every_other<T, false>(load(from + 2 * i), load(from + 2 * i + width),
+                                              std::make_integer_sequence<int, Vec<T>::size>{}));
+      for (; i < n; ++i) to[i] = widen_one<T>(from + i * stride);
+      return;
+    }
+    for (; i + width <= n; i += width) store(to + i, load(from + i));
+    if (i < n) store_partial(to + i, load_partial(from + i, n - i), n - i);
   }
-  for (; i + width <= n; i += width) store(to + i, load(from + i));
-  if (i < n) store_partial(to + i, load_partial(from + i, n - i), n - i);
+}
+
+// The terms at `from`, the second of them `next` further or zero if that is 0.
+template <class E, class S>
+NNART_HD E element_at(const S* from, [[maybe_unused]] int64_t next) {
+  if constexpr (kTermsOf<E> == 2)
+    return {*from, next == 0 ? S{} : from[next]};
+  else
+    return widen_one<E>(from);
+}
+
+// to[i] = the terms of element i, of which the first is from[i * stride] and a second one from[i * stride + next], or
+// zero if next is 0.
+template <class S, class E>
+NNART_HD void element_run(E* to, const S* from, [[maybe_unused]] int64_t next, int64_t stride, int64_t n) {
+  if constexpr (kTermsOf<E> == 2)
+    pair_run(to, from, next, stride, n);
+  else
+    widen_run(to, from, stride, n);
 }
 
 template <class T>
@@ -345,6 +372,43 @@ void copy_transposed(To* to, int64_t to_stride, const From* from, int64_t from_s
       }
     }
   }
+}
+
+// to[j * to_stride + i] = element i of pixel j, for n pixels of `channels` channels that lie in planes.
+template <class S, class E>
+void copy_planes(E* to, int64_t to_stride, const S* from, int64_t from_channel, int64_t channels, int64_t n) {
+  if constexpr (kTermsOf<E> == 2) {
+    constexpr int64_t width = Vec<float>::size;
+    int64_t elements = ceil_div(channels, 2);
+    for (int64_t j = 0; j < n; j += width) {
+      int64_t wide = least(width, n - j);
+      for (int64_t i = 0; i < elements; i += width) {
+        int64_t high = least(width, elements - i);
+        Vec<float> square[width];
+        for (int64_t r = 0; r < width; ++r) {
+          const S* plane = from + 2 * (i + r) * from_channel + j;
+          int64_t next = 2 * (i + r) + 1 < channels ? from_channel : 0;
+          square[r] =
+              r < high ? Vec<float>(reinterpret_cast<RawVec<float>>(load_pairs(plane, next, wide))) : Vec<float>(0);
+        }
+        transpose(square);
+        for (int64_t r = 0; r < wide; ++r)
+          store_partial(reinterpret_cast<float*>(to + (j + r) * to_stride + i), square[r], high);
+      }
+    }
+  } else {
+    copy_transposed(to, to_stride, from, from_channel, channels, n);
+  }
+}
+
+// to[i * to_stride + j] = element i of pixel j, for n pixels whose channels, full elements of them, lie side by side.
+template <class S, class E>
+void copy_to_planes(E* to, int64_t to_stride, const S* from, int64_t from_pixel, int64_t channels, int64_t n) {
+  if constexpr (kTermsOf<E> == 2)
+    copy_transposed(reinterpret_cast<float*>(to), to_stride, reinterpret_cast<const float*>(from), from_pixel / 2, n,
+                    channels / 2);
+  else
+    copy_transposed(to, to_stride, from, from_pixel, n, channels);
 }
 
 }  // namespace

@@ -20,7 +20,9 @@ constexpr int64_t kParts = 16;
 constexpr int64_t kPartialElements = int64_t{1} << 22;
 
 // Taps up to which vectors run along pixels, if the fixed operand lies in planes: more repay its transposition.
-constexpr int64_t kFewTaps = 160;
+// Products of pairs take half the time where the transposition takes the same.
+template <class E>
+constexpr int64_t kFewTaps = std::is_same_v<E, BFloat16> ? 640 : 160;
 // Vectors of pixels between two times that lanes are added up; five planes of them leave room in the L1 cache.
 constexpr int64_t kLaneBlock = 64;
 
@@ -31,11 +33,15 @@ constexpr int64_t kPixelBlock = 64;
 constexpr int64_t kFarApart = 1024;
 
 // Runs of pixels of the shifted operand as the taps of a tile read them, and of some channels of the fixed one.
-template <class T>
+template <class E>
 struct PlaneOperands {
-  const T *shifted[kTileRows], *fixed[kMostVectors];
+  const E *shifted[kTileRows], *fixed[kMostVectors];
   int64_t pixels, runs, shifted_run, fixed_run;
 };
+
+// Pixels of a plane in a vector: of 16-bit elements, which are pairs of neighbours, two in each lane.
+template <class E>
+constexpr int64_t kPixelLanes = kVectorBytes / int64_t(sizeof(E));
 
 // sum[tap][channel] += what all pixels and lanes add up to
 template <class T>
@@ -43,25 +49,25 @@ struct LaneSums {
   T* sum;
   int64_t stride;
 
-  template <int rows, int columns>
-  NNART_HD static void add(const PlaneOperands<T>& from, int64_t shifted, int64_t fixed, int64_t lanes,
+  template <int rows, int columns, class E>
+  NNART_HD static void add(const PlaneOperands<E>& from, int64_t shifted, int64_t fixed, int64_t lanes,
                            Vec<T> (&total)[rows][columns]) {
-    using V = Vec<T>;
-    V right[columns];
+    using F = Factor<E>;
+    auto some = [lanes](const E* p) { return lanes == kPixelLanes<E> ? F::load(p) : F::load_partial(p, lanes); };
+    F right[columns];
 #pragma GCC unroll 8
-    for (int c = 0; c < columns; ++c)
-      right[c] = lanes == V::size ? load(from.fixed[c] + fixed) : load_partial(from.fixed[c] + fixed, lanes);
+    for (int c = 0; c < columns; ++c) right[c] = some(from.fixed[c] + fixed);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
-      V left = lanes == V::size ? load(from.shifted[r] + shifted) : load_partial(from.shifted[r] + shifted, lanes);
+      F left = some(from.shifted[r] + shifted);
 #pragma GCC unroll 8
-      for (int c = 0; c < columns; ++c) total[r][c] = total[r][c] + left * right[c];
+      for (int c = 0; c < columns; ++c) add_product(total[r][c], left, right[c]);
     }
   }
 
-  template <int rows, int columns>
-  NNART_HD void run(const PlaneOperands<T>& from) const {
-    constexpr int64_t width = Vec<T>::size;
+  template <int rows, int columns, class E>
+  NNART_HD void run(const PlaneOperands<E>& from) const {
+    constexpr int64_t width = kPixelLanes<E>;
     Vec<T> total[rows][columns];
     clear(total);
     for (int64_t run = 0; run < from.runs; ++run) {
@@ -77,7 +83,8 @@ struct LaneSums {
   }
 };
 
-template <class S>
+// E is what vectors along pixels are made of: the compute type, or pairs of bfloat16 as they lie.
+template <class S, class E = ComputeType<S>>
 struct WeightGradient {
   using T = ComputeType<S>;
   static constexpr int64_t width = Vec<T>::size;
@@ -110,7 +117,7 @@ struct WeightGradient {
     }
     for (int a = 0; a < 3; ++a) walk[a] = walk_of(args.axis[a], swapped, Order::plain);
     bool in_planes = fixed.space[2] == 1 && (walk[1].count == 1 || fixed.space[1] == walk[2].count);
-    along_pixels = in_planes && taps_of(in) <= kFewTaps;
+    along_pixels = in_planes && taps_of(in) <= kFewTaps<E>;
     if (along_pixels)
       for (int a = 0; a < 3; ++a) walk[a] = walk_of(args.axis[a], swapped, a == 2 ? Order::taps : Order::phases);
     in_place = along_pixels || (fixed.channel == 1 && sizeof(S) == sizeof(T) && out % width == 0);
@@ -209,23 +216,23 @@ struct WeightGradient {
   }
 
   // The same with vectors along pixels; widened has room for one block.
-  void add_planes(const Band& band, int64_t tap, int64_t tap_end, const T* copy, const S* planes, T* widened,
+  void add_planes(const Band& band, int64_t tap, int64_t tap_end, const E* copy, const S* planes, E* widened,
                   T* sum) const {
     int64_t rows = kTileRows;
     while (rows > 1 && tile_vectors(rows) < least(out, rows)) --rows;
     Even cuts(tap_end - tap, rows), panels(out, tile_vectors(rows));
     int64_t plane = band.h_count * walk[2].count;
-    constexpr int64_t block = kLaneBlock * width;
+    constexpr int64_t block = kLaneBlock * kPixelLanes<E>;
     FetchAhead ahead;
     for (int64_t d = 0; d < band.d_count; ++d)
       for (int64_t pixel = 0; pixel < plane; pixel += block) {
         const S* from = planes + offset_of(band, 0, d) + pixel;
         int64_t pixels = least(block, plane - pixel);
-        const T* copied = copy + layout.line_offset(0, d, 0) + pixel;
-        PlaneOperands<T> operands{{}, {}, pixels, band.images, layout.image_stride, fixed.batch};
+        const E* copied = copy + layout.line_offset(0, d, 0) + pixel;
+        PlaneOperands<E> operands{{}, {}, pixels, band.images, layout.image_stride, fixed.batch};
         for (int64_t panel = 0; panel < panels.pieces; ++panel) {
           int64_t o = panels.begin(panel), wide = panels.begin(panel + 1) - o;
-          if constexpr (sizeof(S) == sizeof(T)) {
+          if constexpr (std::is_same_v<S, E>) {
             for (int64_t i = 0; i < wide; ++i) operands.fixed[i] = from + (o + i) * fixed.channel;
           } else {
             operands.fixed_run = kMostVectors * block;
@@ -257,9 +264,9 @@ struct WeightGradient {
     T* sum = partial + (part * args.groups + group) * taps * columns;
     zero_run(sum + tap * columns, (tap_end - tap) * columns);
     int64_t most_pixels = bands.images * bands.d_count * bands.h_count * walk[2].count;
-    Scratch<T> copy(Use::source, bands.images * layout.image_stride);
-    bool widens = along_pixels && sizeof(S) != sizeof(T);
-    Scratch<T> other(Use::gradient, widens     ? bands.images * kMostVectors * kLaneBlock * width
+    Scratch<E> copy(Use::source, bands.images * layout.image_stride);
+    bool widens = along_pixels && !std::is_same_v<S, E>;
+    Scratch<E> other(Use::gradient, widens     ? bands.images * kMostVectors * kLaneBlock * width
                                     : in_place ? 0
                                                : most_pixels * columns);
     Scratch<int64_t> places(Use::pixels, 2 * most_pixels);
@@ -271,16 +278,18 @@ struct WeightGradient {
     before.d = -1;
     for (int64_t i = pieces * part / parts; i < pieces * (part + 1) / parts; ++i) {
       Band band = bands.at(i);
-      fill_source(layout, shifted, source, band, copy.data(), before);
+      fill_source(layout, in, shifted, source, band, copy.data(), before);
       if (along_pixels) {
         add_planes(band, tap, tap_end, copy.data(), planes, other.data(), sum);
         continue;
       }
-      int64_t pixels = fill_fixed(band, planes, other.data(), from_pixel, by_pixel);
-      const T* by = other.data();
-      if constexpr (sizeof(S) == sizeof(T))
-        if (in_place) by = planes;
-      add_band(pixels, tap, tap_end, copy.data(), from_pixel, by, by_pixel, sum);
+      if constexpr (std::is_same_v<E, T>) {
+        int64_t pixels = fill_fixed(band, planes, other.data(), from_pixel, by_pixel);
+        const T* by = other.data();
+        if constexpr (std::is_same_v<S, T>)
+          if (in_place) by = planes;
+        add_band(pixels, tap, tap_end, copy.data(), from_pixel, by, by_pixel, sum);
+      }
     }
   }
 

@@ -1,0 +1,123 @@
+// What a product is made of: numbers, or pairs of bfloat16 that one instruction multiplies and adds to a float.
+//
+// A pair stands in 32 bits, where a float would: two terms of a sum that follow each other. The copies that tiles read
+// are made of pairs instead of widened numbers, and everything that says where they lie stays as it is.
+#pragma once
+
+#include <type_traits>
+
+#include "cpu/vec.h"
+
+namespace nnart::cpu {
+namespace {
+
+struct Pair {
+  BFloat16 first, second;
+};
+
+// How many terms of a sum an element of type E is.
+template <class E>
+constexpr int64_t kTermsOf = std::is_same_v<E, Pair> ? 2 : 1;
+
+// Whether products of pairs are worth their copies: twice the multiply-adds of float on AMD's processors that have
+// them, half of it on Intel's, whose tiles torch uses. They take subnormals for zero.
+inline bool multiplies_pairs() {
+#if defined(__AVX512F__)
+  static const bool does = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd");
+  return does;
+#else
+  return false;
+#endif
+}
+
+// A vector of elements of type E as they lie in memory, and one element in all of its lanes.
+template <class E>
+struct Factor {
+  Vec<E> v;
+  NNART_HD static Factor load(const E* p) { return {cpu::load(p)}; }
+  NNART_HD static Factor load_partial(const E* p, int64_t n) { return {cpu::load_partial(p, n)}; }
+  NNART_HD static Factor broadcast(const E* p) {
+    return {typename Vec<E>::Raw(*p - typename Vec<E>::Raw{})};  // minus 0, not plus, is no operation
+  }
+};
+template <>
+struct Factor<Pair> {
+  RawU32 v;
+  NNART_HD static Factor load(const void* p) {
+    Factor x;
+    std::memcpy(&x.v, p, sizeof x.v);
+    return x;
+  }
+  NNART_HD static Factor broadcast(const Pair* p) {
+    uint32_t bits;
+    std::memcpy(&bits, p, sizeof bits);
+    return {bits - RawU32{}};
+  }
+};
+// Neighbours in memory are pairs already.
+template <>
+struct Factor<BFloat16> : Factor<Pair> {
+  NNART_HD static Factor load(const BFloat16* p) { return {Factor<Pair>::load(p)}; }
+  NNART_HD static Factor load_partial(const BFloat16* p, int64_t n) {
+    Factor x{};
+#if defined(__AVX512F__)
+    x.v = reinterpret_cast<RawU32>(_mm512_maskz_loadu_epi16(__mmask32((uint64_t{1} << n) - 1), p));
+#else
+    std::memcpy(&x.v, p, size_t(n) * sizeof(BFloat16));
+#endif
+    return x;
+  }
+};
+
+template <class E>
+NNART_HD void add_product(Vec<E>& sum, const Factor<E>& a, const Factor<E>& b) {
+  sum = sum + a.v * b.v;
+}
+NNART_HD void add_product(Vec<float>& sum, const Factor<Pair>& a, const Factor<Pair>& b) {
+#if defined(__AVX512F__)
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));  // GCC knows it by name with a flag of its own
+#else
+  (void)sum, (void)a, (void)b;  // multiplies_pairs() is false
+#endif
+}
+
+// ---- copies that make pairs -----------------------------------------------------------------------------------------
+
+// Lane i is the pair of from[i] and from[i + next], or of from[i] and zero where next is 0; n lanes.
+NNART_HD RawU32 load_pairs(const BFloat16* from, int64_t next, int64_t n) {
+  constexpr int64_t width = Vec<float>::size;
+  auto half = [n](const BFloat16* p) {
+    Raw16 h{};
+#if defined(__AVX512F__)
+    if (n == width)
+      std::memcpy(&h, p, sizeof h);
+    else
+      h = reinterpret_cast<Raw16>(_mm256_maskz_loadu_epi16(__mmask16((1u << n) - 1), p));
+#else
+    std::memcpy(&h, p, size_t(n) * sizeof(BFloat16));
+#endif
+    return __builtin_convertvector(h, RawU32);
+  };
+  RawU32 first = half(from);
+  return next == 0 ? first : first | half(from + next) << 16;
+}
+
+// to[i] = the pair of from[i * stride] and its partner, as above.
+NNART_HD void pair_run(Pair* to, const BFloat16* from, int64_t next, int64_t stride, int64_t n) {
+  constexpr int64_t width = Vec<float>::size;
+  if (stride == 2 && next == 1) return void(std::memcpy(to, from, size_t(n) * sizeof(Pair)));
+  int64_t i = 0;
+  if (stride == 1)
+    for (; i < n; i += width) {
+      int64_t count = n - i < width ? n - i : width;
+      RawU32 pairs = load_pairs(from + i, next, count);
+      if (count == width)
+        std::memcpy(to + i, &pairs, sizeof pairs);
+      else
+        store_partial(reinterpret_cast<float*>(to + i), Vec<float>(reinterpret_cast<RawVec<float>>(pairs)), count);
+    }
+  for (; i < n; ++i) to[i] = {from[i * stride], next == 0 ? BFloat16{} : from[i * stride + next]};
+}
+
+}  // namespace
+}  // namespace nnart::cpu
