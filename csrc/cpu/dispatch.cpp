@@ -3,6 +3,7 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "cpu/conv/strategies.h"
 #include "cpu/kernels.h"
 
 namespace nnart::cpu {
@@ -52,6 +53,15 @@ void launch_on_chosen(const Args& args) {
 Isa isa() {
   static const Isa chosen = choose();
   return chosen;
+}
+
+bool multiplies_pairs() {
+#if defined(__x86_64__)
+  static const bool does = isa() == Isa::avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd");
+  return does;
+#else
+  return false;
+#endif
 }
 
 int64_t past_caches_bytes() {

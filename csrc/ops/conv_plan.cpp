@@ -124,12 +124,12 @@ constexpr int64_t kManyPixels = 28 * 28;
 // short. written and summed are channels of the result and of its sums, pixels the outputs of an image.
 bool suits_gemm_one_tap(const ConvArgs& args, int64_t pixels, int64_t written, int64_t summed, bool strided) {
   int64_t fewer = written < summed ? written : summed, product = written * summed;
-  bool float32 = args.dtype == DType::Float32, wgrad = args.pass == ConvPass::Wgrad;
+  bool fast = gemm_is_fast(args.dtype), wgrad = args.pass == ConvPass::Wgrad;
   if (args.channels_last || pixels < kManyPixels) return false;
-  if (wgrad) return float32 ? fewer <= 128 : fewer <= 64 && product <= 64 * 256;
+  if (wgrad) return fast ? fewer <= 128 : fewer <= 64 && product <= 64 * 256;
   if (args.pass == ConvPass::Dgrad && strided) return true;
   if (product <= 4096) return true;
-  return written >= summed && (float32 ? summed <= 128 : product <= 9600);
+  return written >= summed && (fast ? summed <= 128 : product <= 9600);
 }
 
 // Weight gradients in float32 of one group from channels-last operands, one of which oneDNN reorders.
@@ -137,6 +137,18 @@ bool suits_gemm_last_wgrad(int64_t in, int64_t out, int64_t pixels, bool one_tap
   int64_t fewer = in < out ? in : out;
   if (!one_tap) return strided && fewer >= 32 && fewer <= 64;
   return vector_bytes() == 64 && !strided && pixels >= kManyPixels && in >= 24 && in <= out && in * out <= 256 * 256;
+}
+
+// Groups of four channels on large planes, where their pairs fill the vectors with pixels as single ones do.
+bool suits_gemm_pairs_of_groups(const ConvArgs& args) {
+  bool strided = false;
+  int64_t pixels = 1;
+  for (const math::Axis& axis : args.axis) {
+    strided = strided || axis.stride > 1;
+    pixels *= axis.out;
+  }
+  bool four = args.in_channels == 4 * args.groups && args.groups > 1;
+  return gemm_is_fast(args.dtype) && !args.channels_last && four && !strided && pixels >= 24 * 24;
 }
 
 // Filters on large planes whose channels leave lanes of oneDNN's blocks empty: it pads them while it reorders.
@@ -162,6 +174,8 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
     // Eight channels, or one group, are enough for oneDNN where its layout is the tensor's.
     bool many = args.in_channels / args.groups == 8 || args.groups == 1;
     bool narrow = args.dtype == DType::BFloat16;
+    if (narrow && suits_gemm_pairs_of_groups(args))
+      return {ConvStrategy::Gemm, "few channels a group on large planes: pairs of them are multiplied at once"};
     if (!native_takes_it || !many || (narrow && !args.channels_last && args.groups > 1) ||
         (args.pass == ConvPass::Wgrad && args.groups > 1))
       return {ConvStrategy::Grouped, "few channels a group: the channels of all groups fill the vectors"};
@@ -186,7 +200,7 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
     return {ConvStrategy::Gemm, "one thread and few images: torch would multiply outside oneDNN, at half its speed"};
   if (one_tap && args.groups == 1 && suits_gemm_one_tap(args, pixels, written, summed, strided))
     return {ConvStrategy::Gemm, "1x1 on large planes: oneDNN reorders the larger operand"};
-  if (float32 && !one_tap && args.groups == 1 && !strided && suits_gemm_ragged(args, pixels, in, out))
+  if (gemm_is_fast(args.dtype) && !one_tap && args.groups == 1 && !strided && suits_gemm_ragged(args, pixels, in, out))
     return {ConvStrategy::Gemm, "channels on planes that do not fill vectors: oneDNN pads and reorders them"};
   bool any_channels = one_tap && vector_bytes() == 64 && (args.channels_last || pixels >= 14 * 14);
   if (float32 && args.groups == 1 && args.pass == ConvPass::Dgrad && strided &&

@@ -14,6 +14,9 @@ struct OptimizerArgs;
 // of magnitude.
 bool native_conv_is_fast(DType dtype);
 
+// Whether our GEMM multiplies this dtype at the rate that oneDNN does.
+bool gemm_is_fast(DType dtype);
+
 // Whether this device has a kernel for a strategy of ours.
 bool has_kernel(ConvStrategy);
 

@@ -1,6 +1,7 @@
 // The CPU's half of the registry, in _C.
 #include <array>
 
+#include "cpu/conv/strategies.h"
 #include "cpu/kernels.h"
 #include "ops/launch.h"
 #include "ops/register.h"
@@ -10,6 +11,10 @@ namespace nnart {
 // oneDNN has bfloat16 kernels from AVX-512 on, float16 ones only where the CPU computes in float16, float64 ones never.
 bool native_conv_is_fast(DType dtype) {
   return dtype == DType::Float32 || (dtype == DType::BFloat16 && cpu::isa() == cpu::Isa::avx512);
+}
+
+bool gemm_is_fast(DType dtype) {
+  return dtype == DType::Float32 || (dtype == DType::BFloat16 && cpu::multiplies_pairs());
 }
 
 int64_t vector_bytes() {

@@ -1,7 +1,8 @@
 // What a product is made of: numbers, or pairs of bfloat16 that one instruction multiplies and adds to a float.
 //
 // A pair stands in 32 bits, where a float would: two terms of a sum that follow each other. The copies that tiles read
-// are made of pairs instead of widened numbers, and everything that says where they lie stays as it is.
+// are made of pairs instead of widened numbers, and everything that says where they lie stays as it is. The hardware
+// takes subnormals for zero.
 #pragma once
 
 #include <type_traits>
@@ -18,17 +19,6 @@ struct Pair {
 // How many terms of a sum an element of type E is.
 template <class E>
 constexpr int64_t kTermsOf = std::is_same_v<E, Pair> ? 2 : 1;
-
-// Whether products of pairs are worth their copies: twice the multiply-adds of float on AMD's processors that have
-// them, half of it on Intel's, whose tiles torch uses. They take subnormals for zero.
-inline bool multiplies_pairs() {
-#if defined(__AVX512F__)
-  static const bool does = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd");
-  return does;
-#else
-  return false;
-#endif
-}
 
 // A vector of elements of type E as they lie in memory, and one element in all of its lanes.
 template <class E>
@@ -77,7 +67,7 @@ NNART_HD void add_product(Vec<float>& sum, const Factor<Pair>& a, const Factor<P
 #if defined(__AVX512F__)
   asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));  // GCC knows it by name with a flag of its own
 #else
-  (void)sum, (void)a, (void)b;  // multiplies_pairs() is false
+  (void)sum, (void)a, (void)b;  // nobody asks for it
 #endif
 }
 

@@ -14,4 +14,8 @@ struct ConvStrategies {
   static void grouped(const ConvArgs&);
 };
 
+// Whether products of pairs of bfloat16 (conv/pairs.h) are there and worth their copies: they do twice the
+// multiply-adds of float on AMD's processors, half of them on Intel's, where torch multiplies tiles.
+bool multiplies_pairs();
+
 }  // namespace nnart::cpu
