@@ -164,11 +164,11 @@ struct Correlation {
     return static_cast<const S*>(args.weight.data) + group * (args.out_channels / args.groups) * args.weight.batch;
   }
 
-  // From the first term of a phase's element k to its second, 0 if it has none.
+  // From the first term of a phase's element k to its second.
   NNART_HD int64_t next_term(const OutputPhase& phase, int64_t k) const {
     if (sums % kTermsOf<E> == 0) return weight_sum;
     int64_t element = layout.channels_first ? k / (phase.n / elements) : k % elements;
-    return element + 1 < elements ? weight_sum : 0;
+    return element + 1 < elements ? weight_sum : kNoTerm;
   }
 
   // Across pixels: packed[group][output][tap]. Across channels: packed[group][phase][panel][tap][column].

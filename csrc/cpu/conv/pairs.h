@@ -73,7 +73,10 @@ NNART_HD void add_product(Vec<float>& sum, const Factor<Pair>& a, const Factor<P
 
 // ---- copies that make pairs -----------------------------------------------------------------------------------------
 
-// Lane i is the pair of from[i] and from[i + next], or of from[i] and zero where next is 0; n lanes.
+// The distance to a second term that is not there: zero stands in its place. 0 is that of an expanded tensor.
+constexpr int64_t kNoTerm = -1;
+
+// Lane i is the pair of from[i] and from[i + next]; n lanes.
 NNART_HD RawU32 load_pairs(const BFloat16* from, int64_t next, int64_t n) {
   constexpr int64_t width = Vec<float>::size;
   auto half = [n](const BFloat16* p) {
@@ -89,10 +92,10 @@ NNART_HD RawU32 load_pairs(const BFloat16* from, int64_t next, int64_t n) {
     return __builtin_convertvector(h, RawU32);
   };
   RawU32 first = half(from);
-  return next == 0 ? first : first | half(from + next) << 16;
+  return next == kNoTerm ? first : first | half(from + next) << 16;
 }
 
-// to[i] = the pair of from[i * stride] and its partner, as above.
+// to[i] = the pair of from[i * stride] and from[i * stride + next].
 NNART_HD void pair_run(Pair* to, const BFloat16* from, int64_t next, int64_t stride, int64_t n) {
   constexpr int64_t width = Vec<float>::size;
   if (stride == 2 && next == 1) return void(std::memcpy(to, from, size_t(n) * sizeof(Pair)));
@@ -106,7 +109,7 @@ NNART_HD void pair_run(Pair* to, const BFloat16* from, int64_t next, int64_t str
       else
         store_partial(reinterpret_cast<float*>(to + i), Vec<float>(reinterpret_cast<RawVec<float>>(pairs)), count);
     }
-  for (; i < n; ++i) to[i] = {from[i * stride], next == 0 ? BFloat16{} : from[i * stride + next]};
+  for (; i < n; ++i) to[i] = {from[i * stride], next == kNoTerm ? BFloat16{} : from[i * stride + next]};
 }
 
 }  // namespace

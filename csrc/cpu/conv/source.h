@@ -189,7 +189,7 @@ NNART_HD void fill_pixels(const SourceLayout& layout, int64_t channels, T* to, c
   constexpr int64_t terms = kTermsOf<T>;
   if (layout.channels_first) {
     if (channels <= terms)
-      element_run(to, from, channels > 1 ? from_channel : 0, from_w, n);
+      element_run(to, from, channels > 1 ? from_channel : kNoTerm, from_w, n);
     else
       copy_to_planes(to, layout.channel_stride, from, from_w, channels, n);
   } else if (from_channel == 1 && from_w == channels) {

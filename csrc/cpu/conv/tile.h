@@ -252,17 +252,16 @@ NNART_HD void widen_run(T* to, const S* from, int64_t stride, int64_t n) {
   }
 }
 
-// The terms at `from`, the second of them `next` further or zero if that is 0.
+// The terms at `from`, the second of them `next` further.
 template <class E, class S>
 NNART_HD E element_at(const S* from, [[maybe_unused]] int64_t next) {
   if constexpr (kTermsOf<E> == 2)
-    return {*from, next == 0 ? S{} : from[next]};
+    return {*from, next == kNoTerm ? S{} : from[next]};
   else
     return widen_one<E>(from);
 }
 
-// to[i] = the terms of element i, of which the first is from[i * stride] and a second one from[i * stride + next], or
-// zero if next is 0.
+// to[i] = the terms at from + i * stride.
 template <class S, class E>
 NNART_HD void element_run(E* to, const S* from, [[maybe_unused]] int64_t next, int64_t stride, int64_t n) {
   if constexpr (kTermsOf<E> == 2)
@@ -387,7 +386,7 @@ void copy_planes(E* to, int64_t to_stride, const S* from, int64_t from_channel, 
         Vec<float> square[width];
         for (int64_t r = 0; r < width; ++r) {
           const S* plane = from + 2 * (i + r) * from_channel + j;
-          int64_t next = 2 * (i + r) + 1 < channels ? from_channel : 0;
+          int64_t next = 2 * (i + r) + 1 < channels ? from_channel : kNoTerm;
           square[r] =
               r < high ? Vec<float>(reinterpret_cast<RawVec<float>>(load_pairs(plane, next, wide))) : Vec<float>(0);
         }
