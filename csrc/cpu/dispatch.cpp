@@ -1,4 +1,8 @@
 // Picks the instruction set, once. Compiled for the baseline alone.
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
@@ -58,6 +62,19 @@ Isa isa() {
 bool multiplies_pairs() {
 #if defined(__x86_64__)
   static const bool does = isa() == Isa::avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd");
+  return does;
+#else
+  return false;
+#endif
+}
+
+bool halves_vectors() {
+#if defined(__x86_64__)
+  static const bool does = [] {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    if (isa() != Isa::avx512 || !__builtin_cpu_is("amd") || !__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return false;
+    return (eax >> 8 & 0xf) + (eax >> 20 & 0xff) == 0x19;  // the family; its other members have no AVX-512
+  }();
   return does;
 #else
   return false;

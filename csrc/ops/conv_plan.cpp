@@ -109,10 +109,10 @@ bool native_avoids_onednn(const ConvArgs& args) {
 }
 
 // Whether our GEMM is ahead of native where that is not at oneDNN's speed: in the three passes together, for native in
-// one of them costs our Python. Vectors of 16 lanes, for those of 8 are not; pixels enough to pay for packing the
-// weight, and for transposing planes where the weight is large.
+// one of them costs our Python. Pixels enough to pay for packing the weight, and for transposing planes where the
+// weight is large.
 bool suits_gemm_outside_onednn(const ConvArgs& args, int64_t pixels, bool one_tap) {
-  if (vector_bytes() < 64 || !native_avoids_onednn(args)) return false;
+  if (!matmul_is_slow() || !native_avoids_onednn(args)) return false;
   if (args.batch * pixels < (one_tap ? 128 : 64) || multiplies(args) < 5e6) return false;
   return args.channels_last || !one_tap || pixels >= 150 || args.in_channels * args.out_channels <= 32768;
 }
@@ -125,7 +125,7 @@ constexpr int64_t kManyPixels = 28 * 28;
 bool suits_gemm_one_tap(const ConvArgs& args, int64_t pixels, int64_t written, int64_t summed, bool strided) {
   int64_t fewer = written < summed ? written : summed, product = written * summed;
   bool fast = gemm_is_fast(args.dtype), wgrad = args.pass == ConvPass::Wgrad;
-  if (args.channels_last || pixels < kManyPixels) return false;
+  if (args.channels_last || pixels < kManyPixels || native_avoids_onednn(args)) return false;
   if (wgrad) return fast ? fewer <= 128 : fewer <= 64 && product <= 64 * 256;
   if (args.pass == ConvPass::Dgrad && strided) return true;
   if (product <= 4096) return true;
@@ -203,7 +203,7 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
   if (gemm_is_fast(args.dtype) && !one_tap && args.groups == 1 && !strided && suits_gemm_ragged(args, pixels, in, out))
     return {ConvStrategy::Gemm, "channels on planes that do not fill vectors: oneDNN pads and reorders them"};
   bool any_channels = one_tap && vector_bytes() == 64 && (args.channels_last || pixels >= 14 * 14);
-  if (float32 && args.groups == 1 && args.pass == ConvPass::Dgrad && strided &&
+  if (float32 && args.groups == 1 && args.pass == ConvPass::Dgrad && strided && (written > 4 || one_tap) &&
       ((in <= 128 && out <= 256) || any_channels))
     return {ConvStrategy::Gemm, "gradient of a strided convolution: each phase of the pixels has taps of its own",
             tenth_of_native(args)};

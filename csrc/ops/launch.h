@@ -17,6 +17,10 @@ bool native_conv_is_fast(DType dtype);
 // Whether our GEMM multiplies this dtype at the rate that oneDNN does.
 bool gemm_is_fast(DType dtype);
 
+// Whether torch's matrix product of float32, outside oneDNN, falls behind the machine's rate: its library goes no wider
+// than 32 bytes on AMD's processors.
+bool matmul_is_slow();
+
 // Whether this device has a kernel for a strategy of ours.
 bool has_kernel(ConvStrategy);
 

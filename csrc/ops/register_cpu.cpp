@@ -17,6 +17,8 @@ bool gemm_is_fast(DType dtype) {
   return dtype == DType::Float32 || (dtype == DType::BFloat16 && cpu::multiplies_pairs());
 }
 
+bool matmul_is_slow() { return cpu::isa() == cpu::Isa::avx512 && !cpu::halves_vectors(); }
+
 int64_t vector_bytes() {
   switch (cpu::isa()) {
     case cpu::Isa::avx512:

@@ -29,6 +29,7 @@ void launch_on(const Args& args, const Tensor& on) {
 
 bool native_conv_is_fast(DType) { return true; }
 bool gemm_is_fast(DType) { return false; }
+bool matmul_is_slow() { return false; }
 int64_t vector_bytes() { return 0; }
 bool keeps_table(const Tensor&) { return true; }
 

@@ -20,6 +20,7 @@ void launch_here(const Args& args) {
 
 bool native_conv_is_fast(DType dtype) { return dtype == DType::Float32; }
 bool gemm_is_fast(DType dtype) { return dtype == DType::Float32; }
+bool matmul_is_slow() { return false; }
 int64_t vector_bytes() { return 16; }
 bool keeps_table(const Tensor&) { return true; }
 bool can_wait_for(const Tensor&) { return true; }

@@ -18,4 +18,7 @@ struct ConvStrategies {
 // multiply-adds of float on AMD's processors, half of them on Intel's, where torch multiplies tiles.
 bool multiplies_pairs();
 
+// Whether the CPU works through vectors of 64 bytes by halves, as Zen 4 does.
+bool halves_vectors();
+
 }  // namespace nnart::cpu

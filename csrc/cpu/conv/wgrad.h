@@ -31,6 +31,8 @@ constexpr int64_t kPixelBlock = 64;
 // Bytes between two pixels from which on a block of them, a power of two apart as often as not, would share so few sets
 // of the first-level cache (64 of 12 lines) that it does not stay there.
 constexpr int64_t kFarApart = 1024;
+// The next block is fetched ahead where it takes no more than half of that cache.
+constexpr int64_t kFetchedBytes = 16384;
 
 // Runs of pixels of the shifted operand as the taps of a tile read them, and of some channels of the fixed one.
 template <class E>
@@ -189,7 +191,14 @@ struct WeightGradient {
     Even cuts(tap_end - tap, kTileRows);
     alignas(64) T block[kPixelBlock * kTileColumns<T>];
     int64_t in_block[kPixelBlock];
-    for (int64_t k = 0; k < pixels; k += kPixelBlock)
+    FetchAhead ahead;
+    constexpr int64_t size = sizeof(T);
+    bool fetches = in_place && kPixelBlock * columns * size <= kFetchedBytes;
+    for (int64_t k = 0; k < pixels; k += kPixelBlock) {
+      int64_t after = k + kPixelBlock;
+      if (fetches && after < pixels)
+        ahead.start(panels * cuts.pieces, {reinterpret_cast<const char*>(by + by_pixel[after]), 1, 0,
+                                           least(kPixelBlock, pixels - after), fixed.space[2] * size, columns * size});
       for (int64_t panel = 0; panel < panels; ++panel) {
         int64_t column = panel * panel_vectors * width;
         int64_t vectors = least(panel_vectors, (columns - column) / width), count = least(kPixelBlock, pixels - k);
@@ -208,11 +217,13 @@ struct WeightGradient {
           operands.b_offset = in_block;
         }
         for (int64_t cut = 0; cut < cuts.pieces; ++cut) {
+          ahead.step();
           int64_t first = tap + cuts.begin(cut), high = tap + cuts.begin(cut + 1) - first;
           for (int64_t i = 0; i < high; ++i) operands.row[i] = copy + source_offset[first + i];
           run_tile(high, vectors, operands, PartialTile<T>{sum + first * columns + column, columns, true});
         }
       }
+    }
   }
 
   // The same with vectors along pixels; widened has room for one block.
