@@ -3,7 +3,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <string>
+
 #include "build_facts.h"
+#include "cpu/conv/strategies.h"
 #include "cpu/kernels.h"
 #include "ops/conv_plan.h"
 
@@ -32,6 +35,17 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "cpu_isa", [] { return nnart::cpu::name_of(nnart::cpu::isa()); },
       "The instruction set in use: 'baseline', 'avx2' or 'avx512'.");
+  m.def(
+      "cpu_traits",
+      [] {
+        std::string traits;
+        if (nnart::cpu::halves_vectors()) traits += "halves_vectors ";
+        if (nnart::cpu::multiplies_pairs()) traits += "multiplies_pairs ";
+        if (traits.empty()) return std::string("none");
+        traits.pop_back();
+        return traits;
+      },
+      "What else is true of the CPU with these instructions: 'halves_vectors', 'multiplies_pairs', both or 'none'.");
   pybind11::enum_<nnart::DType>(m, "DType")
       .value("float32", nnart::DType::Float32)
       .value("float64", nnart::DType::Float64)

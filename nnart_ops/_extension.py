@@ -171,7 +171,9 @@ def build_info() -> dict[str, str]:
     Returns:
         A dict of str to str: ``version``, ``compiler``, ``build_type``, ``torch_built``, ``torch_minimum``,
         ``cuda_compiler``, ``cuda_architectures``, ``cpu_isa_variants`` (what was compiled), and ``torch_running``,
-        ``cpu_isa`` (what this process uses), ``cuda`` (``'loaded'`` or why not).
+        ``cpu_isa`` (what this process uses), ``cpu_traits`` (``'halves_vectors'``: 64-byte vectors take two steps,
+        as on Zen 4; ``'multiplies_pairs'``: bfloat16 convolutions run at twice float32's rate, as on AMD's processors
+        from Zen 4 on; both or ``'none'``), ``cuda`` (``'loaded'`` or why not).
 
     Shape: no tensors.
 
@@ -180,4 +182,5 @@ def build_info() -> dict[str, str]:
     """
     module = importlib.import_module("nnart_ops._C")
     facts = dict(module.build_facts())
-    return {**facts, "torch_running": torch.__version__, "cpu_isa": module.cpu_isa(), "cuda": _cuda_status}
+    running = {"torch_running": torch.__version__, "cpu_isa": module.cpu_isa(), "cpu_traits": module.cpu_traits()}
+    return {**facts, **running, "cuda": _cuda_status}

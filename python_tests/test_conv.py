@@ -156,6 +156,22 @@ def test_gemm_takes_everything(x: Any, weight: Any, bias: bool, numbers: Any, dt
         test_forward_and_gradients(x, weight, bias, numbers, dtype, layout)
 
 
+@cpu_only
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("channels", [2, 3, 5, 6, 33, 34])
+def test_channels_in_pairs(channels: int, layout: str) -> None:
+    """bfloat16 is multiplied in pairs of channels, or of pixels, where the CPU can; an odd channel has no partner, and
+    pixels may lie any number of elements apart."""
+    big = laid_out(torch.randn(3, channels + 3, 9, 19).bfloat16(), layout)
+    weight = laid_out(torch.randn(20, channels, 3, 2) / channels, layout).bfloat16()
+    with nnart_ops.config(conv_strategy="gemm"):
+        for x in (big[:, 3:], big[:, 1:-2, :, 1:], big[:, 2:-1, ::2, ::2], big[:, :1].expand(3, channels, 9, 19)):
+            for numbers in ({"padding": 1}, {"stride": 2}, {"stride": (1, 3), "dilation": 2, "padding": 2}):
+                check([x, weight, None], numbers, strides=False)
+        x = laid_out(torch.randn(2, 3 * channels, 8, 8).bfloat16(), layout)
+        check([x, weight[:18], None], {"groups": 3})
+
+
 @pytest.mark.parametrize(("x_layout", "weight_layout"), [(a, b) for a in LAYOUTS for b in LAYOUTS])
 @pytest.mark.parametrize("channels", [(4, 6), (1, 6), (4, 1)], ids=str)
 def test_output_layout(channels: tuple[int, int], x_layout: str, weight_layout: str) -> None:
@@ -546,11 +562,12 @@ def test_elements_of_the_filter_that_meet_no_input() -> None:
 
 @pytest.mark.parametrize("channels", [(1, 20), (3, 32)], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_infinities_stay_where_they_are(channels: tuple[int, int], layout: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_infinities_stay_where_they_are(dtype: torch.dtype, channels: tuple[int, int], layout: str) -> None:
     """The last pixel is read by the last tap alone; lanes beside it that do not exist must not meet it."""
-    x = laid_out(torch.randn(2, channels[0], 9, 7), layout)
+    x = laid_out(torch.randn(2, channels[0], 9, 7).to(dtype), layout)
     x[0, 0, -1, -1] = torch.inf
-    w = laid_out(torch.randn(channels[1], channels[0], 3, 3), layout).requires_grad_()
+    w = laid_out(torch.randn(channels[1], channels[0], 3, 3).to(dtype), layout).requires_grad_()
     with nnart_ops.config(conv_strategy="gemm"):
         y = F.conv2d(x, w)
         (grad_w,) = torch.autograd.grad(y.sum(), w)

@@ -14,6 +14,8 @@ import nnart_ops
 import nnart_ops.functional as F
 from nnart_ops import _extension
 
+FACTS = nnart_ops.build_info()
+
 
 def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     model = torch.nn.Sequential(
@@ -51,7 +53,10 @@ def test_what_a_rule_gains_must_be_worth_our_python() -> None:
 
 
 @cpu_only
-@pytest.mark.skipif(nnart_ops.build_info()["cpu_isa"] != "avx512", reason="the rule is for vectors of 16 lanes")
+@pytest.mark.skipif(
+    FACTS["cpu_isa"] != "avx512" or "halves_vectors" in FACTS["cpu_traits"],
+    reason="torch's matrix product is as fast as the machine elsewhere",
+)
 def test_where_torch_avoids_onednn_our_gemm_multiplies() -> None:
     """On one thread, 1x1 filters of fewer than 16 images, and small filters of one image."""
     weight = torch.randn(192, 64, 1, 1)
@@ -80,9 +85,7 @@ def test_1x1_on_planes_by_their_size() -> None:
 
 
 @cpu_only
-@pytest.mark.skipif(
-    nnart_ops.build_info()["cpu_isa"] == "baseline", reason="the rule is for vectors of 8 lanes and more"
-)
+@pytest.mark.skipif(FACTS["cpu_isa"] == "baseline", reason="the rule is for vectors of 8 lanes and more")
 def test_channels_that_fill_no_vectors_are_ours_on_large_planes() -> None:
     for channels, layout, strategy in (
         ((18, 18), torch.contiguous_format, "gemm"),
@@ -93,6 +96,32 @@ def test_channels_that_fill_no_vectors_are_ours_on_large_planes() -> None:
         weight = torch.randn(*channels[::-1], 3, 3).to(memory_format=layout)
         plan = nnart_ops.explain(F.conv2d, x, weight, padding=1)
         assert [row.strategy for row in plan] == [strategy] * 3
+
+
+@cpu_only
+@pytest.mark.skipif("multiplies_pairs" not in FACTS["cpu_traits"], reason="this CPU does not multiply pairs")
+@pytest.mark.parametrize(
+    ("channels", "groups", "size", "strategy"),
+    [((18, 18), 1, 28, "gemm"), ((16, 48), 1, 28, "native"), ((32, 32), 8, 28, "gemm"), ((32, 32), 8, 14, "grouped")],
+)
+def test_pairs_make_our_gemm_as_fast_in_bfloat16(
+    channels: tuple[int, int], groups: int, size: int, strategy: str
+) -> None:
+    x = torch.randn(16, channels[0], size, size).bfloat16()
+    weight = torch.randn(channels[1], channels[0] // groups, 3, 3).bfloat16()
+    plan = nnart_ops.explain(F.conv2d, x, weight, padding=1, groups=groups)
+    assert [row.strategy for row in plan] == [strategy] * 3
+
+
+@cpu_only
+def test_a_small_gain_of_one_pass_is_not_the_rule_of_another() -> None:
+    """The gradient of a first layer with a stride: few channels are written, which is worth any overhead."""
+    x, weight = torch.randn(4, 3, 112, 112, requires_grad=True), torch.randn(64, 3, 7, 7, requires_grad=True)
+    with threads(1):
+        assert nnart_ops.explain(F.conv2d, x, weight, stride=2, padding=3)[1].strategy == "gemm"
+        _extension.conv_plans.clear()
+        F.conv2d(x, weight, stride=2, padding=3)
+    assert list(_extension.conv_plans.values()) == [False]
 
 
 def test_config_nests_and_refuses() -> None:
