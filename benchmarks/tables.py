@@ -28,7 +28,7 @@ README = Path(__file__).parent.parent / "README.md"
 @functools.cache
 def results(name: str) -> list[dict[str, Any]]:
     """The rows of one file of results."""
-    rows: list[dict[str, Any]] = json.loads((RESULTS / f"cpu-epyc-zen5{name}.json").read_text())["rows"]
+    rows: list[dict[str, Any]] = json.loads((RESULTS / f"cpu-epyc-{name}.json").read_text())["rows"]
     return rows
 
 
@@ -80,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """``cell`` makes its text of the ratios."""
+    """``source`` names the machine and its file of results; ``cell`` makes its text of the ratios."""
 
     source: str
     columns: list[Column]
@@ -154,13 +154,13 @@ FORWARD, BACKWARD, BOTH = (
 )
 
 
-def convolutions(dtype: str) -> Table:
+def convolutions(dtype: str, machine: str) -> Table:
     endings = (FORWARD, ("with ReLU", " forward, ReLU"), ("input gradient", " dgrad"), ("weight gradient", " wgrad"))
     rows = [Row(label, functools.partial(is_of_kind, kind)) for label, kind in CONVOLUTIONS.items()]
-    return Table("", passes(*endings, dtypes=[dtype]), rows)
+    return Table(machine, passes(*endings, dtypes=[dtype]), rows)
 
 
-def networks(what: str) -> Table:
+def networks(what: str, machine: str) -> Table:
     """Of ``"training step"`` or ``"inference"``."""
     columns = [
         Column(heading, dtype, rf" (NCHW|NHWC) {what}{ending}")
@@ -168,7 +168,7 @@ def networks(what: str) -> Table:
         for heading, dtype in ((f"float32{suffix}", "float32"), (f"bfloat16{suffix or ' autocast'}", "bfloat16"))
     ]
     names = {"resnet": "ResNet", "mobilenet": "MobileNetV2", "convnext": "ConvNeXt", "unet": "U-Net"}
-    return Table("-model", columns, [Row(f"{label}-shaped", name) for name, label in names.items()], each)
+    return Table(f"{machine}-model", columns, [Row(f"{label}-shaped", name) for name, label in names.items()], each)
 
 
 def batch_norms() -> Table:
@@ -179,7 +179,7 @@ def batch_norms() -> Table:
         for label, ending in endings.items()
         for layout, name in LAYOUTS.items()
     ]
-    return Table("-batch-norm", passes(FORWARD, BOTH), rows)
+    return Table("zen5-batch-norm", passes(FORWARD, BOTH), rows)
 
 
 def pools() -> Table:
@@ -198,7 +198,7 @@ def pools() -> Table:
         Row(f"{label} (backward: with forward)", rf"{name} p=\S+ \w+", {BACKWARD[1]: BOTH[1]})
         for label, name in (("Dropout", "dropout"), ("Dropout2d", "dropout2d"))
     ]
-    return Table("-pooling-dropout", passes(FORWARD, BACKWARD), rows)
+    return Table("zen5-pooling-dropout", passes(FORWARD, BACKWARD), rows)
 
 
 def optimizers() -> Table:
@@ -214,12 +214,12 @@ def optimizers() -> Table:
         Row("unscale, clip, AdamW, average, zero the gradients", everything),
     ]
     columns = passes(*((name, f"[,;] {name}") for name in ("LeNet", "MobileNetV2", "ResNet-50")))
-    return Table("-optimizers", columns, rows, span)
+    return Table("zen5-optimizers", columns, rows, span)
 
 
 TABLES: dict[str, Table] = {
     "activations": Table(
-        "-activation-softmax",
+        "zen5-activation-softmax",
         passes(FORWARD, BACKWARD),
         [
             Row("PReLU, one weight or one a channel", r"prelu, .*"),
@@ -235,7 +235,7 @@ TABLES: dict[str, Table] = {
         span,
     ),
     "rows": Table(
-        "-activation-softmax",
+        "zen5-activation-softmax",
         passes(FORWARD, BOTH),
         [
             Row("SwiGLU, GEGLU, ReGLU", r"(swi|ge|re)glu .*"),
@@ -245,10 +245,12 @@ TABLES: dict[str, Table] = {
             Row("the same, smoothed and weighted or with probabilities", r"cross_entropy (?!64x10 ).*,.*"),
         ],
     ),
-    "convolutions in float32": convolutions("float32"),
-    "convolutions in bfloat16": convolutions("bfloat16"),
-    "networks": networks("training step"),
-    "inference": networks("inference"),
+    "convolutions in float32": convolutions("float32", "zen5"),
+    "convolutions in bfloat16": convolutions("bfloat16", "zen5"),
+    "networks": networks("training step", "zen5"),
+    "inference": networks("inference", "zen5"),
+    "convolutions in bfloat16 on Zen 4": convolutions("bfloat16", "zen4"),
+    "networks on Zen 4": networks("training step", "zen4"),
     "batch normalization": batch_norms(),
     "pooling and dropout": pools(),
     "optimizers": optimizers(),

@@ -99,42 +99,41 @@ struct Rows {
       body(piece * rows + r, least(kBlockRows, rows_of(piece) - r));
   }
 
-  // Of the channels from c on, no more than kHeld vectors.
+  // Of n rows of a piece, for the channels from c on, no more than kHeld vectors.
   template <int vectors>
-  __attribute__((noinline)) void moments(int64_t piece, int64_t c, int64_t width) const {
+  __attribute__((noinline)) void moments(int64_t piece, int64_t row, int64_t n, int64_t c, int64_t width) const {
     static_assert(vectors <= kHeld);
     double *mean = sums(piece) + c, *squared = mean + channels;
-    for (int64_t k = 0; k < width; ++k) mean[k] = squared[k] = 0;
-    each_block(piece, [&](int64_t row, int64_t n) {
-      V middle[kHeld], distances[kHeld], squares[kHeld];
-      const S* x = elements.x + row * channels + c;
-      each_column<vectors>(width, [&](int64_t k, int64_t lanes) {
-        distances[k] = squares[k] = V(0);
-        middle[k] = read_some(x + k * V::size, lanes);
-      });
-      if constexpr (kSweepsTwice<S>) {
-        for (int64_t down = 1; down < n; ++down)
-          each_column<vectors>(width, [&](int64_t k, int64_t lanes) {
-            middle[k] = middle[k] + read_some(x + down * channels + k * V::size, lanes);
-          });
-        for (int k = 0; k < vectors; ++k) middle[k] = middle[k] * V(1 / double(n));
-      }
-      for (int64_t down = 0; down < n; ++down)
-        each_column<vectors>(width, [&](int64_t k, int64_t lanes) {
-          V distance = read_some(x + down * channels + k * V::size, lanes) - middle[k];
-          distances[k] = distances[k] + distance;
-          squares[k] = squares[k] + distance * distance;
-        });
-      C block[3][kHeld * V::size];
-      for (int k = 0; k < vectors; ++k) {
-        store(block[0] + k * V::size, Vec<C>(middle[k].v));
-        store(block[1] + k * V::size, Vec<C>(distances[k].v));
-        store(block[2] + k * V::size, Vec<C>(squares[k].v));
-      }
-      Join join(n, row - piece * rows);
-      for (int64_t k = 0; k < least(width, vectors * V::size); ++k)
-        join.block(mean[k], squared[k], block[0][k], block[1][k], block[2][k]);
+    V middle[kHeld], distances[kHeld], squares[kHeld];
+    const S* x = elements.x + row * channels + c;
+    each_column<vectors>(width, [&](int64_t k, int64_t lanes) {
+      distances[k] = squares[k] = V(0);
+      middle[k] = read_some(x + k * V::size, lanes);
     });
+    if constexpr (kSweepsTwice<S>) {
+      for (int64_t down = 1; down < n; ++down)
+        each_column<vectors>(width, [&](int64_t k, int64_t lanes) {
+          middle[k] = middle[k] + read_some(x + down * channels + k * V::size, lanes);
+        });
+      for (int k = 0; k < vectors; ++k) middle[k] = middle[k] * V(1 / double(n));
+    }
+    for (int64_t down = 0; down < n; ++down)
+      each_column<vectors>(width, [&](int64_t k, int64_t lanes) {
+        const S* p = x + down * channels + k * V::size;
+        __builtin_prefetch(p + kBlockRows * channels, 0, 2);  // for the next block: the hardware foresees no strips
+        V distance = read_some(p, lanes) - middle[k];
+        distances[k] = distances[k] + distance;
+        squares[k] = squares[k] + distance * distance;
+      });
+    C block[3][kHeld * V::size];
+    for (int k = 0; k < vectors; ++k) {
+      store(block[0] + k * V::size, Vec<C>(middle[k].v));
+      store(block[1] + k * V::size, Vec<C>(distances[k].v));
+      store(block[2] + k * V::size, Vec<C>(squares[k].v));
+    }
+    Join join(n, row - piece * rows);
+    for (int64_t k = 0; k < least(width, vectors * V::size); ++k)
+      join.block(mean[k], squared[k], block[0][k], block[1][k], block[2][k]);
   }
 
   template <int vectors>
@@ -215,11 +214,15 @@ struct Rows {
   NNART_HD void find_moments() const {
     constexpr int64_t strip = kHeld * V::size;
     each_share([&](int64_t first, int64_t last) {
-      for (int64_t piece = first; piece < last; ++piece)
-        for (int64_t c = 0; c < channels; c += strip)
-          with_vectors(least(strip, channels - c), [&](auto vectors) {
-            if constexpr (vectors > 0) moments<vectors>(piece, c, least(strip, channels - c));
-          });
+      for (int64_t piece = first; piece < last; ++piece) {
+        for (int64_t c = 0; c < 2 * channels; ++c) sums(piece)[c] = 0;
+        each_block(piece, [&](int64_t row, int64_t n) {
+          for (int64_t c = 0; c < channels; c += strip)
+            with_vectors(least(strip, channels - c), [&](auto vectors) {
+              if constexpr (vectors > 0) moments<vectors>(piece, row, n, c, least(strip, channels - c));
+            });
+        });
+      }
     });
     double *mean = sums(0), *squares = mean + channels;
     for (int64_t piece = 1; piece < pieces; ++piece) {
