@@ -6,7 +6,6 @@
 #include <string>
 
 #include "build_facts.h"
-#include "cpu/conv/strategies.h"
 #include "cpu/kernels.h"
 #include "ops/conv_plan.h"
 

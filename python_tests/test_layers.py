@@ -18,7 +18,7 @@ TORCH = r"torch/(csrc/(stable|inductor/aoti_torch/c)|headeronly)/.*"
 ALLOWED = {
     "math": [r"cmath", r"cstdint", r"math/.*"],
     "core": [STANDARD, r"core/.*", r"math/.*"],
-    "cpu": [STANDARD, r"immintrin\.h", r"core/.*", r"math/.*", r"cpu/.*"],
+    "cpu": [STANDARD, r"(immintrin|cpuid)\.h", r"core/.*", r"math/.*", r"cpu/.*"],
     "cuda": [STANDARD, r"cassert", r"limits", r"cuda_.*", r"core/.*", r"math/.*", r"cuda/.*"],
     "emulation": [r"[a-z_]+", r"(pthread|ucontext|sys/mman|sanitizer/.*|cuda_.*|emulation/.*)\.h"],
     "ops": [r"[a-z_]+", TORCH, r"core/.*", r"math/.*", r"ops/.*", r"cpu/kernels\.h", r"cuda/kernels\.h"],

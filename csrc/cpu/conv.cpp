@@ -10,7 +10,8 @@ namespace nnart::cpu {
 namespace {
 
 // With operands in pairs, or false where they would gain nothing or cannot be made.
-bool by_pairs(const ConvArgs& args) {
+bool by_pairs([[maybe_unused]] const ConvArgs& args) {
+#if defined(__AVX512F__)
   if (args.dtype != DType::BFloat16 || !multiplies_pairs()) return false;
   if (args.pass == ConvPass::Wgrad) {
     WeightGradient<BFloat16, BFloat16> gradient(args);
@@ -22,6 +23,9 @@ bool by_pairs(const ConvArgs& args) {
   if (!takes_pairs(forward ? args.x : args.y, sums)) return false;
   Correlation<BFloat16, Pair>(args).run();
   return true;
+#else
+  return false;
+#endif
 }
 
 }  // namespace

@@ -7,7 +7,6 @@
 #include <cstring>
 #include <initializer_list>
 
-#include "cpu/conv/strategies.h"
 #include "cpu/kernels.h"
 
 namespace nnart::cpu {

@@ -37,6 +37,13 @@ struct Kernels {
 Isa isa();
 const char* name_of(Isa);
 
+// Whether products of pairs of bfloat16 (conv/pairs.h) are there and worth their copies: they do twice the
+// multiply-adds of float on AMD's processors, half of them on Intel's, where torch multiplies tiles.
+bool multiplies_pairs();
+
+// Whether the CPU works through vectors of 64 bytes by halves, as Zen 4 does.
+bool halves_vectors();
+
 // Results of this many bytes a thread and more are stored past the caches, from which they would be gone before anyone
 // read them: 8 MB, unless the environment variable NNART_PAST_CACHES_BYTES has another number. Alone such a store is
 // faster from 2 MB on; within a network the next layer finds smaller results in the third-level cache: on Zen 5 with

@@ -1,7 +1,6 @@
 // The CPU's half of the registry, in _C.
 #include <array>
 
-#include "cpu/conv/strategies.h"
 #include "cpu/kernels.h"
 #include "ops/launch.h"
 #include "ops/register.h"

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "cpu/vec.h"
+#include "math/integers.h"
 
 namespace nnart::cpu {
 namespace {
@@ -30,6 +31,17 @@ struct Factor {
     return {typename Vec<E>::Raw(*p - typename Vec<E>::Raw{})};  // minus 0, not plus, is no operation
   }
 };
+
+template <class E>
+NNART_HD void add_product(Vec<E>& sum, const Factor<E>& a, const Factor<E>& b) {
+  sum = sum + a.v * b.v;
+}
+
+// The distance to a second term that is not there: zero stands in its place. 0 is that of an expanded tensor.
+constexpr int64_t kNoTerm = -1;
+
+#if defined(__AVX512F__)
+
 template <>
 struct Factor<Pair> {
   RawU32 v;
@@ -50,46 +62,19 @@ struct Factor<BFloat16> : Factor<Pair> {
   NNART_HD static Factor load(const BFloat16* p) { return {Factor<Pair>::load(p)}; }
   NNART_HD static Factor load_partial(const BFloat16* p, int64_t n) {
     Factor x{};
-#if defined(__AVX512F__)
     x.v = reinterpret_cast<RawU32>(_mm512_maskz_loadu_epi16(__mmask32((uint64_t{1} << n) - 1), p));
-#else
-    std::memcpy(&x.v, p, size_t(n) * sizeof(BFloat16));
-#endif
     return x;
   }
 };
 
-template <class E>
-NNART_HD void add_product(Vec<E>& sum, const Factor<E>& a, const Factor<E>& b) {
-  sum = sum + a.v * b.v;
-}
 NNART_HD void add_product(Vec<float>& sum, const Factor<Pair>& a, const Factor<Pair>& b) {
-#if defined(__AVX512F__)
-  asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));  // GCC knows it by name with a flag of its own
-#else
-  (void)sum, (void)a, (void)b;  // nobody asks for it
-#endif
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));  // its intrinsic needs a flag of its own
 }
-
-// ---- copies that make pairs -----------------------------------------------------------------------------------------
-
-// The distance to a second term that is not there: zero stands in its place. 0 is that of an expanded tensor.
-constexpr int64_t kNoTerm = -1;
 
 // Lane i is the pair of from[i] and from[i + next]; n lanes.
 NNART_HD RawU32 load_pairs(const BFloat16* from, int64_t next, int64_t n) {
-  constexpr int64_t width = Vec<float>::size;
-  auto half = [n](const BFloat16* p) {
-    Raw16 h{};
-#if defined(__AVX512F__)
-    if (n == width)
-      std::memcpy(&h, p, sizeof h);
-    else
-      h = reinterpret_cast<Raw16>(_mm256_maskz_loadu_epi16(__mmask16((1u << n) - 1), p));
-#else
-    std::memcpy(&h, p, size_t(n) * sizeof(BFloat16));
-#endif
-    return __builtin_convertvector(h, RawU32);
+  auto half = [lanes = __mmask16((1u << n) - 1)](const BFloat16* p) {
+    return __builtin_convertvector(reinterpret_cast<Raw16>(_mm256_maskz_loadu_epi16(lanes, p)), RawU32);
   };
   RawU32 first = half(from);
   return next == kNoTerm ? first : first | half(from + next) << 16;
@@ -102,15 +87,14 @@ NNART_HD void pair_run(Pair* to, const BFloat16* from, int64_t next, int64_t str
   int64_t i = 0;
   if (stride == 1)
     for (; i < n; i += width) {
-      int64_t count = n - i < width ? n - i : width;
-      RawU32 pairs = load_pairs(from + i, next, count);
-      if (count == width)
-        std::memcpy(to + i, &pairs, sizeof pairs);
-      else
-        store_partial(reinterpret_cast<float*>(to + i), Vec<float>(reinterpret_cast<RawVec<float>>(pairs)), count);
+      int64_t count = least(width, n - i);
+      _mm512_mask_storeu_epi32(to + i, __mmask16((1u << count) - 1),
+                               reinterpret_cast<__m512i>(load_pairs(from + i, next, count)));
     }
   for (; i < n; ++i) to[i] = {from[i * stride], next == kNoTerm ? BFloat16{} : from[i * stride + next]};
 }
+
+#endif
 
 }  // namespace
 }  // namespace nnart::cpu

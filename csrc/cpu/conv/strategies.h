@@ -14,11 +14,4 @@ struct ConvStrategies {
   static void grouped(const ConvArgs&);
 };
 
-// Whether products of pairs of bfloat16 (conv/pairs.h) are there and worth their copies: they do twice the
-// multiply-adds of float on AMD's processors, half of them on Intel's, where torch multiplies tiles.
-bool multiplies_pairs();
-
-// Whether the CPU works through vectors of 64 bytes by halves, as Zen 4 does.
-bool halves_vectors();
-
 }  // namespace nnart::cpu
