@@ -60,8 +60,9 @@ def conv2d(
 
     x is 0 outside the image. With groups, output channel o sums over its own group's input channels alone. float32,
     float64, bfloat16 and float16 on the CPU run on our kernels, which add in float32 (float64 for float64) and in an
-    order that does not depend on the number of threads; the rest runs the native operation. Under ``torch.autocast``
-    the operands are lowered as torch lowers them. Every order of derivative exists.
+    order that does not depend on the number of threads; subnormal numbers in bfloat16 may count as zero, as native's
+    do. The rest runs the native operation. Under ``torch.autocast`` the operands are lowered as torch lowers them.
+    Every order of derivative exists.
 
     Args:
         input: the images. The output is channels-last if input or weight is.
