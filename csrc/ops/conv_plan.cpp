@@ -140,13 +140,7 @@ bool suits_gemm_last_wgrad(int64_t in, int64_t out, int64_t pixels, bool one_tap
 }
 
 // Groups of four channels on large planes, where their pairs fill the vectors with pixels as single ones do.
-bool suits_gemm_pairs_of_groups(const ConvArgs& args) {
-  bool strided = false;
-  int64_t pixels = 1;
-  for (const math::Axis& axis : args.axis) {
-    strided = strided || axis.stride > 1;
-    pixels *= axis.out;
-  }
+bool suits_gemm_pairs_of_groups(const ConvArgs& args, int64_t pixels, bool strided) {
   bool four = args.in_channels == 4 * args.groups && args.groups > 1;
   return gemm_is_fast(args.dtype) && !args.channels_last && four && !strided && pixels >= 24 * 24;
 }
@@ -170,11 +164,17 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
     return {ConvStrategy::Depthwise, "one input and one output channel a group: nothing to sum over channels"};
   if (vector_bytes() == 0 && native_takes_it)
     return {ConvStrategy::Native, "not depthwise: native until our GEMM has been timed on a GPU"};
+  bool strided = false;
+  int64_t pixels = 1;
+  for (const math::Axis& axis : args.axis) {
+    strided = strided || axis.stride > 1;
+    pixels *= axis.out;
+  }
   if (takes(ConvStrategy::Grouped, args, native_takes_it)) {
     // Eight channels, or one group, are enough for oneDNN where its layout is the tensor's.
     bool many = args.in_channels / args.groups == 8 || args.groups == 1;
     bool narrow = args.dtype == DType::BFloat16;
-    if (narrow && suits_gemm_pairs_of_groups(args))
+    if (narrow && suits_gemm_pairs_of_groups(args, pixels, strided))
       return {ConvStrategy::Gemm, "few channels a group on large planes: pairs of them are multiplied at once"};
     if (!native_takes_it || !many || (narrow && !args.channels_last && args.groups > 1) ||
         (args.pass == ConvPass::Wgrad && args.groups > 1))
@@ -190,12 +190,6 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
   int64_t filter = args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
   bool one_tap = filter == 1;
   bool float32 = args.dtype == DType::Float32, planes = !args.channels_last;
-  bool strided = false;
-  int64_t pixels = 1;
-  for (const math::Axis& axis : args.axis) {
-    strided = strided || axis.stride > 1;
-    pixels *= axis.out;
-  }
   if (suits_gemm_outside_onednn(args, pixels, one_tap))
     return {ConvStrategy::Gemm, "one thread and few images: torch would multiply outside oneDNN, at half its speed"};
   if (one_tap && args.groups == 1 && suits_gemm_one_tap(args, pixels, written, summed, strided))

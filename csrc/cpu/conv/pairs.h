@@ -21,15 +21,18 @@ struct Pair {
 template <class E>
 constexpr int64_t kTermsOf = std::is_same_v<E, Pair> ? 2 : 1;
 
+template <class T>
+NNART_HD Vec<T> broadcast(T x) {
+  return typename Vec<T>::Raw(x - typename Vec<T>::Raw{});  // minus 0, not plus, is no operation
+}
+
 // A vector of elements of type E as they lie in memory, and one element in all of its lanes.
 template <class E>
 struct Factor {
   Vec<E> v;
   NNART_HD static Factor load(const E* p) { return {cpu::load(p)}; }
   NNART_HD static Factor load_partial(const E* p, int64_t n) { return {cpu::load_partial(p, n)}; }
-  NNART_HD static Factor broadcast(const E* p) {
-    return {typename Vec<E>::Raw(*p - typename Vec<E>::Raw{})};  // minus 0, not plus, is no operation
-  }
+  NNART_HD static Factor broadcast(const E* p) { return {cpu::broadcast(*p)}; }
 };
 
 template <class E>
@@ -39,6 +42,15 @@ NNART_HD void add_product(Vec<E>& sum, const Factor<E>& a, const Factor<E>& b) {
 
 // The distance to a second term that is not there: zero stands in its place. 0 is that of an expanded tensor.
 constexpr int64_t kNoTerm = -1;
+
+// The terms at `from`, the second of them `next` further.
+template <class E, class S>
+NNART_HD E element_at(const S* from, [[maybe_unused]] int64_t next) {
+  if constexpr (kTermsOf<E> == 2)
+    return {*from, next == kNoTerm ? S{} : from[next]};
+  else
+    return widen_one<E>(from);
+}
 
 #if defined(__AVX512F__)
 
@@ -91,7 +103,7 @@ NNART_HD void pair_run(Pair* to, const BFloat16* from, int64_t next, int64_t str
       _mm512_mask_storeu_epi32(to + i, __mmask16((1u << count) - 1),
                                reinterpret_cast<__m512i>(load_pairs(from + i, next, count)));
     }
-  for (; i < n; ++i) to[i] = {from[i * stride], next == kNoTerm ? BFloat16{} : from[i * stride + next]};
+  for (; i < n; ++i) to[i] = element_at<Pair>(from + i * stride, next);
 }
 
 #endif

@@ -34,11 +34,6 @@ constexpr int kTileVectors = tile_vectors(kTileRows);
 template <class T>
 constexpr int64_t kTileColumns = kTileVectors * Vec<T>::size;
 
-template <class T>
-NNART_HD Vec<T> broadcast(T x) {
-  return typename Vec<T>::Raw(x - typename Vec<T>::Raw{});  // minus 0, not plus, is no operation
-}
-
 // sum[r][v] += sum over k of row[r][a_offset[k]] * (vector v at b + b_offset[k]). The offsets say where the operands
 // are, so that neither an image nor its taps are ever laid out as a matrix. E is the sums' own type, or a pair of
 // terms.
@@ -236,7 +231,6 @@ NNART_HD void widen_run(T* to, const S* from, int64_t stride, int64_t n) {
   if constexpr (std::is_same_v<S, T> && sizeof(S) == 2) {
     if (stride == 1) return void(std::memcpy(to, from, size_t(n) * sizeof(S)));
     for (; i < n; ++i) to[i] = from[i * stride];
-    return;
   } else {
     constexpr int64_t width = Vec<T>::size;
     if (stride != 1) {
@@ -250,15 +244,6 @@ NNART_HD void widen_run(T* to, const S* from, int64_t stride, int64_t n) {
     for (; i + width <= n; i += width) store(to + i, load(from + i));
     if (i < n) store_partial(to + i, load_partial(from + i, n - i), n - i);
   }
-}
-
-// The terms at `from`, the second of them `next` further.
-template <class E, class S>
-NNART_HD E element_at(const S* from, [[maybe_unused]] int64_t next) {
-  if constexpr (kTermsOf<E> == 2)
-    return {*from, next == kNoTerm ? S{} : from[next]};
-  else
-    return widen_one<E>(from);
 }
 
 // to[i] = the terms at from + i * stride.
@@ -338,6 +323,28 @@ NNART_HD void copy_transposed_square(To* to, int64_t to_stride, const From* from
   for (int r = 0; r < V::size; ++r) store(to + r * to_stride, square[r]);
 }
 
+// to[j * to_stride + i] = lane j of row i for i < rows, j < columns, where load_row(i, j, n) has the n lanes from j on.
+template <class V, class To, class LoadRow>
+NNART_HD void transpose_rows(To* to, int64_t to_stride, int64_t rows, int64_t columns, const LoadRow& load_row) {
+  constexpr int64_t width = V::size;
+  for (int64_t j = 0; j < columns; j += width) {
+    int64_t wide = least(width, columns - j);
+    for (int64_t i = 0; i < rows; i += width) {
+      int64_t high = least(width, rows - i);
+      V square[width];
+      for (int64_t r = 0; r < width; ++r) square[r] = r >= high ? V(0) : load_row(i + r, j, wide);
+      transpose(square);
+      for (int64_t r = 0; r < wide; ++r) {
+        To* row = to + (j + r) * to_stride + i;
+        if (high == width)
+          store(row, square[r]);
+        else
+          store_partial(row, square[r], high);
+      }
+    }
+  }
+}
+
 // to[j * to_stride + i] = from[i * from_stride + j] for i < rows, j < columns, widened or narrowed. The last square of
 // a side that does not divide evenly overlaps its neighbour.
 template <class From, class To>
@@ -352,49 +359,21 @@ void copy_transposed(To* to, int64_t to_stride, const From* from, int64_t from_s
       }
     return;
   }
-  for (int64_t j = 0; j < columns; j += width) {
-    int64_t wide = least(width, columns - j);
-    for (int64_t i = 0; i < rows; i += width) {
-      int64_t high = least(width, rows - i);
-      V square[width];
-      for (int64_t r = 0; r < width; ++r) {
-        const From* row = from + (i + r) * from_stride + j;
-        square[r] = r >= high ? V(0) : wide == width ? load(row) : load_partial(row, wide);
-      }
-      transpose(square);
-      for (int64_t r = 0; r < wide; ++r) {
-        To* row = to + (j + r) * to_stride + i;
-        if (high == width)
-          store(row, square[r]);
-        else
-          store_partial(row, square[r], high);
-      }
-    }
-  }
+  transpose_rows<V>(to, to_stride, rows, columns, [&](int64_t i, int64_t j, int64_t n) {
+    const From* row = from + i * from_stride + j;
+    return n == width ? load(row) : load_partial(row, n);
+  });
 }
 
 // to[j * to_stride + i] = element i of pixel j, for n pixels of `channels` channels that lie in planes.
 template <class S, class E>
 void copy_planes(E* to, int64_t to_stride, const S* from, int64_t from_channel, int64_t channels, int64_t n) {
   if constexpr (kTermsOf<E> == 2) {
-    constexpr int64_t width = Vec<float>::size;
-    int64_t elements = ceil_div(channels, 2);
-    for (int64_t j = 0; j < n; j += width) {
-      int64_t wide = least(width, n - j);
-      for (int64_t i = 0; i < elements; i += width) {
-        int64_t high = least(width, elements - i);
-        Vec<float> square[width];
-        for (int64_t r = 0; r < width; ++r) {
-          const S* plane = from + 2 * (i + r) * from_channel + j;
-          int64_t next = 2 * (i + r) + 1 < channels ? from_channel : kNoTerm;
-          square[r] =
-              r < high ? Vec<float>(reinterpret_cast<RawVec<float>>(load_pairs(plane, next, wide))) : Vec<float>(0);
-        }
-        transpose(square);
-        for (int64_t r = 0; r < wide; ++r)
-          store_partial(reinterpret_cast<float*>(to + (j + r) * to_stride + i), square[r], high);
-      }
-    }
+    auto* lanes = reinterpret_cast<float*>(to);  // moved, and nothing else
+    transpose_rows<Vec<float>>(lanes, to_stride, ceil_div(channels, 2), n, [&](int64_t i, int64_t j, int64_t count) {
+      int64_t next = 2 * i + 1 < channels ? from_channel : kNoTerm;
+      return Vec<float>(reinterpret_cast<RawVec<float>>(load_pairs(from + 2 * i * from_channel + j, next, count)));
+    });
   } else {
     copy_transposed(to, to_stride, from, from_channel, channels, n);
   }
