@@ -8,6 +8,7 @@
 
 #include "core/optimizer_rules.h"
 #include "core/parallel.h"
+#include "cpu/clear.h"
 #include "cpu/kernels.h"
 #include "cpu/optimizers/adafactor.h"
 #include "cpu/optimizers/tile.h"
@@ -20,6 +21,10 @@ namespace {
 
 // Below this many tiles a thread does not pay for its wake-up.
 constexpr int64_t kTileGrain = 16;
+
+NNART_HD void clear_grad(const OptimizerRow& row, int64_t begin, int64_t n) {
+  clear(static_cast<char*>(advance(row.grad, row.grad_dtype, begin)), n * bytes_of(row.grad_dtype));
+}
 
 // f(row, begin, n, tile) for each tile that has elements: n of them, from begin on.
 template <class F>
@@ -317,7 +322,7 @@ class Tile {
         store_some(ema + i, average + weight * (load_some(param_ + i, count) - average), count);
       });
     }
-    if (group_.zero_grad) std::memset(grad_memory(), 0, size_t(n_ * bytes_of(row_.grad_dtype)));
+    if (group_.zero_grad) clear_grad(row_, begin_, n_);
   }
 
  private:
@@ -401,8 +406,7 @@ void update_tile(const OptimizerArgs& args, const OptimizerRow& row, double grad
           run(Type<BFloat16>{}, std::integral_constant<Rest, Rest::drawn>{});
         else
           row.param_dtype == DType::BFloat16 ? run(Type<BFloat16>{}, lost) : run(Type<Float16>{}, lost);
-        if (group.zero_grad)
-          std::memset(advance(row.grad, row.grad_dtype, begin), 0, size_t(n * bytes_of(row.grad_dtype)));
+        if (group.zero_grad) clear_grad(row, begin, n);
         return;
       }
     }

@@ -12,6 +12,9 @@ namespace {
 // Pixels of a channels-last window that are summed by themselves, so that no sum in float has thousands of terms.
 constexpr int64_t kSumRun = 64;
 
+// Bytes of channels-last pixels that are copied at once.
+constexpr int64_t kCopied = 8 << 10;
+
 // Windows of up to so many pixels are written at once, larger ones line by line.
 constexpr int64_t kTiledWindow = 9;
 
@@ -69,6 +72,7 @@ struct AvgPool {
       C* to = factors.data() + i * factor_step;
       for (int64_t ow = 0; ow < w.axis().out; ++ow)
         to[ow] = C(1) / C(args.divisor ? args.divisor : lines * w_count[ow]);
+      for (int64_t ow = w.axis().out; ow < factor_step; ++ow) to[ow] = 0;
     }
   }
   // What the outputs of one line are multiplied with.
@@ -302,6 +306,11 @@ struct AvgPool {
   };
   // Of a whole line, one of no input behind them.
   NNART_HD void find_runs(Run* run) const {
+    if (windows.is_whole_plane()) {
+      *run++ = {0, 1, windows.in};
+      *run = {0, 0, 0};
+      return;
+    }
     int64_t begin = 0;
     for (int64_t i = 0; i < w.axis().in; ++i) {
       bool is_last = i + 1 == w.axis().in;
@@ -311,6 +320,29 @@ struct AvgPool {
     }
     *run = {0, 0, 0};
   }
+  // The outputs that each input of a line belongs to, as lanes of the one vector that has them all, which is 0 in the
+  // lane behind them. The k-th of the inputs from i on begin at lane[k * pitch + i].
+  struct Takers {
+    int64_t each, pitch;
+    Scratch<Bits<C>> lane;
+    explicit Takers(const AxisWindows& axis)
+        : each(overlap(axis.axis())), pitch(ceil_div(axis.axis().in, width) * width), lane(Use::weight, each * pitch) {
+      for (int64_t k = 0; k < each; ++k)
+        for (int64_t i = 0; i < pitch; ++i) {
+          bool belongs = i < axis.axis().in && axis.first_output(i) + k < axis.end_output(i);
+          lane.data()[k * pitch + i] = Bits<C>(belongs ? axis.first_output(i) + k : axis.axis().out);
+        }
+    }
+    NNART_HD V sum_at(int64_t i, V of) const {
+      V total(0);
+      for (int64_t k = 0; k < each; ++k) {
+        IndexVec<C> from;
+        std::memcpy(&from, lane.data() + k * pitch + i, sizeof from);
+        total = total + V(__builtin_shuffle(of.v, from));
+      }
+      return total;
+    }
+  };
   // The line above once more.
   NNART_HD void repeat_line(S* to, const S* end) const {
     int64_t n = w.axis().in;
@@ -321,17 +353,12 @@ struct AvgPool {
   }
 
   // Lines of grad_x that belong to the same lines of outputs are equal: the first is computed, the others copied.
-  template <int step>
-  NNART_HD void planes_backward() const {
+  template <class Spread>
+  NNART_HD void planes_backward(int64_t margin, int64_t outputs, const Spread& spread) const {
     auto* grad_y = static_cast<const S*>(args.x);
     auto* grad_x = static_cast<S*>(args.y);
     const math::PoolAxis& axis = w.axis();
-    int64_t most_shift = step ? div_floor(step - 1 + axis.pad, most(1, step)) : 0;
-    int64_t margin = step ? ceil_div(axis.kernel, most(1, step)) : 0;
-    int64_t outputs = most(axis.out, step ? ceil_div(axis.in, most(1, step)) : 0) + most_shift;
     int64_t elements = margin + ceil_div(outputs, width) * width + width;
-    Scratch<Run> runs(Use::tables, axis.in + 1);
-    find_runs(runs.data());
     parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
       Scratch<C> sums(Use::source, elements);
       std::memset(sums.data(), 0, size_t(elements) * sizeof(C));
@@ -357,23 +384,33 @@ struct AvgPool {
                 for (int64_t o = 0; o < axis.out; o += width) {
                   int64_t count = least(width, axis.out - o);
                   V term = (count == width ? load(line + o) : load_partial(line + o, count)) * load(shares + o);
-                  if (step && count < width) term = load_partial(reinterpret_cast<const C*>(&term.v), count);
                   store(sum + o, is_first ? term : load(sum + o) + term);
                 }
                 is_first = false;
               }
             if (is_first) std::memset(sum, 0, size_t(axis.out) * sizeof(C));
-            spread<step>(sum, to, end, runs.data());
+            spread(sum, to, end);
           }
       }
     });
   }
-  // The line of grad_x to which each of its windows' sums is added once for each of its taps.
-  template <int step>
-  NNART_HD void spread(const C* sum, S* to, const S* end, const Run* runs) const {
-    const math::PoolAxis& axis = w.axis();
-    if constexpr (step == 0) {
-      for (const Run* run = runs; run->n > 0; ++run) {
+  // Few outputs, which one vector has: each vector of inputs picks its own.
+  NNART_HD void picked_backward() const {
+    const Takers takers(w);
+    planes_backward(0, w.axis().out, [&](const C* sum, S* to, const S* end) {
+      V sums = load(sum);
+      for (int64_t i = 0; i < w.axis().in; i += width) {
+        fetch_target_ahead(to + i);
+        store_before(to + i, end, takers.sum_at(i, sums));
+      }
+    });
+  }
+  // Large windows: the inputs of a run are equal.
+  NNART_HD void runs_backward() const {
+    Scratch<Run> runs(Use::tables, w.axis().in + 1);
+    find_runs(runs.data());
+    planes_backward(0, w.axis().out, [&](const C* sum, S* to, const S* end) {
+      for (const Run* run = runs.data(); run->n > 0; to += run++->n) {
         C total = 0;
         for (int64_t o = run->first; o < run->end; ++o) total += sum[o];
         V value(static_cast<double>(total));
@@ -381,9 +418,16 @@ struct AvgPool {
           fetch_target_ahead(to + i);
           store_before(to + i, end, value);
         }
-        to += run->n;
       }
-    } else {
+    });
+  }
+  // Steps of 1 or 2: each output is added once for each of its taps.
+  template <int step>
+  NNART_HD void stepped_backward() const {
+    const math::PoolAxis& axis = w.axis();
+    int64_t most_shift = div_floor(step - 1 + axis.pad, step);
+    int64_t outputs = most(axis.out, ceil_div(axis.in, step)) + most_shift;
+    planes_backward(ceil_div(axis.kernel, step), outputs, [&](const C* sum, S* to, const S*) {
       auto at = [&](int64_t phase, int64_t j) {
         // Input step j + phase is tap k of output j + (phase + pad - k) / step where that is whole.
         V total(0);
@@ -400,7 +444,7 @@ struct AvgPool {
         else
           store_partial(to + j, at(0, j), left);
       }
-    }
+    });
   }
 
   // Planes, 2x2 windows that tile the input.
@@ -453,7 +497,7 @@ struct AvgPool {
   NNART_HD void channels_backward() const {
     auto* grad_y = static_cast<const S*>(args.x);
     auto* grad_x = static_cast<S*>(args.y);
-    int64_t rows = d.axis().in * h.axis().in;
+    int64_t rows = d.axis().in * h.axis().in, most_copied = most(1, kCopied / (channels * int64_t(sizeof(S))));
     Scratch<Run> runs(Use::tables, w.axis().in + 1);
     find_runs(runs.data());
     parallel_for(args.shape.batch * rows, pool_grain(w.axis().in * channels), [&](int64_t first, int64_t last) {
@@ -490,9 +534,9 @@ struct AvgPool {
               }
             });
           });
-          // Twice as many at each copy.
+          // Twice as many at each copy, as long as the first-level cache has what is copied.
           for (int64_t done = 1, n; done < run->n; done += n) {
-            n = least(done, run->n - done);
+            n = least(least(done, most_copied), run->n - done);
             std::memcpy(static_cast<void*>(to + done * channels), to, size_t(n * channels) * sizeof(S));
           }
         }
@@ -507,8 +551,8 @@ struct AvgPool {
       if (args.shape.channels_last)
         return small && tiles(h.axis()) && tiles(w.axis()) ? tile_channels() : channels_backward();
       if (windows.is_flat_window(2, 2) && tiles(h.axis()) && tiles(w.axis())) return double_planes();
-      if (stepped) return planes_backward<0>();
-      return w.axis().stride == 2 ? planes_backward<2>() : planes_backward<1>();
+      if (stepped) return w.axis().out < width && !windows.is_whole_plane() ? picked_backward() : runs_backward();
+      return w.axis().stride == 2 ? stepped_backward<2>() : stepped_backward<1>();
     }
     if (args.shape.channels_last) {
       if (windows.is_flat_window(2, 2)) return channels_forward<2, 2>();

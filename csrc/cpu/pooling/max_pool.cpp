@@ -1,5 +1,6 @@
 // Max pooling, and what turns its offsets into indices.
 #include "core/parallel.h"
+#include "cpu/clear.h"
 #include "cpu/kernels.h"
 #include "cpu/pooling/lines.h"
 #include "cpu/scratch.h"
@@ -418,7 +419,7 @@ void unpool(const MaxUnpoolArgs& args) {
   parallel_for(images, pool_grain((args.in + args.out) * inner), [&](int64_t first, int64_t last) {
     for (int64_t image = first; image < last; ++image) {
       S* to = y + image * args.out * inner;
-      std::memset(static_cast<void*>(to), 0, size_t(args.out * inner) * sizeof(S));
+      clear(to, args.out * inner);
       for (int64_t i = 0; i < args.in; ++i)
         for (int64_t c = 0; c < inner; ++c) {
           int64_t at = (image * args.in + i) * inner + c, index = args.indices[at];

@@ -1,5 +1,6 @@
 // The gradient of max pooling: each output's, to the input that its offset names.
 #include "core/parallel.h"
+#include "cpu/clear.h"
 #include "cpu/kernels.h"
 #include "cpu/pooling/lines.h"
 #include "cpu/scratch.h"
@@ -73,6 +74,20 @@ struct Backward {
     return uint64_t(start + steps[uint64_t(offset)]);
   }
 
+  // One window a plane: all is 0 but the input it took.
+  NNART_HD void whole() const {
+    int64_t inner = windows.shape.channels_last ? channels : 1;
+    parallel_for(windows.planes() / inner, pool_grain(windows.in * inner), [&](int64_t first, int64_t last) {
+      for (int64_t image = first; image < last; ++image) {
+        S* to = grad_x + image * windows.in * inner;
+        clear(to, windows.in * inner);
+        for (int64_t c = 0; c < inner; ++c)
+          if (auto i = uint64_t(offsets[image * inner + c]); i < uint64_t(windows.in))
+            to[int64_t(i) * inner + c] = grad_y[image * inner + c];
+      }
+    });
+  }
+
   // Each output adds to the input it took, in the order of the outputs: in place, or in scratch where storage rounds.
   // In disjoint windows it is the only one.
   NNART_HD void scatter_planes(bool disjoint) const {
@@ -92,7 +107,7 @@ struct Backward {
     const O* offset = offsets + p * out;
     S* to = grad_x + p * in;
     if (disjoint) {
-      std::memset(static_cast<void*>(to), 0, size_t(planes * in) * sizeof(S));
+      clear(to, planes * in);
       each_output([&](int64_t o, int64_t start) {
         for (int k = 0; k < planes; ++k) {
           uint64_t i = taken(step, steps.count, start, offset[k * out + o]);
@@ -113,7 +128,7 @@ struct Backward {
         store(widened.data() + o, count >= width ? load(from + o) : load_partial(from + o, count));
       }
     }
-    std::memset(sums, 0, size_t(planes * in) * sizeof(C));
+    clear(sums, planes * in);
     each_output([&](int64_t o, int64_t start) {
       for (int k = 0; k < planes; ++k) {
         uint64_t i = taken(step, steps.count, start, offset[k * out + o]);
@@ -138,7 +153,7 @@ struct Backward {
           const S* from = grad_y + image * windows.out * channels;
           const O* offset = offsets + image * windows.out * channels;
           S* to = grad_x + image * windows.in * channels;
-          std::memset(static_cast<void*>(to), 0, size_t(windows.in * channels) * sizeof(S));
+          clear(to, windows.in * channels);
           each_output([&](int64_t o, int64_t start) {
             for (int64_t c = 0; c < channels; ++c) {
               uint64_t i = taken(step, steps.count, start * channels, offset[o * channels + c]);
@@ -157,8 +172,7 @@ struct Backward {
         C* sums = scratch.data();
         if constexpr (kSumsInPlace) sums = target;
         int64_t run = count == pitch ? windows.in * pitch : count;  // what is cleared at once
-        for (int64_t i = 0; i < windows.in * pitch; i += most(run, pitch))
-          std::memset(sums + i, 0, size_t(run) * sizeof(C));
+        for (int64_t i = 0; i < windows.in * pitch; i += most(run, pitch)) clear(sums + i, run);
         each_output([&](int64_t o, int64_t start) {
           int64_t from = (image * windows.out + o) * channels + begin;
           for (int64_t c = 0; c < count; ++c) {
@@ -356,8 +370,8 @@ struct Backward {
       };
       Scratch<Asked> asked_scratch(Use::tile, overlap(d.axis()) * overlap(h.axis()) * axis.kernel);
       Asked* asked = asked_scratch.data();
-      std::memset(grads.data(), 0, size_t(lines * pitch) * sizeof(C));
-      std::memset(kept_offsets.data(), 0, size_t(lines * pitch) * sizeof(O));
+      clear(grads.data(), lines * pitch);
+      clear(kept_offsets.data(), lines * pitch);
       for (int64_t p = first; p < last; ++p) {
         // Beside a line lie other offsets, which meet gradients of zero: they need no zeros of their own, but memory.
         bool in_place = p * windows.out >= margin && (p + 1) * windows.out + pitch <= windows.planes() * windows.out;
@@ -407,6 +421,7 @@ struct Backward {
   }
 
   NNART_HD void run() const {
+    if (windows.is_whole_plane()) return whole();
     const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
     bool tiled = tiles(d) && tiles(h) && tiles(w) && d.kernel * h.kernel * w.kernel <= kMaxTiled;
     bool disjoint = windows.are_disjoint();

@@ -27,20 +27,30 @@ class Numbers {
   int64_t* data_;
 };
 
+// Whether the axis has one window, which covers it.
+NNART_HD bool is_one_window(const math::PoolAxis& axis) {
+  return axis.out == 1 && axis.kernel == axis.in && axis.pad == 0 && axis.dilation == 1;
+}
+
 // One axis: for each output its first input and its taps inside the input, for each input the outputs whose windows
 // reach it (with a dilation, some of them step over it).
 class AxisWindows {
  public:
-  explicit AxisWindows(const math::PoolAxis& axis) : axis_(axis), numbers_(3 * axis.out + 2 * axis.in) {
+  explicit AxisWindows(const math::PoolAxis& axis)
+      : axis_(axis), input_step_(is_one_window(axis) ? 0 : 2), numbers_(3 * axis.out + input_step_ * axis.in + 2) {
     int64_t* outputs = numbers_.data();
     int64_t* inputs = outputs + 3 * axis.out;
-    for (int64_t i = 0; i < axis.in; ++i) inputs[2 * i] = inputs[2 * i + 1] = 0;
+    for (int64_t i = 0; i <= input_step_ * axis.in; i += 2) inputs[i] = inputs[i + 1] = 0;
     for (int64_t o = 0; o < axis.out; ++o) {
       int64_t start = axis.start(o), begin = axis.first_tap(o), end = axis.end_tap(o);
       outputs[3 * o] = start;
       outputs[3 * o + 1] = begin;
       outputs[3 * o + 2] = end;
       if (begin == end) continue;
+      if (input_step_ == 0) {
+        inputs[1] = 1;
+        continue;
+      }
       for (int64_t i = start + begin * axis.dilation; i <= start + (end - 1) * axis.dilation; ++i) {
         if (inputs[2 * i + 1] == 0) inputs[2 * i] = o;
         inputs[2 * i + 1] = o + 1;
@@ -56,8 +66,8 @@ class AxisWindows {
   NNART_HD int64_t end(int64_t o) const { return numbers_.data()[3 * o + 2]; }
   NNART_HD bool is_whole(int64_t o) const { return begin(o) == 0 && end(o) == axis_.kernel; }
   NNART_HD int64_t input(int64_t o, int64_t tap) const { return start(o) + tap * axis_.dilation; }
-  NNART_HD int64_t first_output(int64_t i) const { return numbers_.data()[3 * axis_.out + 2 * i]; }
-  NNART_HD int64_t end_output(int64_t i) const { return numbers_.data()[3 * axis_.out + 2 * i + 1]; }
+  NNART_HD int64_t first_output(int64_t i) const { return numbers_.data()[3 * axis_.out + input_step_ * i]; }
+  NNART_HD int64_t end_output(int64_t i) const { return numbers_.data()[3 * axis_.out + input_step_ * i + 1]; }
   // The tap by which output o reads input i, or -1.
   NNART_HD int64_t tap(int64_t i, int64_t o) const {
     int64_t distance = i - start(o);
@@ -67,6 +77,7 @@ class AxisWindows {
 
  private:
   const math::PoolAxis axis_;
+  const int64_t input_step_;  // 0 where all inputs belong to the one output
   Numbers numbers_;
 };
 
@@ -86,7 +97,7 @@ NNART_HD int64_t overlap(const math::PoolAxis& axis) {
 NNART_HD PoolShape flattened(PoolShape shape) {
   int64_t in = 1;
   for (const math::PoolAxis& axis : shape.axis) {
-    if (axis.out != 1 || axis.kernel != axis.in || axis.pad != 0 || axis.dilation != 1) return shape;
+    if (!is_one_window(axis)) return shape;
     in *= axis.in;
   }
   shape.axis[0] = shape.axis[1] = {{1, 1, 1, 1, 0, 1}, false};
@@ -100,9 +111,7 @@ struct Windows {
   int64_t in, out;  // elements of a plane
 
   explicit Windows(const PoolShape& given) : Windows(flattened(given), 0) {}
-  NNART_HD bool is_whole_plane() const {
-    return out == 1 && w.axis().kernel == in && w.axis().pad == 0 && w.axis().dilation == 1;
-  }
+  NNART_HD bool is_whole_plane() const { return w.axis().in == in && is_one_window(w.axis()); }
   // Whether no input belongs to two windows.
   NNART_HD bool are_disjoint() const {
     for (const math::PoolAxis& axis : shape.axis) {

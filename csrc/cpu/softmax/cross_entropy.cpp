@@ -1,5 +1,6 @@
 // Cross-entropy from the logits: the forward keeps two numbers a row, the backward reads the logits once and writes
 // their gradient once.
+#include "cpu/clear.h"
 #include "cpu/kernels.h"
 #include "cpu/softmax/rows.h"
 
@@ -143,7 +144,7 @@ struct CrossEntropyKernel {
     Row<S> row = row_of(r);
     S* grad_x = static_cast<S*>(args.y) + r * classes;
     if (!row.counts) {
-      std::memset(static_cast<void*>(grad_x), 0, size_t(classes) * sizeof(S));
+      clear(grad_x, classes);
       return;
     }
     __builtin_prefetch(x + (r + 1) * classes);
