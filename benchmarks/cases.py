@@ -18,10 +18,11 @@ import nnart_ops
 import nnart_ops.functional as ours
 from benchmarks.case import DTYPES, Case
 from benchmarks.gemm_tiles import BYTES_A_SECOND, FLOPS_A_SECOND
-from benchmarks.layers import CONVOLUTIONS, NETWORKS, NETWORKS_TRANSPOSED, TRANSPOSED, Layer
+from benchmarks.layers import BIASED, CONVOLUTIONS, NETWORKS, NETWORKS_TRANSPOSED, TRANSPOSED, Layer
 from benchmarks.models import MODELS, with_folded_norms
 from benchmarks.optimizers import optimizers
 
+INPUT, WEIGHT, BIAS = range(3)  # the operands of a convolution
 COPIES = 3  # of each input; a call in between has pushed the others out of the second-level cache
 
 
@@ -122,7 +123,8 @@ LAYOUTS = {"NCHW": {}, "NHWC": {4: torch.channels_last, 5: torch.channels_last_3
 
 
 def convolutions(dtype: str) -> Iterator[Case]:
-    """Each layer in both layouts: the forward with its bias, the same with ReLU, and either gradient alone.
+    """Each layer in both layouts: the forward with its bias, the same with ReLU, and either gradient alone; of some the
+    weight's gradient and the bias's.
 
     On CUDA the depthwise ones, which have kernels there.
     """
@@ -196,16 +198,16 @@ def _layers(
 
             return ours, peer
 
-        def gradient(function: Any, of: int, xs: Any = xs, w: Any = w, gradients: Any = gradients) -> Any:
+        def gradient(function: Any, *of: int, xs: Any = xs, w: Any = w, b: Any = b, gradients: Any = gradients) -> Any:
             leaves, graphs = [], []
             for x in xs:
-                operands = [x.detach(), w.detach()]
-                leaves.append(operands[of].requires_grad_())
+                operands = [x.detach(), w.detach(), b.detach()][: 3 if BIAS in of else 2]
+                leaves.append([operands[k].requires_grad_() for k in of])
                 graphs.append(function(*operands))
 
-            def run(i: int) -> Tensor:
+            def run(i: int) -> tuple[Tensor, ...]:
                 i %= COPIES
-                return torch.autograd.grad(graphs[i], leaves[i], gradients[i], retain_graph=True)[0]
+                return torch.autograd.grad(graphs[i], leaves[i], gradients[i], retain_graph=True)
 
             return run
 
@@ -227,10 +229,13 @@ def _layers(
             for what, training in ((", batch norm, ReLU", False), (", batch norm of the batch, ReLU", True)):
                 sides = normalized(training)
                 yield kind(f"{label} forward{what}", ours=sides[0], peer=sides[1], tolerance=2 * tolerance)
-        for of, gradient_name in enumerate(("dgrad", "wgrad")):
+        for of, gradient_name in ((INPUT, "dgrad"), (WEIGHT, "wgrad")):
             sides = [gradient(function, of) for function in pair]
             tolerance = exact * terms[gradient_name] ** 0.5
             yield kind(f"{label} {gradient_name}", ours=sides[0], peer=sides[1], tolerance=tolerance)
+        if name in BIASED and family == "conv":
+            sides = [gradient(function, WEIGHT, BIAS) for function in pair]
+            yield kind(f"{label} wgrad, bias", ours=sides[0], peer=sides[1], tolerance=tolerance)
 
 
 def models(dtype: str) -> Iterator[Case]:

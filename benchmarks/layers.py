@@ -213,3 +213,9 @@ TRANSPOSED: dict[str, Layer] = {
     "64->3 4x4 s2 @32": ((8, 64, 32, 32), (64, 3, 4, 4), {"stride": 2, "padding": 1}),
     "dw 512 6 s3 @32": ((16, 512, 32), (512, 1, 6), {"stride": 3, "padding": 2, "output_padding": 1, "groups": 512}),
 }
+
+# Of which the bias's gradient is timed too.
+BIASED = (
+    *("64->64 3x3 @56", "64->256 1x1 @56", "3->64 3x3 @64", "24->24 3x3 @56"),
+    *("dw 32 3x3 @112", "dw 384 3x3 @14", "dw 96 7x7 @56", "128->64 2x2 s2 @28"),
+)

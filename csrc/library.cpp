@@ -116,6 +116,8 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
   m.def(
       "bias_activation_backward(Tensor grad_y, Tensor? saved, Tensor? bias, Tensor? seed, float p, str activation, "
       "float[] parameters, bool saved_is_output, bool wants_bias, int dim, int[] order) -> (Tensor, Tensor)");
+  // The sums over all dimensions but one.
+  m.def("channel_sum(Tensor x, int dim) -> Tensor");
 
   // y = activation((x - mean) weight / sqrt(var + eps) + bias + residual), channels in dimension 1. Without mean and
   // var they are those of x over all other dimensions, and are given back; else nothing is, and of_batch says whether
@@ -191,6 +193,10 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
   m.def(
       "conv_wgrad(Tensor grad_y, Tensor x, SymInt[] kernel_size, int[] stride, int[] padding, int[] dilation, int "
       "groups) -> Tensor");
+  // That and the channel_sum of grad_y, the gradient of the bias.
+  m.def(
+      "conv_wgrad_bias(Tensor grad_y, Tensor x, SymInt[] kernel_size, int[] stride, int[] padding, int[] dilation, int "
+      "groups) -> (Tensor, Tensor)");
 
   // Pooling over the last one to three axes of (N, C, ...) or (C, ...). An offset is the place of an output's maximum
   // in its window, (kd kernel_h + kh) kernel_w + kw, in uint8 for windows of up to 256 elements, int16 (its bits an

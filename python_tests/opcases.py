@@ -209,6 +209,8 @@ OPS: dict[str, Sample] = {
         *(_tensor(2, 6, 4, 6), _tensor(6, 2, 3, 2), _tensor(4), _tensor(2, 4, 7, 6)),
         *([2, 4, 7, 6], *_CONV, "tanh", []),
     ),
+    "channel_sum": lambda: (_tensor(2, 6, 4, 5), 1),
+    "conv_wgrad_bias": lambda: (_tensor(2, 6, 4, 6), _tensor(2, 4, 7, 6), [3, 2], *_CONV),
     "conv_wgrad": lambda: (_tensor(2, 6, 4, 6), _tensor(2, 4, 7, 6), [3, 2], *_CONV),
     "max_pool": lambda: (_tensor(2, 3, 6, 7), *_POOL, False),
     "max_pool_with_offsets": lambda: (_tensor(2, 3, 6, 7), *_POOL, True),

@@ -230,11 +230,11 @@ def test_only_the_gradients_that_are_asked_for(
         expected = torch.autograd.grad(y.sum(), given, retain_graph=True)
         with monkeypatch.context() as patch:
             calls.clear()
-            for gradient in ("_conv", "_conv_transpose", "_wgrad", "_sum_to_bias"):
+            for gradient in ("_conv", "_conv_transpose", "_wgrad", "_wgrad_bias", "channel_sum"):
                 patch.setattr(module, gradient, counted(gradient, getattr(module, gradient)))
             (grad,) = torch.autograd.grad(y.sum(), given[asked], retain_graph=True)
         of_input = "_conv_transpose" if name == "conv2d" else "_conv"
-        assert calls == [[of_input], ["_wgrad"], ["_sum_to_bias"]][asked]
+        assert calls == [[of_input], ["_wgrad"], ["channel_sum"]][asked]
         assert torch.equal(grad, expected[asked])
     y.sum().backward()
     assert all(leaf.grad is not None for leaf in leaves)

@@ -192,14 +192,15 @@ def precision() -> Iterator[Callable[[str], None]]:
 
 
 def check(results: list[Tensor], expected: list[Tensor], limit: float) -> None:
-    for name, result, wanted in zip(("y", "grad_x", "grad_weight"), results, expected, strict=True):
+    names = ("y", "grad_x", "grad_weight", "grad_bias")
+    for name, result, wanted in zip(names[: len(expected)], results, expected, strict=True):
         error, largest = (result.detach().double() - wanted).abs().max(), wanted.abs().max()
         assert error <= limit * largest.clamp_min(1e-3), f"{name} is off by {error:.3e} of {largest:.3e}"
 
 
 @pytest.mark.parametrize("problem", problems(), ids=str)
 def test_against_float64_for(problem: Problem) -> None:
-    """The forward with its epilogue, and both gradients of the convolution alone."""
+    """The forward with its epilogue, and the gradients of the convolution alone."""
     hold_to_float64(problem, LIMITS[problem.dtype])
 
 
@@ -214,16 +215,17 @@ def hold_to_float64(problem: Problem, limit: float) -> None:
     x, weight, bias, residual = operands(problem)
     follower = Follower(problem, residual)
     given = bias if problem.bias else None
-    exact = [t.double().cpu().requires_grad_() for t in (x, weight)]
-    plain = getattr(native, name)(*exact, given.double().cpu() if given is not None else None, *where)
+    inputs = [x, weight, bias] if problem.bias else [x, weight]
+    exact = [t.double().cpu().requires_grad_() for t in inputs]
+    plain = getattr(native, name)(*exact, *[None] * (3 - len(inputs)), *where)
     grad = torch.randn(plain.shape).to(problem.dtype)
     expected = [follower.torchs(plain).detach()]
     expected += torch.autograd.grad(plain, exact, grad.double().cpu())
-    leaves = [t.detach().requires_grad_() for t in (x, weight)]
+    leaves = [t.detach().requires_grad_() for t in inputs]
     with nnart_ops.config(conv_strategy="gemm"):
         with torch.no_grad():
             y = follower.ours(x, weight, given, where)
-        again = getattr(F, name)(*leaves, given, *where)
+        again = getattr(F, name)(*leaves, *[None] * (3 - len(inputs)), *where)
         gradients = torch.autograd.grad(again, leaves, grad.contiguous())
     assert {t.dtype for t in (y, *gradients)} == {problem.dtype}
     check([t.cpu() for t in (y, *gradients)], expected, limit)
@@ -245,16 +247,34 @@ def test_transposed_with_epilogue(dtype: torch.dtype) -> None:
 
 
 def test_sums_of_many_pixels() -> None:
-    """A weight's gradient of several pieces, the same bits again."""
+    """The gradients of a weight and a bias of several pieces, the same bits again."""
     x, grad = torch.randn(3, 4, 48, 50), torch.randn(3, 6, 48, 50)
-    weight = torch.randn(6, 4, 3, 3).requires_grad_()
-    exact = weight.detach().double().cpu().requires_grad_()
-    y = native.conv2d(x.double().cpu(), exact, None, 1, 1)
-    (expected,) = torch.autograd.grad(y, exact, grad.double().cpu())
+    leaves = [torch.randn(6, 4, 3, 3).requires_grad_(), torch.randn(6).requires_grad_()]
+    exact = [leaf.detach().double().cpu().requires_grad_() for leaf in leaves]
+    y = native.conv2d(x.double().cpu(), *exact, 1, 1)
+    expected = torch.autograd.grad(y, exact, grad.double().cpu())
     with nnart_ops.config(conv_strategy="gemm"):
-        first, second = (torch.autograd.grad(F.conv2d(x, weight, None, 1, 1), weight, grad)[0] for _ in "ab")
-    assert torch.equal(first, second)
-    assert (first.cpu().double() - expected).abs().max() <= LIMITS[torch.float32] * expected.abs().max()
+        first, second = (torch.autograd.grad(F.conv2d(x, *leaves, 1, 1), leaves, grad) for _ in "ab")
+    for one, other, wanted in zip(first, second, expected):
+        assert torch.equal(one, other)
+        assert (one.cpu().double() - wanted).abs().max() <= LIMITS[torch.float32] * wanted.abs().max()
+
+
+@pytest.mark.skipif(EMULATION is None, reason="of an emulation that lists its kernels")
+def test_the_weights_gradient_has_the_biass() -> None:
+    """In one pass over the gradient of y: no kernel but the product's reads it."""
+    x, weight, bias = torch.randn(2, 8, 6, 6), torch.randn(16, 8, 3, 3), torch.randn(16).requires_grad_()
+    weight.requires_grad_()
+    with nnart_ops.config(conv_strategy="gemm"):
+        y = F.conv2d(x, weight, bias)
+        grad = torch.randn(y.shape)
+        with EMULATION.watched() as launches:
+            torch.autograd.grad(y, (weight, bias), grad)
+    assert [launch.kernel.split("<")[0].split("::")[-1] for launch in launches] == [
+        "gemm_kernel",
+        "add_pieces_kernel",
+        "add_pieces_kernel",
+    ]
 
 
 @pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import nnart_ops
 import nnart_ops.functional as F
+from nnart_ops.autograd.channel_sum import channel_sum
 
 pytestmark = cuda_kernels_only
 
@@ -74,6 +75,7 @@ def _elementwise(x: Tensor) -> list[Tensor]:
         F.prelu(x, slopes[:1]),
         F.bias_activation(x, bias, "gelu", dim=1, dropout_p=0.2, residual=x.detach()),
         F.bias_activation(x, None, "tanh"),
+        channel_sum(x, 1),
     ]
 
 

@@ -21,7 +21,10 @@ TESTS = ROOT / "python_tests"
 OPTIMIZERS = [f"optim{part}" for part in ("", "_directions", "_low_precision", "_options")]
 # What the kernels compute, family by family, in two halves of about the same length.
 FILES = (
-    ["batch_norm", "bias_activation", "cross_entropy", "cuda_conv", "dropout", "pooling", "pooling_torch", "softmax"],
+    [
+        *("batch_norm", "bias_activation", "channel_sum", "cross_entropy", "cuda_conv", "dropout"),
+        *("pooling", "pooling_torch", "softmax"),
+    ],
     ["activation", "cuda_kernels", "cuda_optim", "gated", "prelu", "rrelu", "save", *OPTIMIZERS],
 )
 # Tests of Python, and tests so long that one run of them, of the CPU's kernels, is enough.

@@ -139,6 +139,7 @@ struct ConvArgs {
   // mean and var are found of y, and nothing else is done. Another: applied to y before the finish.
   const BatchNormArgs* norm;
   uint8_t* mask;         // a bit for each element of y in the finish, as MaskedActivationArgs has it
+  void* grad_bias;       // Wgrad, of the kernels that ops/launch.h says can: each channel's sum of y; may be null
   double* partial_sums;  // scratch
   bool tf32;             // CUDA's float32 may be rounded to TF32
 };
@@ -207,7 +208,7 @@ struct BiasActivationArgs {
   double scale;
   const void* grad_y;  // null in the forward, which knows none of the rest but y
   bool grad_y_is_one_value, saved_is_output;
-  void* y;               // or grad_x
+  void* y;               // or grad_x, null where grad_bias alone is wanted
   void* grad_bias;       // may be null
   double* partial_sums;  // scratch, if grad_bias is wanted
 };

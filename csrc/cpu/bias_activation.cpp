@@ -1,5 +1,6 @@
 // y = residual + dropout(activation(x + bias)) in one pass over memory, and its gradients in another.
 #include "core/parallel.h"
+#include "cpu/channel_sum.h"
 #include "cpu/kernels.h"
 #include "cpu/map.h"
 #include "cpu/random.h"
@@ -10,9 +11,6 @@ namespace {
 
 // Elements below which a thread does not pay for its wake-up.
 constexpr int64_t kBiasGrain = 8192;
-
-// Terms of a bias's gradient that are added in float before the sum goes on in double: as exact as native's cascade.
-constexpr int64_t kFloatTerms = 16;
 
 // What the pieces below share: up to kPieceRun elements with consecutive numbers and either one bias or one each. Which
 // parts there are is asked for each vector: the branches always go the same way, and the formulas would otherwise be
@@ -84,17 +82,56 @@ struct Fused {
   }
 };
 
-template <class S, class F>
-struct Task {
+// The elements in pieces, each of them a task.
+struct Cut {
   const BiasActivationArgs& args;
-  F activation;
-
   int64_t channels = args.channels, inner = args.inner;
   bool one_bias = inner > 1;
   int64_t runs = ceil_div(one_bias ? inner : channels, kPieceRun);  // pieces of a plane, or of a row of channels
   int64_t rows = piece_rows(channels);
   int64_t tasks = one_bias ? args.outer * channels * runs : ceil_div(args.outer, rows) * runs;
   int64_t task_elements = one_bias ? least(inner, kPieceRun) : least(args.outer, rows) * least(channels, kPieceRun);
+
+  // Adds the pieces' sums.
+  template <class S>
+  NNART_HD void sum_bias() const {
+    int64_t pieces = piece_count(args.outer, inner, channels);
+    for (int64_t c = 0; c < channels; ++c) {
+      double sum = 0;
+      for (int64_t piece = 0; piece < pieces; ++piece) sum += args.partial_sums[piece * channels + c];
+      store_partial(static_cast<S*>(args.grad_bias) + c, Vec<ComputeType<S>>(sum), 1);
+    }
+  }
+};
+
+// The sums alone.
+template <class S>
+struct Sums : Cut {
+  const S* x = static_cast<const S*>(args.grad_y);
+  double same = args.grad_y_is_one_value ? double(widen_one<ComputeType<S>>(x)) : 0;
+
+  NNART_HD void plane(int64_t task) const {
+    int64_t plane = task / runs, part = task % runs, n = least(inner - part * kPieceRun, kPieceRun);
+    double* sum = args.partial_sums + (plane / channels * runs + part) * channels + plane % channels;
+    *sum = args.grad_y_is_one_value ? double(n) * same : sum_of_run(x + plane * inner + part * kPieceRun, n);
+  }
+  NNART_HD void block(int64_t task) const {
+    int64_t block = task / runs, channel = task % runs * kPieceRun, n = least(channels - channel, kPieceRun);
+    int64_t first = block * rows, count = least(args.outer - first, rows);
+    double* sums = args.partial_sums + block * channels + channel;
+    if (!args.grad_y_is_one_value) return sum_of_rows(x + first * channels + channel, count, n, channels, sums);
+    for (int64_t c = 0; c < n; ++c) sums[c] = double(count) * same;
+  }
+  NNART_HD void all() const {
+    parallel_for(tasks, ceil_div(kBiasGrain, task_elements), [&](int64_t first, int64_t last) {
+      for (int64_t task = first; task < last; ++task) one_bias ? plane(task) : block(task);
+    });
+  }
+};
+
+template <class S, class F>
+struct Task : Cut {
+  F activation;
 
   NNART_HD const S* bias(int64_t channel) const {
     return args.bias ? static_cast<const S*>(args.bias) + channel : nullptr;
@@ -167,15 +204,6 @@ struct Task {
       if (large) finish_stores();
     });
   }
-
-  NNART_HD void sum_bias() const {
-    int64_t pieces = piece_count(args.outer, inner, channels);
-    for (int64_t c = 0; c < channels; ++c) {
-      double sum = 0;
-      for (int64_t piece = 0; piece < pieces; ++piece) sum += args.partial_sums[piece * channels + c];
-      store_partial(static_cast<S*>(args.grad_bias) + c, Vec<ComputeType<S>>(sum), 1);
-    }
-  }
 };
 
 }  // namespace
@@ -185,11 +213,13 @@ void Kernels<Isa::NNART_ISA>::launch(const BiasActivationArgs& args) {
   with_dtype(args.dtype, [&](auto type) {
     using S = typename decltype(type)::type;
     using C = ComputeType<S>;
-    with_activation<C>(args.activation, args.parameters, [&](auto activation) {
-      Task<S, decltype(activation)> task{args, activation};
-      task.all();
-      if (args.grad_bias) task.sum_bias();
-    });
+    if (args.y) {
+      with_activation<C>(args.activation, args.parameters,
+                         [&](auto activation) { Task<S, decltype(activation)>{{args}, activation}.all(); });
+    } else {
+      Sums<S>{{args}}.all();
+    }
+    if (args.grad_bias) Cut{args}.sum_bias<S>();
   });
 }
 

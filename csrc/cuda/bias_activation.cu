@@ -126,6 +126,30 @@ struct Backward : Fused<S_> {
   }
 };
 
+// The sums alone.
+template <class S_>
+struct Sums {
+  using S = S_;
+  using C = ComputeType<S>;
+  static constexpr int width = kPackWidth<S>;
+  static constexpr int unroll = 2 * kChannelUnroll;  // of one small load each
+
+  Source<S> x;
+  double* partial_sums;
+
+  struct None {};
+  __device__ __forceinline__ None channel(int64_t, bool, Lanes) const { return {}; }
+  __device__ __forceinline__ Pack<S, width> load(int64_t i, Lanes lanes) const {
+    return x.template at<width>(i, lanes);
+  }
+  __device__ __forceinline__ Pack<C, width> finish(int64_t, const Pack<S, width>& in, None, Lanes) const {
+    Pack<C, width> values;
+#pragma unroll
+    for (int k = 0; k < width; ++k) values.lanes[k] = widen(in.lanes[k]);
+    return values;
+  }
+};
+
 }  // namespace
 
 int64_t scratch(const BiasActivationArgs& args) { return sum_scratch({args.outer, args.channels, args.inner}); }
@@ -146,9 +170,14 @@ const char* launch(const BiasActivationArgs& args, cudaStream_t stream) {
       return;
     }
     Source<S> grad_y{static_cast<const S*>(args.grad_y), args.grad_y_is_one_value};
+    auto* grad_bias = static_cast<S*>(args.grad_bias);
+    if (!y) {
+      error = map_channels(Sums<S>{grad_y, args.partial_sums}, shape, are_aligned(grad_y), grad_bias, stream);
+      return;
+    }
     bool wants_output = !args.saved_is_output && saves_output(args.activation);
     Backward<S> backward{fused, grad_y, x, wants_output, y, args.grad_bias ? args.partial_sums : nullptr};
-    error = map_channels(backward, shape, are_aligned(grad_y, x, y), static_cast<S*>(args.grad_bias), stream);
+    error = map_channels(backward, shape, are_aligned(grad_y, x, y), grad_bias, stream);
   });
   return error;
 }

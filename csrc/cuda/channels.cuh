@@ -18,7 +18,7 @@ namespace nnart::cuda {
 
 constexpr int kChannelThreads = 256;
 constexpr int kChannelBlocks = 2;  // a multiprocessor: 128 registers a thread
-constexpr int kChannelUnroll = 2;  // at most
+constexpr int kChannelUnroll = 2;  // at most, but for sums alone
 constexpr int kWarp = 32;
 constexpr int kChannelWarps = kChannelThreads / kWarp;
 // Elements of a plane that a group of lanes goes through.
@@ -92,6 +92,9 @@ constexpr int unroll_of() {
 }
 template <class Body>
 constexpr int kUnrollOf = unroll_of<Body>();
+// That the pieces are long enough for.
+template <class Body>
+constexpr int kCutFor = kUnrollOf<Body> > kChannelUnroll ? kUnrollOf<Body> : kChannelUnroll;
 
 // The sum of value over lanes that differ in the bits of their number from `first` up to, not including, `last`.
 __device__ __forceinline__ double sum_over_lanes(double value, int first, int last) {
@@ -129,13 +132,13 @@ struct RowCut {
   int64_t rows, pieces;   // rows of a piece
 };
 
-inline RowCut cut_rows(const ChannelShape& shape, int width) {
+inline RowCut cut_rows(const ChannelShape& shape, int width, int unroll = kChannelUnroll) {
   RowCut cut;
   int64_t packs = ceil_div(shape.channels, width);
   cut.columns = power_of_two(packs, kWarp);
   cut.column_blocks = ceil_div(packs, cut.columns);
   int64_t height = kChannelThreads / cut.columns, most_pieces = ceil_div(kRowPieces, cut.column_blocks);
-  int64_t least_rows = 2 * kChannelUnroll * height;  // shorter pieces would write too many sums
+  int64_t least_rows = 2 * unroll * height;  // shorter pieces would write too many sums
   cut.rows = ceil_div(ceil_div(shape.outer, most_pieces), least_rows) * least_rows;
   cut.pieces = ceil_div(shape.outer, cut.rows);
   return cut;
@@ -261,8 +264,8 @@ __global__ void __launch_bounds__(kChannelThreads)
 // ---- on the host
 // ------------------------------------------------------------------------------------------------------
 
-inline int64_t sum_pieces(const ChannelShape& shape, int width) {
-  return shape.inner == 1 ? cut_rows(shape, width).pieces : shape.outer * cut_planes(shape, width).pieces;
+inline int64_t sum_pieces(const ChannelShape& shape, int width, int unroll = kChannelUnroll) {
+  return shape.inner == 1 ? cut_rows(shape, width, unroll).pieces : shape.outer * cut_planes(shape, width).pieces;
 }
 
 // The doubles that partial_sums must have room for: those of the narrowest pack, which is cut into the most pieces.
@@ -278,7 +281,7 @@ template <class Body>
 const char* sweep_channels(const Body& body, const ChannelShape& shape, bool aligned, cudaStream_t stream) {
   constexpr int width = kPackWidth<typename Body::S>;
   if (shape.inner == 1) {
-    RowCut cut = cut_rows(shape, width);
+    RowCut cut = cut_rows(shape, width, kCutFor<Body>);
     return launch_kernel(rows_kernel<Body>, cut.pieces * cut.column_blocks, kChannelThreads, stream, body, shape.outer,
                          shape.channels, cut, aligned && shape.channels % width == 0);
   }
@@ -296,8 +299,8 @@ const char* map_channels(const Body& body, const ChannelShape& shape, bool align
   if (error || !body.partial_sums) return error;
   int columns = power_of_two(shape.channels, kWarp);
   return launch_kernel(add_pieces_kernel<typename Body::S>, ceil_div(shape.channels, columns), kChannelThreads, stream,
-                       static_cast<const double*>(body.partial_sums), sum_pieces(shape, width), shape.channels, columns,
-                       sums);
+                       static_cast<const double*>(body.partial_sums), sum_pieces(shape, width, kCutFor<Body>),
+                       shape.channels, columns, sums);
 }
 
 }  // namespace nnart::cuda

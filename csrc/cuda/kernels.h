@@ -34,6 +34,7 @@ const char* launch(const OptimizerArgs&, cudaStream_t stream);
 
 bool takes_norm(const ConvArgs&, bool of_batch);
 bool takes_mask(const ConvArgs&);
+bool takes_grad_bias(const ConvArgs&);
 
 // The numbers that partial_sums must have room for.
 int64_t scratch(const PReluArgs&);

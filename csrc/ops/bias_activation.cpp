@@ -1,10 +1,12 @@
-// y = residual + dropout(activation(x + bias)): `bias_activation` and `bias_activation_backward`.
+// y = residual + dropout(activation(x + bias)): `bias_activation` and `bias_activation_backward`, and `channel_sum`,
+// the gradient of a bias by itself.
 #include <algorithm>
 #include <optional>
 #include <tuple>
 #include <vector>
 
 #include "ops/activation.h"
+#include "ops/channel_sum.h"
 #include "ops/dropout.h"
 #include "ops/launch.h"
 #include "ops/register.h"
@@ -116,9 +118,31 @@ std::tuple<Tensor, Tensor> bias_activation_backward(const Tensor& grad_y, Option
 
 }  // namespace
 
+Tensor channel_sum(const Tensor& x, int64_t dim) {
+  const char* op = "channel_sum";
+  check(dim >= 0 && dim < x.dim(), op, ": dim must be a dimension of x, which has ", x.dim(), ", but is ", dim);
+  Order order;
+  if (!lies_in(order, x)) {
+    for (int64_t d = 0; d < x.dim(); ++d)
+      if (d != dim) order.push_back(d);
+    order.push_back(dim);
+  }
+  BiasActivationArgs args = arguments(x, {}, 0, "identity", {}, dim, order, op);
+  Tensor sums = poisoned(empty_in({}, Sizes(&args.channels, 1), dtype_code(x), x));
+  if (x.numel() == 0) return torch::stable::zero_(sums);
+  args.grad_y_is_one_value = is_one_value(x);
+  Tensor ordered = args.grad_y_is_one_value ? x : laid_in(order, x), partial_sums = scratch_on(x, scratch(args));
+  args.grad_y = ordered.data_ptr();
+  args.grad_bias = sums.data_ptr();
+  args.partial_sums = static_cast<double*>(partial_sums.data_ptr());
+  launch(args, x);
+  return sums;
+}
+
 void register_bias_activation(Library& m) {
   m.impl("bias_activation", TORCH_BOX((&bias_activation)));
   m.impl("bias_activation_backward", TORCH_BOX((&bias_activation_backward)));
+  m.impl("channel_sum", TORCH_BOX((&channel_sum)));
 }
 
 }  // namespace nnart

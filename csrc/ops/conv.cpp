@@ -8,6 +8,7 @@
 
 #include "ops/activation.h"
 #include "ops/batch_norm.h"
+#include "ops/channel_sum.h"
 #include "ops/conv_geometry.h"
 #include "ops/conv_native.h"
 #include "ops/conv_tuning.h"
@@ -428,9 +429,10 @@ bool same_strides(const Tensor& a, const Tensor& b) {
 }
 
 // grad_weight lies as a batch of x does, which is how a network in that layout has its weights, too; autograd brings it
-// into another order where the parameter has one.
-Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints stride, Ints padding, Ints dilation,
-                  int64_t groups) {
+// into another order where the parameter has one. If grad_bias is not null, it becomes the sum of each channel of
+// grad_y.
+Tensor find_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints stride, Ints padding, Ints dilation,
+                  int64_t groups, std::optional<Tensor>* grad_bias) {
   int64_t dims = int64_t(stride.size());
   check(dims >= 1 && dims <= 3 && int64_t(kernel_size.size()) == dims,
         "conv_wgrad: kernel_size and stride must have 1 to 3 elements each, but have ", kernel_size.size(), " and ",
@@ -457,6 +459,7 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
   bool channels_last = batched && prefers_channels_last(x);
   auto empty = [&] { return empty_in_layout(weight_size, channels_last, true, grad_y); };
   if (numel_of(weight_size) == 0 || grad_y.numel() == 0) {
+    if (grad_bias) *grad_bias = channel_sum(grad_y, batched);
     Tensor zeros = empty();
     return torch::stable::zero_(zeros);
   }
@@ -465,6 +468,14 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
   ConvArgs args = problem(ConvPass::Wgrad, g, dtype_of(grad_y, g.op.c_str(), "grad_y"), channels_last);
   return planned(args, call_of(args, g, outline, std::nullopt, nullptr), x, [&] {
     bool is_matmul = args.strategy == ConvStrategy::Matmul;
+    args.grad_bias = nullptr;
+    if (grad_bias && finishes(args.strategy) && takes_grad_bias(args)) {
+      int64_t channels = g.out_channels();
+      *grad_bias = poisoned(empty_in({}, Sizes(&channels, 1), dtype_code(grad_y), grad_y));
+      args.grad_bias = (*grad_bias)->data_ptr();
+    } else if (grad_bias) {
+      *grad_bias = channel_sum(grad_y, batched);
+    }
     if (is_matmul || args.strategy == ConvStrategy::Native) {
       Tensor result = is_matmul ? matmul_conv_wgrad(grad_y, x, channels_last)
                                 : native_conv_wgrad(grad_y, x, outline, native_geometry(g));
@@ -476,6 +487,18 @@ Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
     run(args, g, x, grad_weight, grad_y, nullptr);
     return grad_weight;
   });
+}
+
+Tensor conv_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints stride, Ints padding, Ints dilation,
+                  int64_t groups) {
+  return find_wgrad(grad_y, x, kernel_size, stride, padding, dilation, groups, nullptr);
+}
+
+std::tuple<Tensor, Tensor> conv_wgrad_bias(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints stride,
+                                           Ints padding, Ints dilation, int64_t groups) {
+  std::optional<Tensor> grad_bias;
+  Tensor grad_weight = find_wgrad(grad_y, x, kernel_size, stride, padding, dilation, groups, &grad_bias);
+  return {grad_weight, *grad_bias};
 }
 
 }  // namespace
@@ -517,6 +540,7 @@ void register_conv(Library& m) {
   m.impl("conv_transpose", TORCH_BOX((&conv_transpose)));
   m.impl("conv_transpose_activation", TORCH_BOX((&conv_transpose_activation)));
   m.impl("conv_wgrad", TORCH_BOX((&conv_wgrad)));
+  m.impl("conv_wgrad_bias", TORCH_BOX((&conv_wgrad_bias)));
 }
 
 }  // namespace nnart

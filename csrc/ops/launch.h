@@ -24,9 +24,11 @@ bool matmul_is_slow();
 // Whether this device has a kernel for a strategy of ours.
 bool has_kernel(ConvStrategy);
 
-// Whether this device's kernel of a convolution, whose y is known, does what its args' norm says, or writes its mask.
+// Whether this device's kernel of a convolution, whose y is known, does what its args' norm says, or writes its mask,
+// or its grad_bias.
 bool takes_norm(const ConvArgs&, bool of_batch);
 bool takes_mask(const ConvArgs&);
+bool takes_grad_bias(const ConvArgs&);
 
 // Whether float32 convolutions on this device may multiply in TF32: torch's switch, as it stands.
 bool allows_tf32();

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 namespace nnart {
-namespace {
 
 bool lies_in(const Order& order, const Tensor& t) {
   Sizes sizes = t.sizes(), strides = t.strides();
@@ -15,8 +14,6 @@ bool lies_in(const Order& order, const Tensor& t) {
   }
   return true;
 }
-
-}  // namespace
 
 void check_order(const Order& order, const Tensor& x, const char* op) {
   Order sorted = order;

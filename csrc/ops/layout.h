@@ -26,6 +26,9 @@ int32_t dtype_code(const Tensor& t);
 // Uninitialized memory for so many doubles on the device of `like`.
 Tensor scratch_on(const Tensor& like, int64_t doubles);
 
+// Whether the elements of t lie densely in that order.
+bool lies_in(const Order& order, const Tensor& t);
+
 // A new tensor like t whose elements lie densely in that order; t itself if its elements lie so, else a copy.
 Tensor empty_in(const Order& order, const Tensor& t);
 Tensor laid_in(const Order& order, const Tensor& t);

@@ -46,6 +46,7 @@ void wait_for(const Tensor& on) {
 bool has_kernel(ConvStrategy strategy) { return strategy == ConvStrategy::Depthwise || strategy == ConvStrategy::Gemm; }
 bool takes_norm(const ConvArgs& args, bool of_batch) { return cuda::takes_norm(args, of_batch); }
 bool takes_mask(const ConvArgs& args) { return cuda::takes_mask(args); }
+bool takes_grad_bias(const ConvArgs& args) { return cuda::takes_grad_bias(args); }
 
 int64_t scratch(const PReluArgs& args) { return cuda::scratch(args); }
 int64_t scratch(const BiasActivationArgs& args) { return cuda::scratch(args); }

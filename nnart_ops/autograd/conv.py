@@ -23,6 +23,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from nnart_ops.autograd import activation as _activation
 from nnart_ops.autograd.activation import known_from_output
 from nnart_ops.autograd.bias_activation import bias_activation_backward
+from nnart_ops.autograd.channel_sum import along, channel_sum
 from nnart_ops.autograd.dropout import memory_order
 from nnart_ops.autograd.function import OpFunction, batch_first, by_sample, differentiable, is_asked_for
 from nnart_ops.autograd.masked_activation import masked_backward
@@ -95,10 +96,14 @@ class Conv(OpFunction):
         grad_x = grad_weight = None
         if is_asked_for(ctx, 0):
             grad_x = _conv_transpose(grad_y, weight, None, x.shape, *ctx.where)
+        wants_bias = grad_bias is None and is_asked_for(ctx, 2)
         if is_asked_for(ctx, 1):
-            grad_weight = _wgrad(grad_y, x, weight.shape[2:], *ctx.where)
-        if grad_bias is None and is_asked_for(ctx, 2):
-            grad_bias = _sum_to_bias(grad_y, weight)
+            if wants_bias:
+                grad_weight, grad_bias = _wgrad_bias(grad_y, x, weight.shape[2:], *ctx.where)
+            else:
+                grad_weight = _wgrad(grad_y, x, weight.shape[2:], *ctx.where)
+        elif wants_bias:
+            grad_bias = channel_sum(grad_y, _channel_dim(grad_y, weight))
         return grad_x, grad_weight, grad_bias
 
     @staticmethod
@@ -150,7 +155,7 @@ class ConvTranspose(OpFunction):
         if is_asked_for(ctx, 1):
             grad_weight = _wgrad(x, grad_y, weight.shape[2:], *ctx.where[1:])
         if grad_bias is None and is_asked_for(ctx, 2):
-            grad_bias = _sum_to_bias(grad_y, weight)
+            grad_bias = channel_sum(grad_y, _channel_dim(grad_y, weight))
         return grad_x, grad_weight, grad_bias
 
     @staticmethod
@@ -297,7 +302,7 @@ def _tangent(
     if bias_tangent is not None:
         if tangent is None:
             tangent = torch.zeros_like(linear.entry(x, weight, None, *ctx.where))
-        tangent = tangent + bias_tangent.view(-1, *(1,) * (weight.dim() - 2))
+        tangent = tangent + along(bias_tangent, 0, weight.dim() - 1)
     return tangent
 
 
@@ -383,6 +388,44 @@ class ConvWgrad(OpFunction):
         return tangent
 
 
+class ConvWgradBias(OpFunction):
+    """``conv_wgrad_bias``: :class:`ConvWgrad` and the sums of ``grad_y``'s channels, the gradient of the bias."""
+
+    op = _ops.conv_wgrad_bias.default
+    prepare = staticmethod(ConvWgrad.prepare)
+
+    @staticmethod
+    def fake(grad_y: Tensor, x: Tensor, kernel_size: Sequence[int], *geometry: Any) -> tuple[Tensor, Tensor]:
+        grad_weight = ConvWgrad.fake(grad_y, x, kernel_size, *geometry)
+        return grad_weight, grad_y.new_empty([grad_weight.shape[0]])
+
+    @staticmethod
+    def backward(ctx: Any, grad_grad_weight: Tensor, grad_grad_bias: Tensor) -> tuple[Any, ...]:
+        grad_y, x = ctx.saved_tensors
+        grad_grad_y = grad_x = None
+        if is_asked_for(ctx, 0):
+            grad_grad_y = _conv(x, grad_grad_weight, grad_grad_bias, *ctx.geometry)
+        if is_asked_for(ctx, 1):
+            grad_x = _conv_transpose(grad_y, grad_grad_weight, None, x.shape, *ctx.geometry)
+        return grad_grad_y, grad_x, None, None, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], grad_y: Tensor, x: Tensor, *args: Any) -> Any:
+        def in_parts(grad_y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+            return _wgrad(grad_y, x, *args), channel_sum(grad_y, grad_y.dim() - len(args[0]) - 1)
+
+        return torch.vmap(in_parts, in_dims[:2], randomness="error")(grad_y, x), (0, 0)
+
+    @staticmethod
+    def jvp(ctx: Any, grad_y_tangent: Tensor | None, x_tangent: Tensor | None, *_: None) -> Any:
+        grad_y, _ = ctx.saved_tensors
+        tangent = ConvWgrad.jvp(ctx, grad_y_tangent, x_tangent)
+        channel = grad_y.dim() - len(ctx.kernel_size) - 1
+        if grad_y_tangent is None:
+            return tangent, grad_y.new_zeros(grad_y.shape[channel])
+        return tangent, channel_sum(grad_y_tangent, channel)
+
+
 def _empty(sizes: Sequence[int], batched: bool, x: Tensor, weight: Tensor) -> Tensor:
     """Channels-last if the weight is, or an input that has a batch, as torch reads strides; else contiguous."""
     memory_format = _FORMATS.get(weight.dim())
@@ -394,11 +437,6 @@ def _empty(sizes: Sequence[int], batched: bool, x: Tensor, weight: Tensor) -> Te
     if batched:
         return torch.empty(sizes, **like)
     return torch.empty((1, *sizes), **like).squeeze(0)
-
-
-def _sum_to_bias(grad_y: Tensor, weight: Tensor) -> Tensor:
-    channel = _channel_dim(grad_y, weight)
-    return grad_y.sum([d for d in range(grad_y.dim()) if d != channel])
 
 
 def _channel_dim(t: Tensor, weight: Tensor) -> int:
@@ -464,6 +502,7 @@ _conv_masked_activation = differentiable(ConvMaskedActivation)
 _conv_transpose = differentiable(ConvTranspose)
 _conv_transpose_activation = differentiable(ConvTransposeActivation)
 _wgrad = differentiable(ConvWgrad)
+_wgrad_bias = differentiable(ConvWgradBias)
 
 _library = torch.library.Library("nnart_ops", "FRAGMENT")
 _autocast("cpu")

@@ -59,6 +59,8 @@ bool takes_mask(const ConvArgs& args) {
          args.out_channels / args.groups % kMaskBits == 0 && are_aligned(args.y.data, residual);
 }
 
+bool takes_grad_bias(const ConvArgs& args) { return args.strategy == ConvStrategy::Gemm; }
+
 const char* launch(const ConvArgs& given, cudaStream_t stream) {
   ConvArgs args = without_idle_strides(given);
   if (has_scales(args))

@@ -35,9 +35,13 @@ struct GemmPlan {
   int64_t pieces, terms_of_piece;     // of k
   int64_t rows_group, columns_group;  // from a group's first element to the next one's, of each matrix
   int64_t together, weight;           // groups; elements of the weight of all groups
+  int64_t row_sums;                   // rows of all groups, if the sums of their terms are wanted
   bool packs;                         // the result is stored in packs of channels
 
   __host__ __device__ __forceinline__ int64_t tiles() const { return row_tiles * column_tiles; }
+  // Of each piece, behind those of the weight.
+  __host__ __device__ __forceinline__ int64_t first_row_sum() const { return pieces * weight; }
+  __host__ __device__ __forceinline__ int64_t partial_sums() const { return pieces * (weight + row_sums); }
 
   // Where row m and column n of the weight's gradient are among its elements, or -1 between groups that are only taken
   // together.
@@ -67,13 +71,13 @@ GemmPlan plan_gemm(const GemmArgs& args, const GemmAxis (&axes)[3], bool may_be_
   const ConvOperand& result = args.pass == ConvPass::Forward ? args.y : args.x;
   switch (args.pass) {
     case ConvPass::Forward:
-      plan = {kNarrow, pixels, out, taps * in, 0, 0, 1, 0, x_group, weight_group, 1, 0, false};
+      plan = {kNarrow, pixels, out, taps * in, 0, 0, 1, 0, x_group, weight_group, 1, 0, 0, false};
       break;
     case ConvPass::Dgrad:
-      plan = {kNarrow, pixels, in, taps * out, 0, 0, 1, 0, y_group, weight_group, 1, 0, false};
+      plan = {kNarrow, pixels, in, taps * out, 0, 0, 1, 0, y_group, weight_group, 1, 0, 0, false};
       break;
     case ConvPass::Wgrad:
-      plan = {kNarrow, out, taps * in, pixels, 0, 0, 1, 0, y_group, x_group, 1, 0, false};
+      plan = {kNarrow, out, taps * in, pixels, 0, 0, 1, 0, y_group, x_group, 1, 0, 0, false};
       break;
   }
   plan.row_tiles = ceil_div(plan.m, kTileRows<S>);
@@ -93,6 +97,7 @@ GemmPlan plan_gemm(const GemmArgs& args, const GemmAxis (&axes)[3], bool may_be_
   plan.packs = in_packs_of<S>(result, plan.n) && reinterpret_cast<uintptr_t>(residual) % kAccessBytes == 0;
   plan.together = args.together;
   plan.weight = args.out_channels * (args.in_channels / args.groups / args.together) * taps;
+  plan.row_sums = args.grad_bias ? args.out_channels : 0;
   return plan;
 }
 
@@ -232,6 +237,8 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks<S, tile_columns, packed_
   };
 
   ProductOf<S, how, tile_columns, packed_rows, packed_columns> product;
+  RowSum<S, packed_rows> row_sum;
+  bool sums_rows = pass == ConvPass::Wgrad && plan.row_sums > 0 && column_tile == 0;
   tabulate(0);
   for (int stage = 0; stage < kStages - 1; ++stage) {
     if constexpr (gathers) __syncthreads();
@@ -243,7 +250,13 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks<S, tile_columns, packed_
     unsigned char* asked = ask();
     const unsigned char* stage = stages + filled * stage_bytes;  // the one to be filled after this step
     product.add(stage, stage + row_bytes);
+    if (sums_rows) row_sum.add(stage);
     put(asked);
+  }
+
+  if (sums_rows && row_sum.row() < tile_rows && first_row + row_sum.row() < plan.m) {
+    int64_t row = group * plan.m + first_row + row_sum.row();
+    partial_sums[plan.first_row_sum() + piece * plan.row_sums + row] = double(row_sum.sum);
   }
 
   // Through shared memory, so that neighbouring threads write neighbouring elements, and what follows the sums is a
@@ -389,10 +402,14 @@ const char* wgrad(const GemmArgs& args, cudaStream_t stream) {
     if (in_packs) error = launch_gemm<S, how, pass, Packs::OfLines, Packs::OfLines>(args, axes, stream);
   if (error) return error;
   GemmPlan plan = plan_gemm<S>(args, axes, in_packs);
-  int columns = power_of_two(plan.weight, kWarp);
-  return launch_kernel(add_pieces_kernel<S>, ceil_div(plan.weight, columns), kChannelThreads, stream,
-                       static_cast<const double*>(args.partial_sums), plan.pieces, plan.weight, columns,
-                       static_cast<S*>(args.weight.data));
+  auto add_pieces = [&](const double* sums, int64_t n, void* result) {
+    int columns = power_of_two(n, kWarp);
+    return launch_kernel(add_pieces_kernel<S>, ceil_div(n, columns), kChannelThreads, stream, sums, plan.pieces, n,
+                         columns, static_cast<S*>(result));
+  };
+  error = add_pieces(args.partial_sums, plan.weight, args.weight.data);
+  if (error || plan.row_sums == 0) return error;
+  return add_pieces(args.partial_sums + plan.first_row_sum(), plan.row_sums, args.grad_bias);
 }
 
 template <class S, Multiply how>
@@ -443,7 +460,7 @@ int64_t gemm_scratch(const ConvArgs& given) {
   with_dtype(args.dtype, [&](auto type) {
     using S = typename decltype(type)::type;
     GemmPlan plan = plan_gemm<S>(args, axes, wgrad_in_packs<S>(args));
-    numbers = plan.pieces * plan.weight;
+    numbers = plan.partial_sums();
   });
   return numbers;
 }

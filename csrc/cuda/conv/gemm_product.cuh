@@ -104,6 +104,32 @@ struct PlainProduct {
   }
 };
 
+// The sum of a row's terms, of which each thread has a row: of the weight's gradient, the bias's.
+template <class S, Packs packs>
+struct RowSum {
+  static constexpr int width = kPackWidth<S>, lines = kTileRows<S>;
+  static_assert(lines <= kGemmThreads);
+  ComputeType<S> sum = 0;
+
+  __device__ __forceinline__ static int row() { return int(threadIdx.x); }
+
+  __device__ __forceinline__ void add(const unsigned char* rows) {
+    if (row() >= lines) return;
+    if constexpr (packs == Packs::OfLines) {
+#pragma unroll 4
+      for (int t = 0; t < kTerms<S>; ++t)
+        sum += widen(reinterpret_cast<const S*>(rows + pack_of_lines<lines / width>(t, row() / width))[row() % width]);
+    } else {
+#pragma unroll 1
+      for (int p = 0; p < kLinePacks; ++p) {
+        auto pack = load<width>(reinterpret_cast<const S*>(rows + pack_of_terms(row(), p)));
+#pragma unroll
+        for (int t = 0; t < width; ++t) sum += widen(pack.lanes[t]);
+      }
+    }
+  }
+};
+
 enum class Multiply { Plain, TensorCores };
 
 template <class S, Multiply how, int columns, Packs packed_rows, Packs packed_columns>
