@@ -215,7 +215,7 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
               "few channels are written: vectors along the pixels fill their lanes, oneDNN's do not"};
     if (written <= 8 && planes && (args.groups == 1 || float32))
       return {ConvStrategy::Gemm, "few channels are written to planes: vectors along the pixels fill their lanes"};
-    if (args.pass == ConvPass::Dgrad && args.groups == 1 && summed <= 4 && (planes || float32))
+    if (args.pass == ConvPass::Dgrad && args.groups == 1 && (planes ? summed <= 4 : float32 && summed == 1))
       return {ConvStrategy::Gemm, "the gradient has few channels: oneDNN fills few lanes, or reorders it"};
     // Up to 5x5 of 3 channels. Channels-last, oneDNN needs no reorder, and rounds to bfloat16 in hardware.
     bool short_sum = args.groups == 1 && in <= 4 && in * filter <= 75;
