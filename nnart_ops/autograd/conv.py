@@ -276,7 +276,7 @@ def _backward_of_activated(linear: Any, ctx: Any, grad_y: Tensor) -> tuple[Any, 
 
 def _is_summed_in_passing(grad_y: Tensor) -> bool:
     """Whether the bias's gradient is added up while the activation's is computed: where that saves a reading from
-    memory. What fits a cache torch adds up sooner by itself."""
+    memory. What fits a cache is added up sooner by itself."""
     return type(grad_y) is Tensor and (grad_y.is_cuda or grad_y.nbytes >= LARGER_THAN_CACHES)
 
 
