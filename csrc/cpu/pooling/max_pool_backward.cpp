@@ -14,6 +14,8 @@ constexpr int64_t kMaxTiled = 16;
 constexpr int64_t kMaxAsked = 24;
 // Planes that a scatter goes through side by side.
 constexpr int kTogether = 4;
+// Bytes of small planes that are cleared at once.
+constexpr int64_t kClearedTogether = 8 << 10;
 // Channels that one task of a channels-last scatter takes: two cache lines of 16-bit elements or more.
 constexpr int64_t kChannelBlock = 64;
 
@@ -78,9 +80,10 @@ struct Backward {
   NNART_HD void whole() const {
     int64_t inner = windows.shape.channels_last ? channels : 1;
     parallel_for(windows.planes() / inner, pool_grain(windows.in * inner), [&](int64_t first, int64_t last) {
+      int64_t elements = windows.in * inner, together = most(1, kClearedTogether / (elements * int64_t(sizeof(S))));
       for (int64_t image = first; image < last; ++image) {
-        S* to = grad_x + image * windows.in * inner;
-        clear(to, windows.in * inner);
+        S* to = grad_x + image * elements;
+        if ((image - first) % together == 0) clear(to, least(together, last - image) * elements);
         for (int64_t c = 0; c < inner; ++c)
           if (auto i = uint64_t(offsets[image * inner + c]); i < uint64_t(windows.in))
             to[int64_t(i) * inner + c] = grad_y[image * inner + c];
