@@ -172,6 +172,7 @@ OPS: dict[str, Sample] = {
         *(_tensor(2, 3, 4, 5), _tensor(2, 3, 4, 5), _tensor(3), torch.tensor(7)),
         *(0.3, "tanh", [], False, True, 1, []),
     ),
+    "channel_sum": lambda: (_tensor(2, 6, 4, 5), 1),
     "batch_norm": lambda: (
         *(_tensor(3, 2, 2, 3), _tensor(2), _tensor(2), _tensor(3, 2, 2, 3), None, None),
         *(1e-3, True, "leaky_relu", [0.1], [0, 2, 3, 1]),
@@ -209,9 +210,8 @@ OPS: dict[str, Sample] = {
         *(_tensor(2, 6, 4, 6), _tensor(6, 2, 3, 2), _tensor(4), _tensor(2, 4, 7, 6)),
         *([2, 4, 7, 6], *_CONV, "tanh", []),
     ),
-    "channel_sum": lambda: (_tensor(2, 6, 4, 5), 1),
-    "conv_wgrad_bias": lambda: (_tensor(2, 6, 4, 6), _tensor(2, 4, 7, 6), [3, 2], *_CONV),
     "conv_wgrad": lambda: (_tensor(2, 6, 4, 6), _tensor(2, 4, 7, 6), [3, 2], *_CONV),
+    "conv_wgrad_bias": lambda: (_tensor(2, 6, 4, 6), _tensor(2, 4, 7, 6), [3, 2], *_CONV),
     "max_pool": lambda: (_tensor(2, 3, 6, 7), *_POOL, False),
     "max_pool_with_offsets": lambda: (_tensor(2, 3, 6, 7), *_POOL, True),
     "adaptive_max_pool": lambda: (_tensor(2, 3, 6, 7), [4, 3]),

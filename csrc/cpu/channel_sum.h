@@ -14,7 +14,7 @@ constexpr int kSums = 8, kSumsOfRow = kVectorBytes == 64 ? 16 : 8;
 
 // sum[w] += the pack at p + w step, of which `lanes` elements are there.
 template <int ways, class S, int packs>
-NNART_HD void add_packs(Pack<S> (&sum)[ways][packs], const S* p, int64_t step, int64_t lanes) {
+NNART_HD void add_packs(Pack<S> (*sum)[packs], const S* p, int64_t step, int64_t lanes) {
   for (int w = 0; w < ways; ++w)
     for (int i = 0; i < packs; ++i) {
       const S* from = p + w * step + i * Pack<S>::size;
@@ -33,7 +33,7 @@ NNART_HD void each_sum(const S* p, int64_t n, int64_t step, int64_t lanes, const
       for (Pack<S>& pack : way) pack = Pack<S>::all(0);
     int64_t stop = least(n, r + kFloatTerms * ways);
     for (; r + ways <= stop; r += ways) add_packs<ways, S>(sum, p + r * step, step, lanes);
-    for (; r < stop; ++r) add_packs<1, S>(reinterpret_cast<Pack<S>(&)[1][packs]>(sum[0]), p + r * step, step, lanes);
+    for (; r < stop; ++r) add_packs<1, S>(sum, p + r * step, step, lanes);
     for (int i = 0; i < packs; ++i)
       for (int part = 0; part < Pack<S>::parts; ++part) {
         auto total = sum[0][i].part[part];

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nnart_ops.autograd import activation as _activation
 from nnart_ops.autograd.activation import known_from_output
+from nnart_ops.autograd.channel_sum import along
 from nnart_ops.autograd.dropout import dropout, empty_in
 from nnart_ops.autograd.function import OpFunction, differentiable
 
@@ -37,7 +38,7 @@ class _How:
 
     def along(self, bias: Tensor, dims: int) -> Tensor:
         """``bias`` as it is added to a tensor of so many dimensions."""
-        return bias.reshape([-1 if d == self.dim else 1 for d in range(dims)])
+        return along(bias, self.dim, dims)
 
     def sum(self, t: Tensor) -> Tensor:
         """The gradient of a bias from that of what it was added to."""

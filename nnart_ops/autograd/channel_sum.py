@@ -40,7 +40,7 @@ class ChannelSum(OpFunction):
 
 def along(channels: Tensor, dim: int, dims: int) -> Tensor:
     """A number a channel as a tensor of ``dims`` dimensions, to be broadcast."""
-    return channels.view(-1, *(1,) * (dims - dim - 1))
+    return channels.reshape([-1 if d == dim else 1 for d in range(dims)])
 
 
 channel_sum = differentiable(ChannelSum)

@@ -96,12 +96,11 @@ class Conv(OpFunction):
         grad_x = grad_weight = None
         if is_asked_for(ctx, 0):
             grad_x = _conv_transpose(grad_y, weight, None, x.shape, *ctx.where)
-        wants_bias = grad_bias is None and is_asked_for(ctx, 2)
-        if is_asked_for(ctx, 1):
-            if wants_bias:
-                grad_weight, grad_bias = _wgrad_bias(grad_y, x, weight.shape[2:], *ctx.where)
-            else:
-                grad_weight = _wgrad(grad_y, x, weight.shape[2:], *ctx.where)
+        wants_weight, wants_bias = is_asked_for(ctx, 1), grad_bias is None and is_asked_for(ctx, 2)
+        if wants_weight and wants_bias:
+            grad_weight, grad_bias = _wgrad_bias(grad_y, x, weight.shape[2:], *ctx.where)
+        elif wants_weight:
+            grad_weight = _wgrad(grad_y, x, weight.shape[2:], *ctx.where)
         elif wants_bias:
             grad_bias = channel_sum(grad_y, _channel_dim(grad_y, weight))
         return grad_x, grad_weight, grad_bias
@@ -359,11 +358,11 @@ class ConvWgrad(OpFunction):
         return inputs[0], inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, grad_grad_weight: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_grad_weight: Tensor, grad_grad_bias: Tensor | None = None) -> tuple[Any, ...]:
         grad_y, x = ctx.saved_tensors
         grad_grad_y = grad_x = None
         if is_asked_for(ctx, 0):
-            grad_grad_y = _conv(x, grad_grad_weight, None, *ctx.geometry)
+            grad_grad_y = _conv(x, grad_grad_weight, grad_grad_bias, *ctx.geometry)
         if is_asked_for(ctx, 1):
             grad_x = _conv_transpose(grad_y, grad_grad_weight, None, x.shape, *ctx.geometry)
         return grad_grad_y, grad_x, None, None, None, None, None
@@ -393,21 +392,12 @@ class ConvWgradBias(OpFunction):
 
     op = _ops.conv_wgrad_bias.default
     prepare = staticmethod(ConvWgrad.prepare)
+    backward = staticmethod(ConvWgrad.backward)
 
     @staticmethod
     def fake(grad_y: Tensor, x: Tensor, kernel_size: Sequence[int], *geometry: Any) -> tuple[Tensor, Tensor]:
         grad_weight = ConvWgrad.fake(grad_y, x, kernel_size, *geometry)
         return grad_weight, grad_y.new_empty([grad_weight.shape[0]])
-
-    @staticmethod
-    def backward(ctx: Any, grad_grad_weight: Tensor, grad_grad_bias: Tensor) -> tuple[Any, ...]:
-        grad_y, x = ctx.saved_tensors
-        grad_grad_y = grad_x = None
-        if is_asked_for(ctx, 0):
-            grad_grad_y = _conv(x, grad_grad_weight, grad_grad_bias, *ctx.geometry)
-        if is_asked_for(ctx, 1):
-            grad_x = _conv_transpose(grad_y, grad_grad_weight, None, x.shape, *ctx.geometry)
-        return grad_grad_y, grad_x, None, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], grad_y: Tensor, x: Tensor, *args: Any) -> Any:
