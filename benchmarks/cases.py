@@ -211,6 +211,25 @@ def _layers(
 
             return run
 
+        def dgrad_behind_relu(xs: Any = xs, w: Any = w, gradients: Any = gradients, options: Any = options) -> Any:
+            dims, groups = w.dim() - 2, options.get("groups", 1)
+            each = lambda key, default: [options.get(key, default)] * dims  # noqa: E731
+            stride, padding, dilation = each("stride", 1), each("padding", 0), each("dilation", 1)
+            outputs = [x.relu() for x in xs]
+
+            def ours(i: int) -> Tensor:
+                where = (stride, padding * 2, dilation, groups, "relu", [])
+                given = (gradients[i % COPIES], w, outputs[i % COPIES])
+                return torch.ops.nnart_ops.conv_dgrad_activation(*given, *where)
+
+            def peer(i: int) -> Tensor:
+                given, where = (gradients[i % COPIES], outputs[i % COPIES], w), (stride, padding, dilation)
+                rest = (False, [0] * dims, groups, [True, False, False])
+                grad = torch.ops.aten.convolution_backward(*given, None, *where, *rest)[0]
+                return torch.ops.aten.threshold_backward(grad, given[1], 0)
+
+            return ours, peer
+
         label = f"{'transposed ' * transposed}{name} {layout}"
         taps = w[0, 0].numel()
         into_y, into_x = (w.shape[0], w.shape[1]) if transposed else (w.shape[1], w.shape[0])
@@ -233,6 +252,10 @@ def _layers(
             sides = [gradient(function, of) for function in pair]
             tolerance = exact * terms[gradient_name] ** 0.5
             yield kind(f"{label} {gradient_name}", ours=sides[0], peer=sides[1], tolerance=tolerance)
+        if not transposed and (family == "gemm" or name in BIASED):
+            sides = dgrad_behind_relu()
+            tolerance = exact * terms["dgrad"] ** 0.5
+            yield kind(f"{label} dgrad, ReLU", ours=sides[0], peer=sides[1], tolerance=tolerance)
         if name in BIASED and family == "conv":
             sides = [gradient(function, WEIGHT, BIAS) for function in pair]
             yield kind(f"{label} wgrad, bias", ours=sides[0], peer=sides[1], tolerance=tolerance)

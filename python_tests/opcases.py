@@ -210,6 +210,10 @@ OPS: dict[str, Sample] = {
         *(_tensor(2, 6, 4, 6), _tensor(6, 2, 3, 2), _tensor(4), _tensor(2, 4, 7, 6)),
         *([2, 4, 7, 6], *_CONV, "tanh", []),
     ),
+    "conv_dgrad_activation": lambda: (
+        *(_tensor(2, 6, 4, 6), _tensor(6, 2, 3, 2), _tensor(2, 4, 7, 6), *_CONV),
+        *("tanh", []),
+    ),
     "conv_wgrad": lambda: (_tensor(2, 6, 4, 6), _tensor(2, 4, 7, 6), [3, 2], *_CONV),
     "conv_wgrad_bias": lambda: (_tensor(2, 6, 4, 6), _tensor(2, 4, 7, 6), [3, 2], *_CONV),
     "max_pool": lambda: (_tensor(2, 3, 6, 7), *_POOL, False),

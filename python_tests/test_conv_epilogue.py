@@ -64,6 +64,41 @@ def test_activation_and_residual(
             assert_close(got, want, truth, f"{name} of shape {tuple(truth.shape)}")
 
 
+SLOPES = {  # from the output
+    ("relu", ()): lambda y: (y > 0).to(y.dtype),
+    ("hardtanh", (-0.5, 1.0)): lambda y: ((y > -0.5) & (y < 1)).to(y.dtype),
+    ("leaky_relu", (0.1,)): lambda y: torch.where(y > 0, torch.ones_like(y), 0.1 * torch.ones_like(y)),
+    ("sigmoid", ()): lambda y: y * (1 - y),
+    ("tanh", ()): lambda y: 1 - y * y,
+}
+
+
+@pytest.mark.parametrize("strategy", [None, "gemm"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("x", "weight", "bias", "numbers"), FUSED)
+def test_gradient_before_the_activation_of_x(
+    x: Any, weight: Any, bias: bool, numbers: Any, dtype: torch.dtype, layout: str, strategy: str | None
+) -> None:
+    """Against the gradient of x and its product with the derivative."""
+    theirs = functions(weight)[1]
+    *tensors, _ = operands(x, weight, bias, dtype, layout)
+    grad_y = torch.randn_like(theirs(*tensors, **numbers))
+    dims = len(weight) - 2
+    each = lambda name, default: [numbers.get(name, default)] * dims  # noqa: E731
+    geometry = (each("stride", 1), each("padding", 0) * 2, each("dilation", 1), numbers.get("groups", 1))
+    for (name, parameters), slope in SLOPES.items():
+
+        def separate(x: Tensor, w: Tensor, g: Tensor, slope: Any = slope) -> Tensor:
+            leaf = x.detach().requires_grad_()
+            return torch.autograd.grad(theirs(leaf, w, **numbers), leaf, g)[0] * slope(x)
+
+        given = (getattr(torch.ops.nnart_ops, name)(tensors[0], *parameters), tensors[1], grad_y)
+        with nnart_ops.config(conv_strategy=strategy):
+            got = torch.ops.nnart_ops.conv_dgrad_activation(grad_y, given[1], given[0], *geometry, name, parameters)
+        assert_close(got, separate(*given), separate(*(t.double() for t in given)), name)
+
+
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "tanh", "silu"])
 def test_gradcheck_of_the_fused_form(name: str) -> None:
     leaves = [t.requires_grad_() for t in operands((2, 4, 5, 5), (4, 1, 3, 3), True, torch.float64, "contiguous")]

@@ -175,6 +175,14 @@ class Follower:
         assert not bits[elements.numel() :].any()
 
 
+# By epilogue, what stands before the convolution: the activation that made x, and its derivative there.
+LEADERS = {
+    "relu": ("relu", (), lambda x: (x > 0).to(x.dtype)),
+    "residual": ("leaky_relu", (0.1,), lambda x: torch.where(x > 0, torch.ones_like(x), 0.1 * torch.ones_like(x))),
+    "silu": ("tanh", (), lambda x: 1 - x * x),
+}
+
+
 @pytest.fixture(autouse=True)
 def precision() -> Iterator[Callable[[str], None]]:
     """Sets torch's precision of float32 convolutions on CUDA: exact, unless a test asks for another."""
@@ -192,7 +200,9 @@ def precision() -> Iterator[Callable[[str], None]]:
 
 
 def check(results: list[Tensor], expected: list[Tensor], limit: float) -> None:
-    names = ("y", "grad_x", "grad_weight", "grad_bias")
+    names = (
+        ("y", "grad_x", "grad_weight", "grad_bias") if len(expected) > 1 else ("the gradient before the activation",)
+    )
     for name, result, wanted in zip(names[: len(expected)], results, expected, strict=True):
         error, largest = (result.detach().double() - wanted).abs().max(), wanted.abs().max()
         assert error <= limit * largest.clamp_min(1e-3), f"{name} is off by {error:.3e} of {largest:.3e}"
@@ -200,7 +210,8 @@ def check(results: list[Tensor], expected: list[Tensor], limit: float) -> None:
 
 @pytest.mark.parametrize("problem", problems(), ids=str)
 def test_against_float64_for(problem: Problem) -> None:
-    """The forward with its epilogue, and the gradients of the convolution alone."""
+    """The forward with its epilogue, the gradients of the convolution alone, and that of what its input is the
+    activation of."""
     hold_to_float64(problem, LIMITS[problem.dtype])
 
 
@@ -229,6 +240,13 @@ def hold_to_float64(problem: Problem, limit: float) -> None:
         gradients = torch.autograd.grad(again, leaves, grad.contiguous())
     assert {t.dtype for t in (y, *gradients)} == {problem.dtype}
     check([t.cpu() for t in (y, *gradients)], expected, limit)
+    if problem.epilogue in LEADERS:
+        leader, numbers, slope = LEADERS[problem.epilogue]
+        geometry = (where[0], where[1] * 2, *where[2:])
+        with nnart_ops.config(conv_strategy="gemm"):
+            before = torch.ops.nnart_ops.conv_dgrad_activation(grad, weight, x, *geometry, leader, numbers)
+        assert before.dtype == problem.dtype
+        check([before.cpu()], [expected[1] * slope(exact[0].detach())], limit)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -294,15 +312,21 @@ def test_wide_tiles(name: str) -> None:
 
 
 def test_a_residual_between_two_packs() -> None:
-    """Its address decides how the result is stored, and not what it is."""
+    """Or what a derivative is taken at: its address decides how the result is stored, and not what it is."""
     x, weight = torch.randn(2, 8, 5, 6).bfloat16(), torch.randn(16, 8, 1, 1).bfloat16()
     memory = torch.randn(2 * 5 * 6 * 16 + 1).bfloat16()
-    x, results = x.contiguous(memory_format=torch.channels_last), []
+    x, results, gradients = x.contiguous(memory_format=torch.channels_last), [], []
     residual = memory[1:].view(2, 5, 6, 16).permute(0, 3, 1, 2)
     for aligned in (residual.clone(memory_format=torch.channels_last), residual):
         with nnart_ops.config(conv_strategy="gemm"):
             results.append(F.conv2d(x, weight, activation="relu", residual=aligned))
+            geometry = ([1, 1], [0] * 4, [1, 1], 1)
+            back = weight.transpose(0, 1).contiguous(memory_format=torch.channels_last)
+            gradients.append(
+                torch.ops.nnart_ops.conv_dgrad_activation(x, back, aligned, *geometry, "leaky_relu", [0.1])
+            )
     assert torch.equal(*results)
+    assert torch.equal(*gradients)
 
 
 COUNTED = {

@@ -66,7 +66,7 @@ def test_device_headers_stay_at_the_door() -> None:
 PYTHON_LAYERS = {
     "autograd": {"nnart_ops.autograd"},
     "functional": {"nnart_ops.autograd", "nnart_ops.functional", "nnart_ops._extension"},
-    "nn": {"nnart_ops.functional", "nnart_ops.nn"},
+    "nn": {"nnart_ops.functional", "nnart_ops.nn", "nnart_ops.autograd.handover"},
     "optim": {"nnart_ops.optim", "nnart_ops.autograd", "nnart_ops.functional._native", "nnart_ops._C"},
 }
 

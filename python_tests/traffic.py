@@ -109,6 +109,11 @@ def counts(dtype: torch.dtype) -> Iterator[Count]:
                 lambda: ops.conv_masked_activation(images, filters, None, None, *where, "relu", []),
                 images.numel() // 8,
             ),
+            (
+                "ReLU before it, dgrad",
+                lambda: ops.conv_dgrad_activation(images, filters, beside, *where, "relu", []),
+                x,
+            ),
         ):
             with nnart_ops.config(conv_strategy="gemm"):
                 yield counted(f"1x1 convolution with {name}", call, 2 * x + bytes_of(filters) + more, True)

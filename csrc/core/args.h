@@ -24,8 +24,13 @@ struct ActivationArgs {
   const void* residual;      // forward: may be null; the backward knows none of the rest
   const void* bias;          // may be null; element i has bias[i / bias_inner % bias_channels]
   int64_t bias_channels, bias_inner;
-  void* y;  // forward: the output, may be x itself; backward: grad_x
+  void* y;  // forward: the output, may be x itself; backward: grad_x, may be grad_y itself
 };
+
+// What is read beside the tensor that becomes the result in place; may be null.
+inline __attribute__((always_inline)) const void* beside(const ActivationArgs& in_place) {
+  return in_place.grad_y ? in_place.x : in_place.residual;
+}
 
 // An activation whose derivative takes two values, and for each element one bit that says which: bit i % 8 of byte i /
 // 8, set for the second of math's slopes_of.
@@ -132,8 +137,9 @@ struct ConvArgs {
   math::Axis axis[3];
   ConvOperand x, weight, y;
   const void* bias;  // contiguous; may be null
-  // Forward: applied in place to y, each piece while it is in a cache. Its tensors are y's own, its residual lies as y
-  // does. May be null.
+  // Forward and Dgrad: applied in place to the result, each piece while it is in a cache; forward or, in a Dgrad, the
+  // backward of what made x. Its tensors are the result's own, what stands beside them lies as the result does. May be
+  // null.
   const ActivationArgs* finish;
   // Forward, of the kernels that ops/launch.h says can; may be null, as the next. A normalization of the batch: its
   // mean and var are found of y, and nothing else is done. Another: applied to y before the finish.

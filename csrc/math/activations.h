@@ -439,6 +439,29 @@ inline __attribute__((always_inline)) bool with_derivative_from_output(Activatio
   return true;
 }
 
+// Calls visit with the functor that a names, if its output says what its derivative is: where its backward reads x, y
+// will do. Says whether it did. On the device too, as those below: visit is of the side that calls.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
+template <class C, class Visit>
+NNART_HD bool with_known_from_output(Activation activation, ActivationParameters p, Visit visit) {
+  using enum Activation;
+  if (activation == Relu)
+    visit(math::Relu<C>(p));
+  else if (activation == LeakyRelu && p.a > 0)
+    visit(math::LeakyRelu<C>(p));
+  else if (activation == Hardtanh)
+    visit(math::Hardtanh<C>(p));
+  else if (activation == Sigmoid)
+    visit(math::Sigmoid<C>(p));
+  else if (activation == Tanh)
+    visit(math::Tanh<C>(p));
+  else
+    return false;
+  return true;
+}
+
 // A derivative of two values, and whether it is: 0 and 0 where it has more of them.
 struct Slopes {
   double low, high;
@@ -452,8 +475,7 @@ inline __attribute__((always_inline)) Slopes slopes_of(Activation activation, Ac
   return {0, zero_or_one ? 1.0 : 0.0};
 }
 
-// Calls visit with the functor that a names, if its derivative takes two values. On the device too, as the next two:
-// visit is of the side that calls.
+// Calls visit with the functor that a names, if its derivative takes two values.
 #if defined(__CUDACC__)
 #pragma nv_exec_check_disable
 #endif

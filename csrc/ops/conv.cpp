@@ -150,14 +150,18 @@ struct Finish {
   bool wants_mask = false;        // of the activation's derivative
   BatchNormArgs* norm = nullptr;  // before all of it, with its numbers of channels; of the batch: alone
   std::optional<Tensor> mask = {};
+  std::optional<Tensor> of_output = {};  // the activation's derivative where it gave this is multiplied with, not more
 
-  // Brings the residual into the order of y and returns the kernel's arguments, or an error.
+  // Brings what stands beside y into its order and returns the kernel's arguments, or an error.
   ActivationArgs on(const Tensor& y, DType dtype, const std::string& op) {
-    if (residual) {
-      check_same_sizes(*residual, "residual", y, "the output", op.c_str());
-      check_same_dtype(*residual, "residual", y, "the output", op.c_str());
-      residual = in_order_of(y, *residual);
-    }
+    auto bring = [&](std::optional<Tensor>& other, const char* name) {
+      if (!other) return;
+      check_same_sizes(*other, name, y, "the output", op.c_str());
+      check_same_dtype(*other, name, y, "the output", op.c_str());
+      other = in_order_of(y, *other);
+    };
+    bring(residual, "residual");
+    bring(of_output, "x");
     ActivationArgs args{};
     args.activation = activation_of(activation, op.c_str());
     args.parameters = parameters_of(parameters, op.c_str());
@@ -165,6 +169,10 @@ struct Finish {
     args.n = y.numel();
     args.x = args.y = y.data_ptr();
     args.residual = residual ? residual->data_ptr() : nullptr;
+    if (of_output) {
+      args.grad_y = args.x;
+      args.x = of_output->data_ptr();
+    }
     if (wants_mask) {
       check(slopes_of(args.activation, args.parameters).high != 0, op, ": the derivative of ", activation,
             " takes more than two values");
@@ -410,6 +418,18 @@ Tensor conv_transpose_activation(const Tensor& x, const Tensor& weight, std::opt
   return convolve_transposed(x, weight, bias, y_size, stride, padding, dilation, groups, &finish);
 }
 
+Tensor conv_dgrad_activation(const Tensor& grad_y, const Tensor& weight, const Tensor& x, Ints stride, Ints padding,
+                             Ints dilation, int64_t groups, std::string activation, std::vector<double> parameters) {
+  const char* op = "conv_dgrad_activation";
+  bool is_known =
+      with_known_from_output<double>(activation_of(activation, op), parameters_of(parameters, op), [](auto) {});
+  check(is_known, op, ": the output of ", activation, " does not say what its derivative is");
+  Finish finish{std::nullopt, activation, parameters};
+  finish.of_output = x;
+  return convolve_transposed(grad_y, weight, std::nullopt, to_vector(x.sizes()), stride, padding, dilation, groups,
+                             &finish);
+}
+
 // A tensor like empty_in_layout's of which only sizes and strides are read: on the memory of `other` where that is
 // large enough.
 Tensor outline_in_layout(const Ints& sizes, bool channels_last, const Tensor& other) {
@@ -539,6 +559,7 @@ void register_conv(Library& m) {
   m.impl("conv_batch_norm", TORCH_BOX((&conv_batch_norm)));
   m.impl("conv_transpose", TORCH_BOX((&conv_transpose)));
   m.impl("conv_transpose_activation", TORCH_BOX((&conv_transpose_activation)));
+  m.impl("conv_dgrad_activation", TORCH_BOX((&conv_dgrad_activation)));
   m.impl("conv_wgrad", TORCH_BOX((&conv_wgrad)));
   m.impl("conv_wgrad_bias", TORCH_BOX((&conv_wgrad_bias)));
 }

@@ -26,6 +26,7 @@ from nnart_ops.autograd.bias_activation import bias_activation_backward
 from nnart_ops.autograd.channel_sum import along, channel_sum
 from nnart_ops.autograd.dropout import memory_order
 from nnart_ops.autograd.function import OpFunction, batch_first, by_sample, differentiable, is_asked_for
+from nnart_ops.autograd.handover import accept, hand, handed, receiver
 from nnart_ops.autograd.masked_activation import masked_backward
 
 _ops = torch.ops.nnart_ops
@@ -92,10 +93,15 @@ class Conv(OpFunction):
     def gradients(
         ctx: Any, grad_y: Tensor, x: Tensor, weight: Tensor, grad_bias: Tensor | None = None
     ) -> tuple[Tensor | None, ...]:
-        """Of input, weight and bias, each if it is asked for; the last may be known already."""
+        """Of input, weight and bias, each if it is asked for; the last may be known already. That of the input is
+        ``None`` where what computed it was handed a better one."""
         grad_x = grad_weight = None
         if is_asked_for(ctx, 0):
-            grad_x = _conv_transpose(grad_y, weight, None, x.shape, *ctx.where)
+            node = receiver(ctx)
+            if node is None:
+                grad_x = _conv_transpose(grad_y, weight, None, x.shape, *ctx.where)
+            else:
+                hand(node, ConvDgradActivation.kernel(grad_y, weight, x, *ctx.where, node.activation, node.numbers))
         wants_weight, wants_bias = is_asked_for(ctx, 1), grad_bias is None and is_asked_for(ctx, 2)
         if wants_weight and wants_bias:
             grad_weight, grad_bias = _wgrad_bias(grad_y, x, weight.shape[2:], *ctx.where)
@@ -190,6 +196,7 @@ class ConvActivation(OpFunction):
     @staticmethod
     def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.where, ctx.activation, ctx.numbers = inputs[4:-2], inputs[-2], inputs[-1]
+        accept(ctx)
         return inputs[0], inputs[1], output
 
     @staticmethod
@@ -261,10 +268,15 @@ class ConvTransposeActivation(OpFunction):
         return _tangent_of_activated(ConvTranspose, ctx, *tangents[:4])
 
 
-def _backward_of_activated(linear: Any, ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+def _backward_of_activated(linear: Any, ctx: Any, grad_y: Tensor | None) -> tuple[Any, ...]:
     x, weight, y = ctx.saved_tensors
-    grad_bias = None
-    if ctx.activation != "identity" and is_asked_for(ctx, 2) and _is_summed_in_passing(grad_y):
+    grad, grad_bias = handed(ctx), None
+    if grad_y is None:
+        if grad is None:
+            return (None,) * (len(ctx.where) + 6)
+    elif grad is not None:
+        grad = grad + _before_activation(ctx.activation, ctx.numbers, grad_y, y)
+    elif ctx.activation != "identity" and is_asked_for(ctx, 2) and _is_summed_in_passing(grad_y):
         how = (ctx.activation, ctx.numbers, True, True, _channel_dim(y, weight), memory_order(y))
         grad, grad_bias = bias_activation_backward(grad_y, y, None, None, 0.0, *how)
     else:
@@ -328,6 +340,60 @@ def _in_parts(
         return y
     result: Tensor = getattr(_activation, args[-2]).apply(y, *args[-1])
     return result
+
+
+class ConvDgradActivation(OpFunction):
+    """``conv_dgrad_activation(grad_y, weight, x, *geometry, activation, numbers)``: the gradient of z, of
+    ``y = conv(x, weight)`` with ``x = activation(z)``, which is kept."""
+
+    op = _ops.conv_dgrad_activation.default
+
+    @staticmethod
+    def fake(grad_y: Tensor, weight: Tensor, x: Tensor, *args: Any) -> Tensor:
+        return ConvTranspose.fake(grad_y, weight, None, x.shape, *args[:4])
+
+    @staticmethod
+    def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Any, ...]:
+        ctx.where, ctx.activation, ctx.numbers = inputs[3:7], inputs[7], inputs[8]
+        return inputs[:3]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        grad_y, weight, x = ctx.saved_tensors
+        grad_grad_y = grad_weight = grad_x = None
+        through = _before_activation(ctx.activation, ctx.numbers, grad, x)
+        if is_asked_for(ctx, 0):
+            grad_grad_y = _conv(through, weight, None, *ctx.where)
+        if is_asked_for(ctx, 1):
+            grad_weight = _wgrad(grad_y, through, weight.shape[2:], *ctx.where)
+        if is_asked_for(ctx, 2):
+            grad_x = ConvDgradActivation.curved(ctx, grad, *ctx.saved_tensors)
+        return grad_grad_y, grad_weight, grad_x, *(None,) * 6
+
+    @staticmethod
+    def curved(ctx: Any, factor: Tensor, grad_y: Tensor, weight: Tensor, x: Tensor) -> Tensor | None:
+        """``factor`` times the derivative with respect to x; ``None`` for zero."""
+        second = getattr(_activation, ctx.activation).second
+        if second is None:
+            return None
+        slope: Tensor = factor * _conv_transpose(grad_y, weight, None, x.shape, *ctx.where) * second(x, *ctx.numbers)
+        return slope
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        return by_sample(ConvDgradActivation.apply, info, in_dims, *args)
+
+    @staticmethod
+    def jvp(ctx: Any, grad_y_tangent: Any, weight_tangent: Any, x_tangent: Any, *_: None) -> Tensor:
+        grad_y, weight, x = ctx.saved_tensors
+        tangent = torch.zeros_like(x)
+        if grad_y_tangent is not None:
+            tangent = tangent + _conv_transpose(grad_y_tangent, weight, None, x.shape, *ctx.where)
+        if weight_tangent is not None:
+            tangent = tangent + _conv_transpose(grad_y, weight_tangent, None, x.shape, *ctx.where)
+        tangent = _before_activation(ctx.activation, ctx.numbers, tangent, x)
+        curved = None if x_tangent is None else ConvDgradActivation.curved(ctx, x_tangent, grad_y, weight, x)
+        return tangent if curved is None else tangent + curved
 
 
 class ConvWgrad(OpFunction):
@@ -491,6 +557,7 @@ _conv_activation = differentiable(ConvActivation)
 _conv_masked_activation = differentiable(ConvMaskedActivation)
 _conv_transpose = differentiable(ConvTranspose)
 _conv_transpose_activation = differentiable(ConvTransposeActivation)
+_dgrad_activation = differentiable(ConvDgradActivation)
 _wgrad = differentiable(ConvWgrad)
 _wgrad_bias = differentiable(ConvWgradBias)
 

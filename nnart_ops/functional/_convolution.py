@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from nnart_ops import _extension
-from nnart_ops.autograd.activation import known_from_output
 from nnart_ops.autograd.conv import autocast_operands
 from nnart_ops.autograd.function import transforms_active
 from nnart_ops.functional._epilogue import Epilogue, epilogue_of
@@ -112,7 +111,7 @@ class Kind(NamedTuple):
         save = getattr(activation, "save", None) if training else None
         if save in ("mask", "recompute") and not separate:
             return self._saving(save, input, weight, bias, numbers, epilogue, residual)
-        if residual is None and (separate or (training and not known_from_output(epilogue.op, epilogue.numbers))):
+        if residual is None and (separate or (training and not epilogue.is_known_from_output)):
             return epilogue.function(self.plain(input, weight, bias, numbers))
         if residual is None and (not training or epilogue.op == "relu"):
             call = self._planned(input, weight, bias, numbers)
@@ -126,7 +125,7 @@ class Kind(NamedTuple):
         if call is None or separate or not (residual is None or _takes(call[0], residual)):
             pre = self.plain(input, weight, bias, numbers)
             return epilogue.function(pre if residual is None else pre + self._checked(residual, pre))
-        if training and not known_from_output(epilogue.op, epilogue.numbers):
+        if training and not epilogue.is_known_from_output:
             return epilogue.function(self.op_activation(*call[:3], residual, *call[3:], "identity", []))
         return self.op_activation(*call[:3], residual, *call[3:], epilogue.op, list(epilogue.numbers))
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nnart_ops.autograd.activation import known_from_output
 from nnart_ops.functional import activation as _functional
 
 Numbers = tuple[float, ...]
@@ -20,6 +21,11 @@ class Epilogue(NamedTuple):
     op: str
     numbers: Numbers
     function: Callable[[Tensor], Tensor]
+
+    @property
+    def is_known_from_output(self) -> bool:
+        """Whether the output says what the derivative is."""
+        return known_from_output(self.op, self.numbers)
 
     def in_place(self, pre: Tensor) -> Tensor:
         """Overwrites ``pre`` with the activation of it, without autograd."""

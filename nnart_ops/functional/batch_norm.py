@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as native
 from torch import Tensor
 
-from nnart_ops.autograd.activation import known_from_output
 from nnart_ops.autograd.batch_norm import batch_norm as _batch_norm
 from nnart_ops.autograd.batch_norm import statistics_dtype
 from nnart_ops.autograd.function import transforms_active
@@ -101,7 +100,7 @@ def batch_norm(
 
 def split_epilogue(epilogue: Epilogue, from_output: bool) -> tuple[Epilogue, Epilogue]:
     """What the kernel computes of it, and what follows; ``from_output`` if a backward has but the output to go by."""
-    fused = epilogue.op in FUSED and (not from_output or known_from_output(epilogue.op, epilogue.numbers))
+    fused = epilogue.op in FUSED and (not from_output or epilogue.is_known_from_output)
     return (epilogue, IDENTITY) if fused else (IDENTITY, epilogue)
 
 

@@ -78,6 +78,7 @@ from nnart_ops.nn.pooling import (
     MaxUnpool2d,
     MaxUnpool3d,
 )
+from nnart_ops.nn.sequential import Sequential
 from nnart_ops.nn.softmax import (
     CrossEntropyLoss,
     LogSoftmax,
@@ -151,6 +152,7 @@ __all__ = [
     "ReGLU",
     "ReLU",
     "ReLU6",
+    "Sequential",
     "SiLU",
     "Sigmoid",
     "Softmax",

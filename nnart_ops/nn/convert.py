@@ -15,6 +15,7 @@ def _replacements() -> dict[type[torch.nn.Module], type[torch.nn.Module]]:
     classes = (getattr(ours, name) for name in ours.__all__)
     replacements = {_torchs_own(cls): cls for cls in classes if isinstance(cls, type)}
     replacements.pop(torch.nn.Module, None)  # of layers that torch does not have
+    replacements.pop(torch.nn.Sequential)  # only what fuse() makes of it has a use for ours
     return replacements
 
 

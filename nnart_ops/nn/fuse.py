@@ -12,8 +12,10 @@ from nnart_ops.functional._epilogue import epilogue_of
 from nnart_ops.nn._activated import Activated
 from nnart_ops.nn.batch_norm import BatchNorm
 from nnart_ops.nn.conv import Convolution
+from nnart_ops.nn.sequential import CONVOLUTIONS, LAYERS, Sequential, has_hooks
 
 Model = TypeVar("Model", bound=torch.nn.Module)
+_FORWARDS = (torch.nn.Sequential.forward, Sequential.forward)
 
 
 def fuse(model: Model) -> Model:
@@ -24,9 +26,11 @@ def fuse(model: Model) -> Model:
     element-wise activation without weights that directly follows one becomes that layer's ``activation``, and an
     ``Identity`` takes its place. A batch normalization that directly follows a convolution becomes its ``norm``: it
     stays where it is, with its parameters and statistics, and hands on what the convolution has normalized already
-    (:func:`nnart_ops.functional.conv_batch_norm`: in evaluation at no cost). Names and the state_dict stay. A pair is
-    left alone where either module has hooks, the convolution or batch normalization another place in ``model``, the
-    first one an activation or a ``norm``, or the activation of a batch normalization a ``save=``.
+    (:func:`nnart_ops.functional.conv_batch_norm`: in evaluation at no cost). Where a convolution then follows one with
+    an activation, their ``torch.nn.Sequential`` becomes an :class:`nnart_ops.Sequential`, in which the former does the
+    backward of that activation. Names and the state_dict stay. A pair is left alone where either module has hooks, the
+    convolution or batch normalization another place in ``model``, the first one an activation or a ``norm``, or the
+    activation of a batch normalization a ``save=``.
 
     Shape: parameters and buffers keep theirs.
 
@@ -43,14 +47,28 @@ def fuse(model: Model) -> Model:
         raise TypeError(f"fuse: model must be a torch.nn.Module, but got {type(model).__name__}")
     places = collections.Counter(id(child) for module in model.modules() for child in module._modules.values())
     for module in model.modules():
-        if isinstance(module, torch.nn.Sequential) and type(module).forward is torch.nn.Sequential.forward:
+        if isinstance(module, torch.nn.Sequential) and type(module).forward in _FORWARDS:
             names = list(module._modules)
             for first, second in itertools.pairwise(names):
                 following = module._modules[second]
                 changed = [module._modules[first], *([following] if isinstance(following, BatchNorm) else [])]
                 if all(places[id(layer)] == 1 for layer in changed):  # no other place would see it changed
                     _fuse_pair(module, first, second)
+            if type(module) is torch.nn.Sequential and _has_chain(module):
+                module.__class__ = Sequential
     return model
+
+
+def _has_chain(sequential: torch.nn.Sequential) -> bool:
+    """Whether a convolution follows one with an activation whose output gives its derivative."""
+
+    def is_known(layer: torch.nn.Module) -> bool:
+        epilogue = epilogue_of(layer.activation)
+        return epilogue.op != "identity" and epilogue.is_known_from_output
+
+    layers = [module for module in sequential if type(module) is not torch.nn.Identity]
+    pairs = itertools.pairwise(layers)
+    return any(type(a) in LAYERS and type(b) in CONVOLUTIONS and is_known(a) for a, b in pairs)
 
 
 def _fuse_pair(sequential: torch.nn.Sequential, first: str, second: str) -> None:
@@ -58,7 +76,7 @@ def _fuse_pair(sequential: torch.nn.Sequential, first: str, second: str) -> None
     if not isinstance(layer, Activated) or layer.activation is not None or next_layer is None:
         return
     is_conv = isinstance(layer, Convolution)
-    if _has_hooks(layer) or _has_hooks(next_layer) or (is_conv and layer.norm is not None):
+    if has_hooks(layer) or has_hooks(next_layer) or (is_conv and layer.norm is not None):
         return
     if is_conv and isinstance(next_layer, BatchNorm):
         if len(layer.stride) == next_layer.dims and layer.out_channels == next_layer.num_features:
@@ -74,8 +92,3 @@ def _fuse_pair(sequential: torch.nn.Sequential, first: str, second: str) -> None
         return
     layer.__dict__["activation"] = activation
     sequential._modules[second] = torch.nn.Identity()
-
-
-def _has_hooks(module: object) -> bool:
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for kind in kinds)

@@ -423,7 +423,7 @@ struct DepthwiseCorrelation {
         for (int64_t i = h; i < h_end; i += most_lines)
           mine.run_lines(origin, result.data() + (i - h) * mine.target_space[1], d, i, least(most_lines, h_end - i),
                          scratch.data(), nothing);
-        if (after && !after->residual) {
+        if (after && !beside(*after)) {
           ActivationArgs copied = *after;
           copied.dtype = sizeof(T) == 8 ? DType::Float64 : DType::Float32;
           copied.y = result.data();
@@ -452,8 +452,8 @@ struct DepthwiseCorrelation {
       run_in_place();
     else
       run_copied();
-    // A residual lies as the result does, not as the copies of a block of channels do.
-    if (after && after->residual && !in_place) Kernels<Isa::NNART_ISA>::launch(*after);
+    // What stands beside the result lies as that does, not as the copies of a block of channels do.
+    if (after && beside(*after) && !in_place) Kernels<Isa::NNART_ISA>::launch(*after);
   }
 };
 

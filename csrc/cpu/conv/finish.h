@@ -12,7 +12,7 @@ namespace {
 
 // Whether it only limits y to an interval, as ReLU, ReLU6 and Hardtanh do.
 NNART_HD bool is_clamp(const ActivationArgs& finish) {
-  return !finish.residual && (finish.activation == Activation::Relu || finish.activation == Activation::Hardtanh);
+  return !beside(finish) && (finish.activation == Activation::Relu || finish.activation == Activation::Hardtanh);
 }
 
 template <class T>
@@ -32,6 +32,10 @@ void finish_piece(const ActivationArgs& how, int64_t first, int64_t n) {
   piece.n = n;
   piece.x = piece.y = static_cast<S*>(how.y) + first;
   if (how.residual) piece.residual = static_cast<const S*>(how.residual) + first;
+  if (how.grad_y) {
+    piece.grad_y = piece.y;
+    piece.x = static_cast<const S*>(how.x) + first;
+  }
   Kernels<Isa::NNART_ISA>::launch(piece);
 }
 

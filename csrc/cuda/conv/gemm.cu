@@ -93,8 +93,7 @@ GemmPlan plan_gemm(const GemmArgs& args, const GemmAxis (&axes)[3], bool may_be_
     plan.terms_of_piece = least(plan.terms_of_piece, ceil_div(terms, kTerms<S>) * kTerms<S>);
     plan.pieces = ceil_div(plan.k, plan.terms_of_piece);
   }
-  const void* residual = args.finish ? args.finish->residual : nullptr;
-  plan.packs = in_packs_of<S>(result, plan.n) && reinterpret_cast<uintptr_t>(residual) % kAccessBytes == 0;
+  plan.packs = in_packs_of<S>(result, plan.n) && is_aligned(args.finish ? beside(*args.finish) : nullptr);
   plan.together = args.together;
   plan.weight = args.out_channels * (args.in_channels / args.groups / args.together) * taps;
   plan.row_sums = args.grad_bias ? args.out_channels : 0;
@@ -289,8 +288,9 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks<S, tile_columns, packed_
         bool there = m < plan.m && n < plan.n;
         uint32_t bits = 0;
         if (there) {
-          constexpr bool may_mask = pass == ConvPass::Forward && width > 1;
-          auto stored = epilogue.template store<width, may_mask>(result, at, channel, pack.lanes, &bits);
+          constexpr bool may_mask = pass == ConvPass::Forward && width > 1, may_differentiate = pass == ConvPass::Dgrad;
+          auto stored =
+              epilogue.template store<width, may_mask, may_differentiate>(result, at, channel, pack.lanes, &bits);
           if constexpr (pass == ConvPass::Forward)
             if (moments.sums) {
 #pragma unroll

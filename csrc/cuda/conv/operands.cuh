@@ -45,6 +45,14 @@ __device__ __attribute__((noinline)) C activated(Activation activation, double a
   return x;
 }
 
+// grad_y times its derivative where it gave y, if y says what that is.
+template <class C>
+__device__ __attribute__((noinline)) C differentiated(Activation activation, double a, double b, double c, C grad_y,
+                                                      C y) {
+  with_known_from_output<C>(activation, {a, b, c}, [&](auto function) { grad_y = function.backward(grad_y, y); });
+  return grad_y;
+}
+
 // Its derivative there, if that takes two values.
 template <class C>
 __device__ __attribute__((noinline)) C slope_of_activation(Activation activation, double a, double b, double c, C x) {
@@ -70,21 +78,23 @@ __device__ __forceinline__ Pack<T, width> load_numbers(const T* numbers, int64_t
 template <class S>
 struct Epilogue {
   using C = ComputeType<S>;
-  const S *bias, *residual;  // may be null, as all pointers; the residual lies as the result does
-  const C *scale, *shift;    // of a channel, before the residual; the bias is in the shift
-  uint8_t* mask;             // a bit for each element of the result
+  const S *bias, *beside;  // may be null, as all pointers; the latter lies as the result does
+  const C *scale, *shift;  // of a channel, before the residual; the bias is in the shift
+  uint8_t* mask;           // a bit for each element of the result
   bool bias_in_packs, shift_in_packs;
+  bool differentiates;  // beside is where the activation's derivative is taken, and not a residual
   Activation activation;
   ActivationParameters parameters;
   C low_slope;
 
   explicit Epilogue(const ConvArgs& args)
       : bias(static_cast<const S*>(args.bias)),
-        residual(args.finish ? static_cast<const S*>(args.finish->residual) : nullptr),
+        beside(args.finish ? static_cast<const S*>(nnart::beside(*args.finish)) : nullptr),
         scale(nullptr),
         shift(nullptr),
         mask(args.mask),
         bias_in_packs(is_aligned(args.bias)),
+        differentiates(args.finish && args.finish->grad_y),
         activation(args.finish ? args.finish->activation : Activation::Identity),
         parameters(args.finish ? args.finish->parameters : ActivationParameters{}),
         low_slope(C(slopes_of(activation, parameters).low)) {
@@ -98,13 +108,13 @@ struct Epilogue {
 
   // Of `width` channels from c on, which is a multiple of it; returns what it stored and sets the bits of the lanes
   // that have the higher slope, if there is a mask.
-  template <int width, bool may_mask = false>
+  template <int width, bool may_mask = false, bool may_differentiate = true>
   __device__ __forceinline__ Pack<S, width> store(S* result, int64_t at, int64_t c, const C (&sums)[width],
                                                   uint32_t* bits = nullptr) const {
     constexpr int some = width < 4 ? width : 4;  // that hold registers at a time
     Pack<S, width> rest, out, biases;
     Pack<C, some> scales, shifts;
-    if (residual) rest = cuda::load<width>(residual + at);
+    if (beside) rest = cuda::load<width>(beside + at);
     if (bias) biases = load_numbers<width>(bias, c, bias_in_packs);
 #pragma unroll
     for (int k = 0; k < width; ++k) {
@@ -117,17 +127,28 @@ struct Epilogue {
         }
         value = value * scales.lanes[k % some] + shifts.lanes[k % some];
       }
-      if (residual) value += widen(rest.lanes[k]);
-      if constexpr (may_mask)
-        if (mask) *bits |= uint32_t(slope(value) != low_slope) << k;
-      if (activation == Activation::Relu)
-        value = math::at_least(value, C(0));
-      else if (activation != Activation::Identity)
-        value = activated(activation, parameters.a, parameters.b, parameters.c, value);
+      if (may_differentiate && differentiates) {
+        value = through(value, widen(rest.lanes[k]));
+      } else {
+        if (beside) value += widen(rest.lanes[k]);
+        if constexpr (may_mask)
+          if (mask) *bits |= uint32_t(slope(value) != low_slope) << k;
+        value = activated(value);
+      }
       out.lanes[k] = narrow(Type<S>{}, value);
     }
     cuda::store(result + at, out);
     return out;
+  }
+  __device__ __forceinline__ C activated(C x) const {
+    if (activation == Activation::Relu) return math::at_least(x, C(0));
+    if (activation == Activation::Identity) return x;
+    return cuda::activated(activation, parameters.a, parameters.b, parameters.c, x);
+  }
+  // grad_y times the activation's derivative where it gave y.
+  __device__ __forceinline__ C through(C grad_y, C y) const {
+    if (activation == Activation::Relu) return y <= C(0) ? C(0) : grad_y;
+    return differentiated(activation, parameters.a, parameters.b, parameters.c, grad_y, y);
   }
   // Of the activation at x, if that takes two values.
   __device__ __forceinline__ C slope(C x) const {
