@@ -253,9 +253,10 @@ def test_within_other_machinery() -> None:
     assert_same(list(transformed.values()), list(plain))
     with torch.no_grad():
         assert_same([ours(x)], [native(x)])
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), Called() as calls:
         model = fused(network())
         assert all(g.isfinite().all() for g in gradients(model, x.float(), model.parameters()))
+    assert calls.handed == 0  # of 16 bits, on the CPU
 
 
 def test_refused_activation() -> None:

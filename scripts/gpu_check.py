@@ -180,6 +180,8 @@ class Check:
         options = [
             "--device",
             "cuda",
+            "--dtype",
+            *("float32", "bfloat16", "float16"),
             "--rounds",
             9,
             "--every",

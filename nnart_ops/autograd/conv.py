@@ -97,7 +97,7 @@ class Conv(OpFunction):
         ``None`` where what computed it was handed a better one."""
         grad_x = grad_weight = None
         if is_asked_for(ctx, 0):
-            node = receiver(ctx)
+            node = receiver(ctx, x)
             if node is None:
                 grad_x = _conv_transpose(grad_y, weight, None, x.shape, *ctx.where)
             else:

@@ -129,12 +129,17 @@ class MaxPoolBackward(OpFunction):
 Geometry = tuple[Ints, Ints, Ints, Ints, Ints]
 
 
-def _max_pool_functions(
-    name: str, values_op: Any, offsets_op: Any, describe: Callable[..., tuple[Ints, int, Geometry]]
-) -> tuple[type[OpFunction], type[OpFunction]]:
-    """The maxima alone, and with where in their windows they stand.
+def _max_pools(
+    name: str,
+    values_op: Any,
+    offsets_op: Any,
+    describe: Callable[..., tuple[Ints, int]],
+    geometry: Callable[..., Geometry],
+) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]]:
+    """The entries for the maxima alone, and with where in their windows they stand.
 
-    ``describe(x, *window)`` gives the pooled axes of y, the elements of a window and what ``max_pool_backward`` takes.
+    ``describe(x, *window)`` gives the pooled axes of y and the elements of a window, ``geometry(x, *window)`` what
+    ``max_pool_backward`` takes.
     """
 
     class WithOffsets(OpFunction):
@@ -142,12 +147,12 @@ def _max_pool_functions(
 
         @staticmethod
         def fake(x: Tensor, *window: Any) -> tuple[Tensor, Tensor]:
-            space, elements, _ = describe(x, *window)
+            space, elements = describe(x, *window)
             return _empty(x, space, x.dtype), _empty(x, space, _offset_dtype(elements))
 
         @staticmethod
         def prepare(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> tuple[Tensor]:
-            ctx.geometry, ctx.others = describe(*inputs)[2], (None,) * (len(inputs) - 1)
+            ctx.geometry, ctx.others = geometry(*inputs), (None,) * (len(inputs) - 1)
             ctx.mark_non_differentiable(output[1])
             ctx.set_materialize_grads(False)  # no zeros for the offsets
             return (output[1],)
@@ -168,7 +173,7 @@ def _max_pool_functions(
             return _gather(x_tangent, ctx.saved_tensors[0], ctx.geometry), None
 
     class Values(OpFunction):
-        """For calls without a gradient. A gradient finds the offsets again."""
+        """Under a compiler or a transform, for calls without a gradient: one finds the offsets again."""
 
         op = values_op
 
@@ -184,12 +189,12 @@ def _max_pool_functions(
         @staticmethod
         def found_again(ctx: Any) -> tuple[Tensor, Geometry]:
             (x,) = ctx.saved_tensors
-            return WithOffsets.entry(x.detach(), *ctx.window)[1], describe(x, *ctx.window)[2]
+            return WithOffsets.entry(x.detach(), *ctx.window)[1], geometry(x, *ctx.window)
 
         @staticmethod
         def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
-            offsets, geometry = Values.found_again(ctx)
-            return (_backward(grad_y, offsets, *geometry), *(None,) * len(ctx.window))
+            offsets, found = Values.found_again(ctx)
+            return (_backward(grad_y, offsets, *found), *(None,) * len(ctx.window))
 
         @staticmethod
         def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *window: Any) -> Any:
@@ -200,19 +205,42 @@ def _max_pool_functions(
         def jvp(ctx: Any, x_tangent: Tensor, *_: None) -> Tensor:
             return _gather(x_tangent, *Values.found_again(ctx))
 
+    def keeping_offsets(function: type[OpFunction]) -> type[torch.autograd.Function]:
+        class Eager(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Tensor, *window: Any) -> Tensor:
+                y, offsets = WithOffsets.kernel(x, *window)
+                ctx.save_for_backward(offsets)
+                ctx.geometry, ctx.others = geometry(x, *window), (None,) * len(window)
+                return y
+
+            @staticmethod
+            def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+                return (_backward(grad_y, *ctx.saved_tensors, *ctx.geometry), *ctx.others)
+
+        Eager.__name__ = Eager.__qualname__ = function.__name__
+        return Eager
+
     WithOffsets.__name__ = WithOffsets.__qualname__ = f"{name}WithOffsets"
     Values.__name__ = Values.__qualname__ = name
-    return Values, WithOffsets
+    with_offsets = differentiable(WithOffsets)
+    return differentiable(Values, keeping_offsets), with_offsets
 
 
-def _describe(x: Tensor, kernel_size: Ints, *window: Any) -> tuple[Ints, int, Geometry]:
-    x_size = tuple(x.shape[x.dim() - len(kernel_size) :])
-    return _pooled(x, kernel_size, *window), math.prod(kernel_size), (x_size, kernel_size, *window[:3])
+def _describe(x: Tensor, kernel_size: Ints, *window: Any) -> tuple[Ints, int]:
+    return _pooled(x, kernel_size, *window), math.prod(kernel_size)
 
 
-def _describe_adaptive(x: Tensor, output_size: Ints) -> tuple[Ints, int, Geometry]:
-    x_size = tuple(x.shape[x.dim() - len(output_size) :])
-    return output_size, _adaptive_window(x_size, output_size), (x_size, *ADAPTIVE)
+def _geometry(x: Tensor, kernel_size: Ints, stride: Ints, padding: Ints, dilation: Ints, _: bool) -> Geometry:
+    return x.shape[x.dim() - len(kernel_size) :], kernel_size, stride, padding, dilation
+
+
+def _describe_adaptive(x: Tensor, output_size: Ints) -> tuple[Ints, int]:
+    return output_size, _adaptive_window(x.shape[x.dim() - len(output_size) :], output_size)
+
+
+def _geometry_adaptive(x: Tensor, output_size: Ints) -> Geometry:
+    return x.shape[x.dim() - len(output_size) :], *ADAPTIVE
 
 
 class MaxUnpool(OpFunction):
@@ -353,19 +381,16 @@ def _unfolded(folded: Tensor, batched: Tensor, space: int) -> Tensor:
 
 
 _backward = differentiable(MaxPoolBackward)
-_MaxPool, _MaxPoolWithOffsets = _max_pool_functions(
-    "MaxPool", _ops.max_pool.default, _ops.max_pool_with_offsets.default, _describe
+max_pool, max_pool_with_offsets = _max_pools(
+    "MaxPool", _ops.max_pool.default, _ops.max_pool_with_offsets.default, _describe, _geometry
 )
-_AdaptiveMaxPool, _AdaptiveMaxPoolWithOffsets = _max_pool_functions(
+adaptive_max_pool, adaptive_max_pool_with_offsets = _max_pools(
     "AdaptiveMaxPool",
     _ops.adaptive_max_pool.default,
     _ops.adaptive_max_pool_with_offsets.default,
     _describe_adaptive,
+    _geometry_adaptive,
 )
-max_pool_with_offsets = differentiable(_MaxPoolWithOffsets)
-max_pool = differentiable(_MaxPool)
-adaptive_max_pool_with_offsets = differentiable(_AdaptiveMaxPoolWithOffsets)
-adaptive_max_pool = differentiable(_AdaptiveMaxPool)
 max_unpool = differentiable(MaxUnpool)
 _avg_backward = differentiable(AvgPoolBackward)
 avg_pool = differentiable(AvgPool)

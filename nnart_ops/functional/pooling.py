@@ -49,8 +49,9 @@ def _like_native(y: Tensor, space: int) -> Tensor:
     return y.contiguous() if space == 3 else y
 
 
-def _wants_gradient(input: Tensor) -> bool:
-    return (input.requires_grad and torch.is_grad_enabled()) or transforms_active()
+def _finds_offsets_again(input: Tensor) -> bool:
+    """Whether a gradient of the op for maxima alone has to find where they stood."""
+    return transforms_active() or (torch.compiler.is_compiling() and input.requires_grad and torch.is_grad_enabled())
 
 
 def _refused(error: RuntimeError, name: str, *arguments: Any) -> Exception:
@@ -78,9 +79,9 @@ def _max_pool(
         return getattr(native, f"max_pool{space}d")(*given)
     input = _under_autocast(input, space == 3)
     try:
-        if not return_indices and not _wants_gradient(input):
+        if not return_indices and not _finds_offsets_again(input):
             y = _ops.max_pool(input, *window, ceil_mode)
-            return y.contiguous() if space == 1 and input.is_cpu else y  # as torch's
+            return y.contiguous() if space == 1 and input.is_cpu and not y.requires_grad else y  # as torch's
         y, offsets = _ops.max_pool_with_offsets(input, *window, ceil_mode)
     except RuntimeError as error:
         raise _refused(error, f"max_pool{space}d", *given) from None
@@ -127,7 +128,7 @@ def _adaptive_max_pool(space: int, input: Tensor, output_size: Any, return_indic
         return getattr(native, f"adaptive_max_pool{space}d")(input, output_size, return_indices)
     input = _under_autocast(input, space == 3)
     try:
-        if not return_indices and not _wants_gradient(input):
+        if not return_indices and not _finds_offsets_again(input):
             return _like_native(_ops.adaptive_max_pool(input, sizes), space)
         y, offsets = _ops.adaptive_max_pool_with_offsets(input, sizes)
     except RuntimeError as error:
