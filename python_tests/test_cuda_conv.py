@@ -295,6 +295,19 @@ def test_the_weights_gradient_has_the_biass() -> None:
     ]
 
 
+@pytest.mark.skipif(EMULATION is None, reason="of an emulation that lists its kernels")
+def test_the_activation_before_it_has_no_pass() -> None:
+    """Its derivative is multiplied with on the sums of the next layer's gradient."""
+    layers = [nnart_ops.Conv2d(8, 16, 3, activation="relu"), nnart_ops.Conv2d(16, 8, 3, groups=2, activation="tanh")]
+    model = nnart_ops.Sequential(*layers, nnart_ops.Conv2d(8, 4, 1))
+    with nnart_ops.config(conv_strategy="gemm"):
+        y = model(torch.randn(2, 8, 9, 8))
+        with EMULATION.watched() as launches:
+            torch.autograd.grad(y, list(model.parameters()), torch.randn(y.shape))
+    kernels = {launch.kernel.split("<")[0].split("::")[-1] for launch in launches}
+    assert kernels == {"gemm_kernel", "add_pieces_kernel"}
+
+
 @pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
 def test_wide_tiles(name: str) -> None:
     """Of 128 columns, where there are enough of them to fill a card; a transposed convolution is a gradient of x."""

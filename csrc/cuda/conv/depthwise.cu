@@ -169,10 +169,13 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks)
       }
     }
   }
+  constexpr bool may_be_dgrad = stride_h != 2;  // with the filters turned, where there are no strides
 #pragma unroll
-  for (int o = 0; o < height; ++o)
-    if (first_line + o < h.out)
-      epilogue.store(result, result_strides.at(place.n, place.c, place.d, first_line + o, place.w), place.c, sums[o]);
+  for (int o = 0; o < height; ++o) {
+    if (first_line + o >= h.out) continue;
+    int64_t at = result_strides.at(place.n, place.c, place.d, first_line + o, place.w);
+    epilogue.template store<width, false, may_be_dgrad>(result, at, place.c, sums[o]);
+  }
 }
 
 // The taps k, k + next, ... of one axis reach the result i, from the outputs o, o - step, ...
