@@ -342,6 +342,21 @@ def test_a_residual_between_two_packs() -> None:
     assert torch.equal(*gradients)
 
 
+def test_a_depthwise_residual_between_two_packs() -> None:
+    """The same of the other kernels, forward and back."""
+    x, weight = torch.randn(2, 16, 5, 6).bfloat16(), torch.randn(16, 1, 3, 3).bfloat16()
+    memory = torch.randn(2 * 5 * 6 * 16 + 1).bfloat16()
+    x, results, gradients = x.contiguous(memory_format=torch.channels_last), [], []
+    residual = memory[1:].view(2, 5, 6, 16).permute(0, 3, 1, 2)
+    for aligned in (residual.clone(memory_format=torch.channels_last), residual):
+        with nnart_ops.config(conv_strategy="depthwise"):
+            results.append(F.conv2d(x, weight, padding=1, groups=16, activation="relu", residual=aligned))
+            geometry = ([1, 1], [1] * 4, [1, 1], 16)
+            gradients.append(torch.ops.nnart_ops.conv_dgrad_activation(x, weight, aligned, *geometry, "relu", []))
+    assert torch.equal(*results)
+    assert torch.equal(*gradients)
+
+
 COUNTED = {
     "packs": Problem(torch.bfloat16, 2, (32, 72), 1, (20, 15), (3, 3), (1, 1), (1, 1), (1, 1), True, True, ""),
     "wide": Problem(torch.bfloat16, 1, (16, 128), 1, (17, 18), (3, 3), (1, 1), (1, 1), (1, 1), True, False, ""),

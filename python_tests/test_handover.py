@@ -233,6 +233,7 @@ def test_a_backward_that_fails_leaves_nothing() -> None:
     assert_same(list(found), list(torch.autograd.grad(native(x).sum(), list(native.parameters()))))
 
 
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
 def test_within_other_machinery() -> None:
     native, ours, x = pair()
     wanted = gradients(native, x, native.parameters())

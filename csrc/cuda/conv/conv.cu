@@ -54,9 +54,8 @@ bool takes_norm(const ConvArgs& args, bool of_batch) {
 
 // Whole bytes of it are of one pixel.
 bool takes_mask(const ConvArgs& args) {
-  const void* residual = args.finish ? args.finish->residual : nullptr;
   return args.pass == ConvPass::Forward && args.strategy == ConvStrategy::Gemm && args.y.channel == 1 &&
-         args.out_channels / args.groups % kMaskBits == 0 && are_aligned(args.y.data, residual);
+         args.out_channels / args.groups % kMaskBits == 0 && are_aligned(args.y.data, beside(args));
 }
 
 bool takes_grad_bias(const ConvArgs& args) { return args.strategy == ConvStrategy::Gemm; }

@@ -39,7 +39,8 @@ struct Filters {
 template <class S, class Run>
 const char* with_conv_channels(const ConvArgs& args, const Run& run) {
   constexpr int width = kPackWidth<S>;
-  bool packs = args.groups % width == 0 && in_packs(args.x, width, sizeof(S)) && in_packs(args.y, width, sizeof(S));
+  bool packs = args.groups % width == 0 && in_packs(args.x, width, sizeof(S)) && in_packs(args.y, width, sizeof(S)) &&
+               is_aligned(beside(args));
   if (packs) return run(Count<width>{});
   return run(Count<1>{});
 }

@@ -93,7 +93,7 @@ GemmPlan plan_gemm(const GemmArgs& args, const GemmAxis (&axes)[3], bool may_be_
     plan.terms_of_piece = least(plan.terms_of_piece, ceil_div(terms, kTerms<S>) * kTerms<S>);
     plan.pieces = ceil_div(plan.k, plan.terms_of_piece);
   }
-  plan.packs = in_packs_of<S>(result, plan.n) && is_aligned(args.finish ? beside(*args.finish) : nullptr);
+  plan.packs = in_packs_of<S>(result, plan.n) && is_aligned(beside(args));
   plan.together = args.together;
   plan.weight = args.out_channels * (args.in_channels / args.groups / args.together) * taps;
   plan.row_sums = args.grad_bias ? args.out_channels : 0;

@@ -28,6 +28,9 @@ inline bool in_packs(const ConvOperand& operand, int width, int element_bytes) {
   return fits;
 }
 
+// What the finish reads beside the sums; may be null.
+inline const void* beside(const ConvArgs& args) { return args.finish ? nnart::beside(*args.finish) : nullptr; }
+
 // Whether neighbouring channels are neighbours in memory, so that a warp goes along them and not along a line.
 inline bool is_channels_last(const ConvArgs& args) { return args.x.channel == 1 && args.y.channel == 1; }
 
@@ -89,7 +92,7 @@ struct Epilogue {
 
   explicit Epilogue(const ConvArgs& args)
       : bias(static_cast<const S*>(args.bias)),
-        beside(args.finish ? static_cast<const S*>(nnart::beside(*args.finish)) : nullptr),
+        beside(static_cast<const S*>(cuda::beside(args))),
         scale(nullptr),
         shift(nullptr),
         mask(args.mask),
