@@ -191,10 +191,13 @@ STABLE_TORCH_LIBRARY(nnart_ops, library) {
       "conv_transpose_activation(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, SymInt[] y_size, int[] "
       "stride, int[] padding, int[] dilation, int groups, str activation, float[] parameters) -> Tensor");
   // The gradient of z, of conv(activation(z), weight) = y: conv_transpose times the activation's derivative. x is
-  // activation(z), which says what the derivative is.
+  // activation(z), which says what the derivative is. And the same of conv_transpose.
   m.def(
       "conv_dgrad_activation(Tensor grad_y, Tensor weight, Tensor x, int[] stride, int[] padding, int[] dilation, int "
       "groups, str activation, float[] parameters) -> Tensor");
+  m.def(
+      "conv_transpose_dgrad_activation(Tensor grad_y, Tensor weight, Tensor x, int[] stride, int[] padding, int[] "
+      "dilation, int groups, str activation, float[] parameters) -> Tensor");
   m.def(
       "conv_wgrad(Tensor grad_y, Tensor x, SymInt[] kernel_size, int[] stride, int[] padding, int[] dilation, int "
       "groups) -> Tensor");

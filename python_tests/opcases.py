@@ -214,6 +214,10 @@ OPS: dict[str, Sample] = {
         *(_tensor(2, 6, 4, 6), _tensor(6, 2, 3, 2), _tensor(2, 4, 7, 6), *_CONV),
         *("tanh", []),
     ),
+    "conv_transpose_dgrad_activation": lambda: (
+        *(_tensor(2, 4, 7, 6), _tensor(6, 2, 3, 2), _tensor(2, 6, 4, 6), *_CONV),
+        *("sigmoid", []),
+    ),
     "conv_wgrad": lambda: (_tensor(2, 6, 4, 6), _tensor(2, 4, 7, 6), [3, 2], *_CONV),
     "conv_wgrad_bias": lambda: (_tensor(2, 6, 4, 6), _tensor(2, 4, 7, 6), [3, 2], *_CONV),
     "max_pool": lambda: (_tensor(2, 3, 6, 7), *_POOL, False),

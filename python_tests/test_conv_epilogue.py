@@ -73,16 +73,19 @@ SLOPES = {  # from the output
 }
 
 
-@pytest.mark.parametrize("strategy", [None, "gemm"])
+@pytest.mark.parametrize(("kind", "strategy"), [("conv", None), ("conv", "gemm"), ("conv_transpose", None)])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("x", "weight", "bias", "numbers"), FUSED)
 def test_gradient_before_the_activation_of_x(
-    x: Any, weight: Any, bias: bool, numbers: Any, dtype: torch.dtype, layout: str, strategy: str | None
+    x: Any, weight: Any, bias: bool, numbers: Any, dtype: torch.dtype, layout: str, kind: str, strategy: str | None
 ) -> None:
     """Against the gradient of x and its product with the derivative."""
-    theirs = functions(weight)[1]
+    theirs = functions(weight, kind)[1]
     *tensors, _ = operands(x, weight, bias, dtype, layout)
+    if kind == "conv_transpose":  # of what the convolution makes of x
+        tensors[0] = functions(weight)[1](*tensors, **numbers)
+    op = getattr(torch.ops.nnart_ops, f"{kind}_dgrad_activation")
     grad_y = torch.randn_like(theirs(*tensors, **numbers))
     dims = len(weight) - 2
     each = lambda name, default: [numbers.get(name, default)] * dims  # noqa: E731
@@ -95,7 +98,7 @@ def test_gradient_before_the_activation_of_x(
 
         given = (getattr(torch.ops.nnart_ops, name)(tensors[0], *parameters), tensors[1], grad_y)
         with nnart_ops.config(conv_strategy=strategy):
-            got = torch.ops.nnart_ops.conv_dgrad_activation(grad_y, given[1], given[0], *geometry, name, parameters)
+            got = op(grad_y, given[1], given[0], *geometry, name, parameters)
         assert_close(got, separate(*given), separate(*(t.double() for t in given)), name)
 
 

@@ -262,6 +262,12 @@ def test_transposed_with_epilogue(dtype: torch.dtype) -> None:
             y = F.conv_transpose2d(x, weight, bias, stride, activation="relu", residual=residual)
         expected = torch.relu(expected + residual.double().cpu())
         assert (y.cpu().double() - expected).abs().max() <= LIMITS[dtype] * expected.abs().max()
+        grad = native.conv2d(residual.double().cpu(), weight.double().cpu(), stride=stride)
+        expected = grad * (1 - x.double().cpu().square())
+        with nnart_ops.config(conv_strategy="gemm"):
+            where = ([stride] * 2, [0] * 4, [1, 1], 1, "tanh", [])
+            y = torch.ops.nnart_ops.conv_transpose_dgrad_activation(residual, weight, x, *where)
+        assert (y.cpu().double() - expected).abs().max() <= LIMITS[dtype] * expected.abs().max()
 
 
 def test_sums_of_many_pixels() -> None:

@@ -137,9 +137,9 @@ struct ConvArgs {
   math::Axis axis[3];
   ConvOperand x, weight, y;
   const void* bias;  // contiguous; may be null
-  // Forward and Dgrad: applied in place to the result, each piece while it is in a cache; forward or, in a Dgrad, the
-  // backward of what made x. Its tensors are the result's own, what stands beside them lies as the result does. May be
-  // null.
+  // Forward and Dgrad: applied in place to the result, each piece while it is in a cache; the activation's forward or,
+  // with a grad_y, its backward. Its tensors are the result's own, what stands beside them lies as the result does. May
+  // be null.
   const ActivationArgs* finish;
   // Forward, of the kernels that ops/launch.h says can; may be null, as the next. A normalization of the batch: its
   // mean and var are found of y, and nothing else is done. Another: applied to y before the finish.

@@ -418,16 +418,29 @@ Tensor conv_transpose_activation(const Tensor& x, const Tensor& weight, std::opt
   return convolve_transposed(x, weight, bias, y_size, stride, padding, dilation, groups, &finish);
 }
 
-Tensor conv_dgrad_activation(const Tensor& grad_y, const Tensor& weight, const Tensor& x, Ints stride, Ints padding,
-                             Ints dilation, int64_t groups, std::string activation, std::vector<double> parameters) {
-  const char* op = "conv_dgrad_activation";
+// The derivative of the activation that gave x, where its output says what that is.
+Finish derivative_at(const Tensor& x, const std::string& activation, const std::vector<double>& parameters,
+                     const char* op) {
   bool is_known =
       with_known_from_output<double>(activation_of(activation, op), parameters_of(parameters, op), [](auto) {});
   check(is_known, op, ": the output of ", activation, " does not say what its derivative is");
   Finish finish{std::nullopt, activation, parameters};
   finish.of_output = x;
+  return finish;
+}
+
+Tensor conv_dgrad_activation(const Tensor& grad_y, const Tensor& weight, const Tensor& x, Ints stride, Ints padding,
+                             Ints dilation, int64_t groups, std::string activation, std::vector<double> parameters) {
+  Finish finish = derivative_at(x, activation, parameters, "conv_dgrad_activation");
   return convolve_transposed(grad_y, weight, std::nullopt, to_vector(x.sizes()), stride, padding, dilation, groups,
                              &finish);
+}
+
+Tensor conv_transpose_dgrad_activation(const Tensor& grad_y, const Tensor& weight, const Tensor& x, Ints stride,
+                                       Ints padding, Ints dilation, int64_t groups, std::string activation,
+                                       std::vector<double> parameters) {
+  Finish finish = derivative_at(x, activation, parameters, "conv_transpose_dgrad_activation");
+  return convolve(grad_y, weight, std::nullopt, stride, padding, dilation, groups, &finish);
 }
 
 // A tensor like empty_in_layout's of which only sizes and strides are read: on the memory of `other` where that is
@@ -560,6 +573,7 @@ void register_conv(Library& m) {
   m.impl("conv_transpose", TORCH_BOX((&conv_transpose)));
   m.impl("conv_transpose_activation", TORCH_BOX((&conv_transpose_activation)));
   m.impl("conv_dgrad_activation", TORCH_BOX((&conv_dgrad_activation)));
+  m.impl("conv_transpose_dgrad_activation", TORCH_BOX((&conv_transpose_dgrad_activation)));
   m.impl("conv_wgrad", TORCH_BOX((&conv_wgrad)));
   m.impl("conv_wgrad_bias", TORCH_BOX((&conv_wgrad_bias)));
 }

@@ -26,7 +26,7 @@ from nnart_ops.autograd.bias_activation import bias_activation_backward
 from nnart_ops.autograd.channel_sum import along, channel_sum
 from nnart_ops.autograd.dropout import memory_order
 from nnart_ops.autograd.function import OpFunction, batch_first, by_sample, differentiable, is_asked_for
-from nnart_ops.autograd.handover import accept, hand, handed, receiver
+from nnart_ops.autograd.handover import accept, hand, handed
 from nnart_ops.autograd.masked_activation import masked_backward
 
 _ops = torch.ops.nnart_ops
@@ -96,12 +96,8 @@ class Conv(OpFunction):
         """Of input, weight and bias, each if it is asked for; the last may be known already. That of the input is
         ``None`` where what computed it was handed a better one."""
         grad_x = grad_weight = None
-        if is_asked_for(ctx, 0):
-            node = receiver(ctx, x)
-            if node is None:
-                grad_x = _conv_transpose(grad_y, weight, None, x.shape, *ctx.where)
-            else:
-                hand(node, ConvDgradActivation.kernel(grad_y, weight, x, *ctx.where, node.activation, node.numbers))
+        if is_asked_for(ctx, 0) and not hand(ctx, ConvDgradActivation, grad_y, weight, x, *ctx.where):
+            grad_x = _conv_transpose(grad_y, weight, None, x.shape, *ctx.where)
         wants_weight, wants_bias = is_asked_for(ctx, 1), grad_bias is None and is_asked_for(ctx, 2)
         if wants_weight and wants_bias:
             grad_weight, grad_bias = _wgrad_bias(grad_y, x, weight.shape[2:], *ctx.where)
@@ -155,8 +151,9 @@ class ConvTranspose(OpFunction):
     ) -> tuple[Tensor | None, ...]:
         """Of input, weight and bias, each if it is asked for; the last may be known already."""
         grad_x = grad_weight = None
-        if is_asked_for(ctx, 0):
-            grad_x = _conv(grad_y, weight, None, *ctx.where[1:])
+        where = ctx.where[1:]
+        if is_asked_for(ctx, 0) and not hand(ctx, ConvTransposeDgradActivation, grad_y, weight, x, *where):
+            grad_x = _conv(grad_y, weight, None, *where)
         if is_asked_for(ctx, 1):
             grad_weight = _wgrad(x, grad_y, weight.shape[2:], *ctx.where[1:])
         if grad_bias is None and is_asked_for(ctx, 2):
@@ -342,58 +339,69 @@ def _in_parts(
     return result
 
 
-class ConvDgradActivation(OpFunction):
-    """``conv_dgrad_activation(grad_y, weight, x, *geometry, activation, numbers)``: the gradient of z, of
-    ``y = conv(x, weight)`` with ``x = activation(z)``, which is kept."""
+def _dgrad_activation(name: str, operator: Any, transposed: bool) -> type[OpFunction]:
+    """``op(grad_y, weight, x, *geometry, activation, numbers)``: the gradient of z, of ``y = conv(x, weight)`` or its
+    transpose with ``x = activation(z)``, which is kept."""
 
-    op = _ops.conv_dgrad_activation.default
+    def dgrad(grad_y: Tensor, weight: Tensor, x: Tensor, where: Any) -> Tensor:
+        if transposed:
+            return _conv(grad_y, weight, None, *where)
+        return _conv_transpose(grad_y, weight, None, x.shape, *where)
 
-    @staticmethod
-    def fake(grad_y: Tensor, weight: Tensor, x: Tensor, *args: Any) -> Tensor:
-        return ConvTranspose.fake(grad_y, weight, None, x.shape, *args[:4])
+    class DgradActivation(OpFunction):
+        op = operator
 
-    @staticmethod
-    def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Any, ...]:
-        ctx.where, ctx.activation, ctx.numbers = inputs[3:7], inputs[7], inputs[8]
-        return inputs[:3]
+        @staticmethod
+        def fake(grad_y: Tensor, weight: Tensor, x: Tensor, *args: Any) -> Tensor:
+            if transposed:
+                return Conv.fake(grad_y, weight, None, *args[:4])
+            return ConvTranspose.fake(grad_y, weight, None, x.shape, *args[:4])
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        grad_y, weight, x = ctx.saved_tensors
-        grad_grad_y = grad_weight = grad_x = None
-        through = _before_activation(ctx.activation, ctx.numbers, grad, x)
-        if is_asked_for(ctx, 0):
-            grad_grad_y = _conv(through, weight, None, *ctx.where)
-        if is_asked_for(ctx, 1):
-            grad_weight = _wgrad(grad_y, through, weight.shape[2:], *ctx.where)
-        if is_asked_for(ctx, 2):
-            grad_x = ConvDgradActivation.curved(ctx, grad, *ctx.saved_tensors)
-        return grad_grad_y, grad_weight, grad_x, *(None,) * 6
+        @staticmethod
+        def prepare(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> tuple[Any, ...]:
+            ctx.where, ctx.activation, ctx.numbers = inputs[3:7], inputs[7], inputs[8]
+            return inputs[:3]
 
-    @staticmethod
-    def curved(ctx: Any, factor: Tensor, grad_y: Tensor, weight: Tensor, x: Tensor) -> Tensor | None:
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+            grad_y, weight, x = ctx.saved_tensors
+            through = _before_activation(ctx.activation, ctx.numbers, grad, x)
+            grad_grad_y = grad_weight = grad_x = None
+            if is_asked_for(ctx, 0) and transposed:
+                grad_grad_y = _conv_transpose(through, weight, None, grad_y.shape, *ctx.where)
+            elif is_asked_for(ctx, 0):
+                grad_grad_y = _conv(through, weight, None, *ctx.where)
+            if is_asked_for(ctx, 1):
+                pair = (through, grad_y) if transposed else (grad_y, through)
+                grad_weight = _wgrad(*pair, weight.shape[2:], *ctx.where)
+            if is_asked_for(ctx, 2):
+                grad_x = curved(ctx, grad)
+            return grad_grad_y, grad_weight, grad_x, *(None,) * 6
+
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+            return by_sample(DgradActivation.apply, info, in_dims, *args)
+
+        @staticmethod
+        def jvp(ctx: Any, grad_y_tangent: Any, weight_tangent: Any, x_tangent: Any, *_: None) -> Tensor:
+            grad_y, weight, x = ctx.saved_tensors
+            tangent = torch.zeros_like(x)
+            if grad_y_tangent is not None:
+                tangent = tangent + dgrad(grad_y_tangent, weight, x, ctx.where)
+            if weight_tangent is not None:
+                tangent = tangent + dgrad(grad_y, weight_tangent, x, ctx.where)
+            tangent = _before_activation(ctx.activation, ctx.numbers, tangent, x)
+            more = None if x_tangent is None else curved(ctx, x_tangent)
+            return tangent if more is None else tangent + more
+
+    def curved(ctx: Any, factor: Tensor) -> Tensor | None:
         """``factor`` times the derivative with respect to x; ``None`` for zero."""
-        second = getattr(_activation, ctx.activation).second
-        if second is None:
-            return None
-        slope: Tensor = factor * _conv_transpose(grad_y, weight, None, x.shape, *ctx.where) * second(x, *ctx.numbers)
-        return slope
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        return by_sample(ConvDgradActivation.apply, info, in_dims, *args)
-
-    @staticmethod
-    def jvp(ctx: Any, grad_y_tangent: Any, weight_tangent: Any, x_tangent: Any, *_: None) -> Tensor:
         grad_y, weight, x = ctx.saved_tensors
-        tangent = torch.zeros_like(x)
-        if grad_y_tangent is not None:
-            tangent = tangent + _conv_transpose(grad_y_tangent, weight, None, x.shape, *ctx.where)
-        if weight_tangent is not None:
-            tangent = tangent + _conv_transpose(grad_y, weight_tangent, None, x.shape, *ctx.where)
-        tangent = _before_activation(ctx.activation, ctx.numbers, tangent, x)
-        curved = None if x_tangent is None else ConvDgradActivation.curved(ctx, x_tangent, grad_y, weight, x)
-        return tangent if curved is None else tangent + curved
+        second = getattr(_activation, ctx.activation).second
+        return None if second is None else factor * dgrad(grad_y, weight, x, ctx.where) * second(x, *ctx.numbers)
+
+    DgradActivation.__name__ = DgradActivation.__qualname__ = name
+    return DgradActivation
 
 
 class ConvWgrad(OpFunction):
@@ -557,7 +565,12 @@ _conv_activation = differentiable(ConvActivation)
 _conv_masked_activation = differentiable(ConvMaskedActivation)
 _conv_transpose = differentiable(ConvTranspose)
 _conv_transpose_activation = differentiable(ConvTransposeActivation)
-_dgrad_activation = differentiable(ConvDgradActivation)
+ConvDgradActivation = _dgrad_activation("ConvDgradActivation", _ops.conv_dgrad_activation.default, False)
+ConvTransposeDgradActivation = _dgrad_activation(
+    "ConvTransposeDgradActivation", _ops.conv_transpose_dgrad_activation.default, True
+)
+differentiable(ConvDgradActivation)
+differentiable(ConvTransposeDgradActivation)
 _wgrad = differentiable(ConvWgrad)
 _wgrad_bias = differentiable(ConvWgradBias)
 

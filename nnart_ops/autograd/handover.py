@@ -32,20 +32,20 @@ def allow(x: Tensor) -> None:
         node.materialize_grads = False  # no zeros for the gradient that does not come
 
 
-def receiver(ctx: Any, x: Tensor) -> Any:
-    """In a backward: the node of the first input, x, if it may be handed a gradient now and that is sooner done: on the
-    CPU, 16-bit elements pass so fast that a pass of their own costs no more than it does in pieces."""
+def hand(ctx: Any, function: Any, grad_y: Tensor, weight: Tensor, x: Tensor, *where: Any) -> bool:
+    """In a backward: leaves what the op of ``function`` computes at the node of x, the first input, if that may be
+    handed a gradient and it is sooner done so: on the CPU, 16-bit elements pass so fast that a pass of their own costs
+    no more than it does in pieces. Whether it did."""
     if torch.is_grad_enabled() or transforms_active():  # then the ordinary gradient has derivatives
-        return None
+        return False
     if not x.is_cuda and x.element_size() < 4:
-        return None
+        return False
     node = ctx.next_functions[0][0]
-    return node if getattr(node, "handed", None) is not None else None
-
-
-def hand(node: Any, grad: Tensor) -> None:
-    """Leaves ``grad`` at ``node``, for the backward that runs and no other."""
-    node.handed.append((torch._C._current_graph_task_id(), grad))
+    if getattr(node, "handed", None) is None:
+        return False
+    grad = function.kernel(grad_y, weight, x, *where, node.activation, node.numbers)
+    node.handed.append((torch._C._current_graph_task_id(), grad))  # for the backward that runs and no other
+    return True
 
 
 def handed(ctx: Any) -> Tensor | None:

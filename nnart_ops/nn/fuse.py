@@ -12,7 +12,7 @@ from nnart_ops.functional._epilogue import epilogue_of
 from nnart_ops.nn._activated import Activated
 from nnart_ops.nn.batch_norm import BatchNorm
 from nnart_ops.nn.conv import Convolution
-from nnart_ops.nn.sequential import CONVOLUTIONS, LAYERS, Sequential, has_hooks
+from nnart_ops.nn.sequential import LAYERS, Sequential, has_hooks
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 _FORWARDS = (torch.nn.Sequential.forward, Sequential.forward)
@@ -68,7 +68,7 @@ def _has_chain(sequential: torch.nn.Sequential) -> bool:
 
     layers = [module for module in sequential if type(module) is not torch.nn.Identity]
     pairs = itertools.pairwise(layers)
-    return any(type(a) in LAYERS and type(b) in CONVOLUTIONS and is_known(a) for a, b in pairs)
+    return any(type(a) in LAYERS and type(b) in LAYERS and is_known(a) for a, b in pairs)
 
 
 def _fuse_pair(sequential: torch.nn.Sequential, first: str, second: str) -> None:

@@ -10,19 +10,18 @@ from torch.nn.modules.module import _has_any_global_hook
 from nnart_ops.autograd.handover import allow
 from nnart_ops.nn.conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 
-# Those that hand gradients on and that are handed them: no subclasses, which might show to others what they compute.
-CONVOLUTIONS = (Conv1d, Conv2d, Conv3d)
-LAYERS = (*CONVOLUTIONS, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)
+# Those that hand gradients to each other: no subclasses, which might show to others what they compute.
+LAYERS = (Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)
 
 
 class Sequential(torch.nn.Sequential):
     """:class:`torch.nn.Sequential` in which what goes from one convolution to the next is seen by nobody else.
 
-    Where a convolution with an ``activation`` whose output gives its derivative (ReLU, ReLU6, Hardtanh, LeakyReLU,
-    sigmoid, tanh) comes before another one, that one multiplies the gradient of its input by the derivative while it
-    computes it, and the backward of the activation is no pass of its own. Results and gradients are the same. Where a
-    module hook sees what lies between the two, and in a backward that is differentiated itself, the passes are
-    separate. :func:`nnart_ops.fuse` puts it in the place of ``torch.nn.Sequential``.
+    Where a convolution or its transpose with an ``activation`` whose output gives its derivative (ReLU, ReLU6,
+    Hardtanh, LeakyReLU, sigmoid, tanh) comes before another one, that one multiplies the gradient of its input by the
+    derivative while it computes it, and the backward of the activation is no pass of its own. Results and gradients are
+    the same. Where a module hook sees what lies between the two, and in a backward that is differentiated itself, the
+    passes are separate. :func:`nnart_ops.fuse` puts it in the place of ``torch.nn.Sequential``.
 
     Shape: as :class:`torch.nn.Sequential`.
 
@@ -37,7 +36,7 @@ class Sequential(torch.nn.Sequential):
         is_hidden = False  # whether no caller and no hook has seen input
         for module in self:
             is_watched = has_hooks(module)
-            if is_hidden and not is_watched and type(module) in CONVOLUTIONS:
+            if is_hidden and not is_watched and type(module) in LAYERS:
                 allow(input)
             input = module(input)
             passes_on = type(module) is torch.nn.Identity

@@ -169,12 +169,12 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks)
       }
     }
   }
-  constexpr bool may_be_dgrad = stride_h != 2;  // with the filters turned, where there are no strides
+  constexpr bool may_differentiate = stride_h != 2;  // its registers would not do
 #pragma unroll
   for (int o = 0; o < height; ++o) {
     if (first_line + o >= h.out) continue;
     int64_t at = result_strides.at(place.n, place.c, place.d, first_line + o, place.w);
-    epilogue.template store<width, false, may_be_dgrad>(result, at, place.c, sums[o]);
+    epilogue.template store<width, false, may_differentiate>(result, at, place.c, sums[o]);
   }
 }
 
@@ -231,7 +231,7 @@ const char* forward(const ConvArgs& args, const ConvOperand& in, const ConvOpera
     if (h.kernel == 3) return run(Count<3>{}, Count<1>{});
     if (h.kernel == 5) return run(Count<5>{}, Count<1>{});
     if (h.kernel == 7) return run(Count<7>{}, Count<1>{});
-  } else if (h.dilation == 1 && h.stride == 2) {
+  } else if (h.dilation == 1 && h.stride == 2 && !(args.finish && args.finish->grad_y)) {
     if (h.kernel == 3) return run(Count<3>{}, Count<2>{});
     if (h.kernel == 5) return run(Count<5>{}, Count<2>{});
     if (h.kernel == 7) return run(Count<7>{}, Count<2>{});

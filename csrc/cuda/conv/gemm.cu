@@ -288,9 +288,8 @@ __global__ void __launch_bounds__(kGemmThreads, kBlocks<S, tile_columns, packed_
         bool there = m < plan.m && n < plan.n;
         uint32_t bits = 0;
         if (there) {
-          constexpr bool may_mask = pass == ConvPass::Forward && width > 1, may_differentiate = pass == ConvPass::Dgrad;
-          auto stored =
-              epilogue.template store<width, may_mask, may_differentiate>(result, at, channel, pack.lanes, &bits);
+          constexpr bool may_mask = pass == ConvPass::Forward && width > 1;
+          auto stored = epilogue.template store<width, may_mask>(result, at, channel, pack.lanes, &bits);
           if constexpr (pass == ConvPass::Forward)
             if (moments.sums) {
 #pragma unroll
