@@ -15,6 +15,14 @@ import nnart_ops.functional as F
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 LAYOUTS = ("contiguous", "channels_last")
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+# An activation's derivative, from its output.
+SLOPES = {
+    ("relu", ()): lambda y: (y > 0).to(y.dtype),
+    ("hardtanh", (-0.5, 1.0)): lambda y: ((y > -0.5) & (y < 1)).to(y.dtype),
+    ("leaky_relu", (0.1,)): lambda y: torch.where(y > 0, torch.ones_like(y), 0.1 * torch.ones_like(y)),
+    ("sigmoid", ()): lambda y: y * (1 - y),
+    ("tanh", ()): lambda y: 1 - y * y,
+}
 
 
 def case(x: tuple[int, ...], weight: tuple[int, ...], bias: bool = True, **numbers: Any) -> Any:

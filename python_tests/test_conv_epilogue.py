@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as native
-from convcases import DTYPES, LAYOUTS, away_from_kinks, case, functions, operands, outcome
+from convcases import DTYPES, LAYOUTS, SLOPES, away_from_kinks, case, functions, operands, outcome
 from tolerances import assert_close
 from torch import Tensor
 
@@ -62,15 +62,6 @@ def test_activation_and_residual(
                 results[i].append(results[i][0])
         for got, want, truth in zip(*results):
             assert_close(got, want, truth, f"{name} of shape {tuple(truth.shape)}")
-
-
-SLOPES = {  # from the output
-    ("relu", ()): lambda y: (y > 0).to(y.dtype),
-    ("hardtanh", (-0.5, 1.0)): lambda y: ((y > -0.5) & (y < 1)).to(y.dtype),
-    ("leaky_relu", (0.1,)): lambda y: torch.where(y > 0, torch.ones_like(y), 0.1 * torch.ones_like(y)),
-    ("sigmoid", ()): lambda y: y * (1 - y),
-    ("tanh", ()): lambda y: 1 - y * y,
-}
 
 
 @pytest.mark.parametrize(("kind", "strategy"), [("conv", None), ("conv", "gemm"), ("conv_transpose", None)])

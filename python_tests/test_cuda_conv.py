@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as native
+from convcases import SLOPES
 from devices import EMULATION, cuda_kernels_only
 from torch import Tensor
 
@@ -28,6 +29,7 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 # One rounding to the dtype, and sums of the compute type: relative to the largest element.
 LIMITS = {torch.float64: 1e-14, torch.float32: 3e-6, torch.bfloat16: 5e-3, torch.float16: 7e-4}
+NAMES = ("y", "grad_x", "grad_weight", "grad_bias")
 LIMIT_TF32 = 1e-3  # of float32 whose factors have 11 bits
 EPILOGUES = ("", "relu", "silu", "residual", "mask", "norm", "moments")
 # Of a group, and groups: those that one tile takes together are all of them, some, or none for want of a divisor.
@@ -175,12 +177,8 @@ class Follower:
         assert not bits[elements.numel() :].any()
 
 
-# By epilogue, what stands before the convolution: the activation that made x, and its derivative there.
-LEADERS = {
-    "relu": ("relu", (), lambda x: (x > 0).to(x.dtype)),
-    "residual": ("leaky_relu", (0.1,), lambda x: torch.where(x > 0, torch.ones_like(x), 0.1 * torch.ones_like(x))),
-    "silu": ("tanh", (), lambda x: 1 - x * x),
-}
+# By epilogue, the activation before the convolution, which made x.
+LEADERS = {"relu": ("relu", ()), "residual": ("leaky_relu", (0.1,)), "silu": ("tanh", ())}
 
 
 @pytest.fixture(autouse=True)
@@ -199,10 +197,7 @@ def precision() -> Iterator[Callable[[str], None]]:
     choose(before)
 
 
-def check(results: list[Tensor], expected: list[Tensor], limit: float) -> None:
-    names = (
-        ("y", "grad_x", "grad_weight", "grad_bias") if len(expected) > 1 else ("the gradient before the activation",)
-    )
+def check(results: list[Tensor], expected: list[Tensor], limit: float, names: Sequence[str] = NAMES) -> None:
     for name, result, wanted in zip(names[: len(expected)], results, expected, strict=True):
         error, largest = (result.detach().double() - wanted).abs().max(), wanted.abs().max()
         assert error <= limit * largest.clamp_min(1e-3), f"{name} is off by {error:.3e} of {largest:.3e}"
@@ -241,12 +236,13 @@ def hold_to_float64(problem: Problem, limit: float) -> None:
     assert {t.dtype for t in (y, *gradients)} == {problem.dtype}
     check([t.cpu() for t in (y, *gradients)], expected, limit)
     if problem.epilogue in LEADERS:
-        leader, numbers, slope = LEADERS[problem.epilogue]
+        leader = LEADERS[problem.epilogue]
         geometry = (where[0], where[1] * 2, *where[2:])
         with nnart_ops.config(conv_strategy="gemm"):
-            before = torch.ops.nnart_ops.conv_dgrad_activation(grad, weight, x, *geometry, leader, numbers)
+            before = torch.ops.nnart_ops.conv_dgrad_activation(grad, weight, x, *geometry, *leader)
         assert before.dtype == problem.dtype
-        check([before.cpu()], [expected[1] * slope(exact[0].detach())], limit)
+        wanted = expected[1] * SLOPES[leader](exact[0].detach())
+        check([before.cpu()], [wanted], limit, ["the gradient before the activation"])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -330,37 +326,39 @@ def test_wide_tiles(name: str) -> None:
         assert any(re.search(rf"ConvPass\){conv_pass}, 128, ", kernel) for kernel in EMULATION.kernels())
 
 
-def test_a_residual_between_two_packs() -> None:
+@pytest.mark.parametrize(("strategy", "kernel", "groups"), [("gemm", 1, 1), ("depthwise", 3, 16)])
+def test_a_residual_between_two_packs(strategy: str, kernel: int, groups: int) -> None:
     """Or what a derivative is taken at: its address decides how the result is stored, and not what it is."""
-    x, weight = torch.randn(2, 8, 5, 6).bfloat16(), torch.randn(16, 8, 1, 1).bfloat16()
-    memory = torch.randn(2 * 5 * 6 * 16 + 1).bfloat16()
-    x, results, gradients = x.contiguous(memory_format=torch.channels_last), [], []
+    x = torch.randn(2, 16, 5, 6).bfloat16().contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(16, 16 // groups, kernel, kernel).bfloat16().contiguous(memory_format=torch.channels_last)
+    memory, padding = torch.randn(2 * 5 * 6 * 16 + 1).bfloat16(), kernel // 2
     residual = memory[1:].view(2, 5, 6, 16).permute(0, 3, 1, 2)
-    for aligned in (residual.clone(memory_format=torch.channels_last), residual):
-        with nnart_ops.config(conv_strategy="gemm"):
-            results.append(F.conv2d(x, weight, activation="relu", residual=aligned))
-            geometry = ([1, 1], [0] * 4, [1, 1], 1)
-            back = weight.transpose(0, 1).contiguous(memory_format=torch.channels_last)
-            gradients.append(
-                torch.ops.nnart_ops.conv_dgrad_activation(x, back, aligned, *geometry, "leaky_relu", [0.1])
-            )
+    results, gradients = [], []
+    for beside in (residual.clone(memory_format=torch.channels_last), residual):
+        with nnart_ops.config(conv_strategy=strategy):
+            results.append(F.conv2d(x, weight, None, 1, padding, 1, groups, activation="relu", residual=beside))
+            geometry = ([1, 1], [padding] * 4, [1, 1], groups, "leaky_relu", [0.1])
+            gradients.append(torch.ops.nnart_ops.conv_dgrad_activation(x, weight, beside, *geometry))
     assert torch.equal(*results)
     assert torch.equal(*gradients)
 
 
-def test_a_depthwise_residual_between_two_packs() -> None:
-    """The same of the other kernels, forward and back."""
-    x, weight = torch.randn(2, 16, 5, 6).bfloat16(), torch.randn(16, 1, 3, 3).bfloat16()
-    memory = torch.randn(2 * 5 * 6 * 16 + 1).bfloat16()
-    x, results, gradients = x.contiguous(memory_format=torch.channels_last), [], []
-    residual = memory[1:].view(2, 5, 6, 16).permute(0, 3, 1, 2)
-    for aligned in (residual.clone(memory_format=torch.channels_last), residual):
-        with nnart_ops.config(conv_strategy="depthwise"):
-            results.append(F.conv2d(x, weight, padding=1, groups=16, activation="relu", residual=aligned))
-            geometry = ([1, 1], [1] * 4, [1, 1], 16)
-            gradients.append(torch.ops.nnart_ops.conv_dgrad_activation(x, weight, aligned, *geometry, "relu", []))
-    assert torch.equal(*results)
-    assert torch.equal(*gradients)
+@pytest.mark.parametrize("leader", [("relu", ()), ("tanh", ())], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_depthwise_before_an_activation(dtype: torch.dtype, stride: int, leader: tuple[str, tuple[float, ...]]) -> None:
+    """The gradient of what x is the activation of, of a convolution and of its transpose."""
+    x, y = torch.randn(2, 16, 7, 9).to(dtype), torch.randn(2, 16, 7 // stride + stride - 1, 9 // stride + stride - 1)
+    x, y = (t.to(dtype).contiguous(memory_format=torch.channels_last) for t in (x, y))
+    weight, where = torch.randn(16, 1, 3, 3).to(dtype), ([stride] * 2, [1] * 4, [1, 1], 16, *leader)
+    wide_x, wide_y, wide_weight = (t.double().cpu() for t in (x, y, weight))
+    options: dict[str, Any] = {"stride": stride, "padding": 1, "groups": 16}
+    with nnart_ops.config(conv_strategy="depthwise"):
+        before = torch.ops.nnart_ops.conv_dgrad_activation(y, weight, x, *where)
+        transposed = torch.ops.nnart_ops.conv_transpose_dgrad_activation(x, weight, y, *where)
+    exact = native.conv_transpose2d(wide_y, wide_weight, **options) * SLOPES[leader](wide_x)
+    exact_transposed = native.conv2d(wide_x, wide_weight, **options) * SLOPES[leader](wide_y)
+    check([before.cpu(), transposed.cpu()], [exact, exact_transposed], LIMITS[dtype], ["conv", "conv_transpose"])
 
 
 COUNTED = {

@@ -155,7 +155,7 @@ class ConvTranspose(OpFunction):
         if is_asked_for(ctx, 0) and not hand(ctx, ConvTransposeDgradActivation, grad_y, weight, x, *where):
             grad_x = _conv(grad_y, weight, None, *where)
         if is_asked_for(ctx, 1):
-            grad_weight = _wgrad(x, grad_y, weight.shape[2:], *ctx.where[1:])
+            grad_weight = _wgrad(x, grad_y, weight.shape[2:], *where)
         if grad_bias is None and is_asked_for(ctx, 2):
             grad_bias = channel_sum(grad_y, _channel_dim(grad_y, weight))
         return grad_x, grad_weight, grad_bias
@@ -401,7 +401,14 @@ def _dgrad_activation(name: str, operator: Any, transposed: bool) -> type[OpFunc
         return None if second is None else factor * dgrad(grad_y, weight, x, ctx.where) * second(x, *ctx.numbers)
 
     DgradActivation.__name__ = DgradActivation.__qualname__ = name
+    differentiable(DgradActivation)
     return DgradActivation
+
+
+ConvDgradActivation = _dgrad_activation("ConvDgradActivation", _ops.conv_dgrad_activation.default, False)
+ConvTransposeDgradActivation = _dgrad_activation(
+    "ConvTransposeDgradActivation", _ops.conv_transpose_dgrad_activation.default, True
+)
 
 
 class ConvWgrad(OpFunction):
@@ -565,12 +572,6 @@ _conv_activation = differentiable(ConvActivation)
 _conv_masked_activation = differentiable(ConvMaskedActivation)
 _conv_transpose = differentiable(ConvTranspose)
 _conv_transpose_activation = differentiable(ConvTransposeActivation)
-ConvDgradActivation = _dgrad_activation("ConvDgradActivation", _ops.conv_dgrad_activation.default, False)
-ConvTransposeDgradActivation = _dgrad_activation(
-    "ConvTransposeDgradActivation", _ops.conv_transpose_dgrad_activation.default, True
-)
-differentiable(ConvDgradActivation)
-differentiable(ConvTransposeDgradActivation)
 _wgrad = differentiable(ConvWgrad)
 _wgrad_bias = differentiable(ConvWgradBias)
 
