@@ -114,6 +114,9 @@ DEPTHWISE = (
     case((5, 4, 3), (6, 5, 4, 3)),
     case((2, 5, 9), (3, 5, 9)),
     case((2, 3, 2, 3, 2), (4, 3, 2, 3, 2)),
+    case((3, 4, 3, 3), (4, 4, 3, 3)),
+    case((70, 40, 4, 4), (70, 40, 4, 4)),
+    case((20, 700, 4, 5), (33, 700, 4, 5)),
     # planes in order: pairs of narrow ones, lines of several vectors, bands, phases, borders that are not alike
     case((3, 17, 7, 7), (17, 1, 3, 3), groups=17, padding=1),
     case((2, 7, 5, 6), (7, 1, 5, 5), groups=7, padding=2, bias=False),
@@ -154,6 +157,23 @@ def test_forward_and_gradients(x: Any, weight: Any, bias: bool, numbers: Any, dt
 def test_gemm_takes_everything(x: Any, weight: Any, bias: bool, numbers: Any, dtype: torch.dtype, layout: str) -> None:
     with nnart_ops.config(conv_strategy="gemm"):
         test_forward_and_gradients(x, weight, bias, numbers, dtype, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_window_as_large_as_the_image_is_one_tap(layout: str) -> None:
+    """Then the GEMM adds the same products in the same order as for a 1x1 filter of so many channels."""
+    x, weight, y = (
+        laid_out(torch.randn(size, dtype=torch.float64, device=DEVICE), layout)
+        for size in ((5, 3, 4, 2), (7, 3, 4, 2), (5, 7, 1, 1))
+    )
+
+    def as_channels(t: Tensor) -> Tensor:
+        return (t.movedim(1, -1) if layout == "channels_last" else t).flatten(1)[:, :, None, None]
+
+    with nnart_ops.config(conv_strategy="gemm"):
+        assert torch.equal(F.conv2d(x, weight), F.conv2d(as_channels(x), as_channels(weight)))
+        grad = F.conv_transpose2d(y, weight)
+        assert torch.equal(as_channels(grad), F.conv_transpose2d(y, as_channels(weight)))
 
 
 @cpu_only

@@ -406,7 +406,13 @@ NNART_HD T widen_one(const S* p) {
     std::memcpy(&value, &bits, sizeof value);
     return value;
   } else {
+#if defined(__F16C__)
+    uint16_t bits;
+    std::memcpy(&bits, p, sizeof bits);
+    return _cvtsh_ss(bits);
+#else
     return load_broadcast(p).v[0];
+#endif
   }
 }
 template <class S>

@@ -1,5 +1,5 @@
 // Convolution: `conv`, `conv_transpose`, `conv_wgrad`, each the derivative of another, in one to three dimensions. x
-// and y may lack the batch dimension. The kernels read any strides, so that no operand is ever copied here.
+// and y may lack the batch dimension.
 #include <algorithm>
 #include <optional>
 #include <string>
@@ -11,6 +11,7 @@
 #include "ops/channel_sum.h"
 #include "ops/conv_geometry.h"
 #include "ops/conv_native.h"
+#include "ops/conv_operands.h"
 #include "ops/conv_tuning.h"
 #include "ops/launch.h"
 #include "ops/layout.h"
@@ -18,64 +19,6 @@
 
 namespace nnart {
 namespace {
-
-// torch's own reading of strides (suggest_memory_format): channels-last if they say so, contiguous where both readings
-// fit.
-bool prefers_channels_last(const Tensor& t) {
-  int64_t dims = t.dim();
-  if (dims != 4 && dims != 5) return false;
-  Sizes sizes = t.sizes(), strides = t.strides();
-  if (strides[1] == 0) return false;
-  int64_t least = 0;
-  for (int64_t i = 0; i < dims; ++i) {
-    int64_t d = i == 0 ? 1 : i == dims - 1 ? 0 : dims - i;  // channels, then from the last dimension to the batch
-    if (sizes[d] == 0 || strides[d] < least) return false;
-    if (d == 0 && least == strides[1]) return false;
-    least = sizes[d] > 1 ? strides[d] * sizes[d] : strides[d];
-  }
-  return true;
-}
-
-// How the output lies: native goes by the weight, and by the input if that has a batch and anything in it.
-bool output_is_channels_last(const Tensor& x, bool batched, const Tensor& weight) {
-  return x.numel() > 0 && ((batched && prefers_channels_last(x)) || prefers_channels_last(weight));
-}
-
-// As torch.empty gives them.
-Ints strides_in_layout(const Ints& sizes, bool channels_last, bool batched) {
-  int64_t dims = int64_t(sizes.size()), channel = batched ? 1 : 0, stride = 1;
-  Ints strides(sizes.size());
-  auto place = [&](int64_t d) {
-    strides[size_t(d)] = stride;
-    stride *= channels_last ? sizes[size_t(d)] : std::max<int64_t>(sizes[size_t(d)], 1);
-  };
-  if (channels_last) place(channel);
-  for (int64_t d = dims - 1; d >= 0; --d)
-    if (!(channels_last && d == channel)) place(d);
-  return strides;
-}
-
-Tensor empty_in_layout(const Ints& sizes, bool channels_last, bool batched, const Tensor& like) {
-  int64_t dims = int64_t(sizes.size());
-  Ints strides = strides_in_layout(sizes, channels_last, batched);
-  int32_t device_type = 0, dtype = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes.data(), strides.data(), dtype, device_type,
-                                                  like.get_device_index(), &handle));
-  return poisoned(Tensor(handle));
-}
-
-ConvOperand operand(const Tensor& t, bool batched, int64_t dims) {
-  ConvOperand operand{};
-  Sizes strides = t.strides();
-  operand.data = t.data_ptr();
-  operand.batch = batched ? strides[0] : 0;
-  operand.channel = strides[batched];
-  for (int64_t a = 0; a < dims; ++a) operand.space[3 - dims + a] = strides[size_t(a + 1 + batched)];
-  return operand;
-}
 
 // All of the arguments but the operands.
 ConvArgs problem(ConvPass pass, const Geometry& g, DType dtype, bool channels_last) {
@@ -105,13 +48,14 @@ ConvPlan plan_by_rules(const ConvCall& call) {
   return plan_of(call.args, call.native_takes_it && native_conv_is_fast(call.args.dtype));
 }
 
-// The result of `by`, which computes the call by the strategy in args: the planned one, or the fastest.
+// The result of `by`, which computes the call by the strategy in its arguments: the planned one, or the fastest.
 template <class By>
-Tensor planned(ConvArgs& args, const ConvCall& call, const Tensor& on, const By& by) {
+Tensor planned(const ConvCall& call, const Tensor& on, const By& by) {
   auto run = [&](ConvStrategy strategy) {
+    ConvArgs args = call.args;
     args.strategy = strategy;
     args.tf32 = args.dtype == DType::Float32 && strategy == ConvStrategy::Gemm && allows_tf32();
-    return by();
+    return by(args);
   };
   std::optional<ConvPlan> plan;
   if (on.numel() > 0 && tunes(call)) {
@@ -127,16 +71,13 @@ NativeGeometry native_geometry(const Geometry& g) {
   return {g.stride, Ints(g.padding.begin(), g.padding.begin() + g.dims), g.dilation, g.groups};
 }
 
-void run(ConvArgs& args, const Geometry& g, const Tensor& x, const Tensor& weight, const Tensor& y, const void* bias) {
-  args.x = operand(x, g.batched, g.dims);
-  args.weight = operand(weight, true, g.dims);
-  args.y = operand(y, g.batched, g.dims);
-  args.bias = bias;
+// Computes what has been placed.
+void run(ConvArgs& args, const Tensor& on) {
   int64_t doubles = scratch(args);
   std::optional<Tensor> sums;
-  if (doubles > 0) sums = scratch_on(y, doubles);
+  if (doubles > 0) sums = scratch_on(on, doubles);
   args.partial_sums = sums ? static_cast<double*>(sums->data_ptr()) : nullptr;
-  launch(args, y);
+  launch(args, on);
 }
 
 // Whether the kernel applies what follows the convolution; those of this library do.
@@ -206,17 +147,15 @@ void normalize(BatchNormArgs norm, const ActivationArgs& finish, const Tensor& y
   launch(norm, y);
 }
 
-// Brings y, which torch has computed or `by_kernel` will, to its end: what the finish says, and the bias where what
-// computed y has not added it. As much of it as can be is left to the kernel.
-template <class ByKernel>
-void finished(ConvArgs& args, const Tensor& y, const std::optional<Tensor>& bias, bool bias_after, Finish* finish,
-              const Geometry& g, const ByKernel& by_kernel) {
+// Brings y, which torch has computed or our kernel does here, to its end: what the finish says, and the bias, which
+// bias_after leaves to a pass behind it. As much of it as can be is left to the kernel.
+void finish_result(ConvArgs& args, const Tensor& y, const std::optional<Tensor>& bias, bool bias_after, Finish* finish,
+                   const Geometry& g) {
   Finish none;
   Finish& what = finish ? *finish : none;
   ActivationArgs after = what.on(y, args.dtype, g.op), before = after;
   if (y.numel() == 0) return;
-  bool in_kernel = finishes(args.strategy);
-  args.y = operand(y, g.batched, g.dims);
+  bool by_kernel = finishes(args.strategy), in_kernel = by_kernel && !bias_after;
   args.finish = finish && in_kernel ? &before : nullptr;
   bool norm_after = what.norm && !(in_kernel && takes_norm(args, what.norm->of_batch));
   bool mask_after = what.mask && !(in_kernel && takes_mask(args));
@@ -224,7 +163,8 @@ void finished(ConvArgs& args, const Tensor& y, const std::optional<Tensor>& bias
   if (norm_after) before.residual = nullptr;
   args.norm = norm_after ? nullptr : what.norm;
   args.mask = mask_after ? nullptr : what.bits();
-  if (in_kernel) by_kernel(bias ? bias->data_ptr() : nullptr);
+  args.bias = bias && !bias_after ? bias->data_ptr() : nullptr;
+  if (by_kernel) run(args, y);
   bool is_done = in_kernel || (!before.residual && before.activation == Activation::Identity);
   if (bias_after) {
     Channels shape = channels_in(y, bias->size(0), g, args.channels_last);
@@ -275,14 +215,14 @@ Tensor convolve(const Tensor& x, const Tensor& weight, std::optional<Tensor> bia
   bias = bias_of(bias, g.out_channels(), x, weight, g.op);
   bool channels_last = output_is_channels_last(x, g.batched, weight);
   ConvArgs args = problem(ConvPass::Forward, g, dtype_of(x, g.op.c_str(), "input"), channels_last);
-  return planned(args, call_of(args, g, weight, bias, finish), x, [&] {
+  return planned(call_of(args, g, weight, bias, finish), x, [&](ConvArgs& args) {
     bool is_matmul = args.strategy == ConvStrategy::Matmul;
     bool is_torch = is_matmul || args.strategy == ConvStrategy::Native;
     Tensor y = is_matmul  ? matmul_conv(x, weight, channels_last)
                : is_torch ? native_conv(x, weight, bias, native_geometry(g))
                           : empty_in_layout(g.y_size(), channels_last, g.batched, x);
-    auto by_kernel = [&](const void* bias) { run(args, g, x, weight, y, bias); };
-    finished(args, y, bias, bias && is_matmul, finish, g, by_kernel);
+    if (!is_torch) place(args, g, x, weight, y);
+    finish_result(args, y, bias, bias && is_matmul, finish, g);
     return y;
   });
 }
@@ -392,7 +332,7 @@ Tensor convolve_transposed(const Tensor& x, const Tensor& weight, std::optional<
   bool channels_last = output_is_channels_last(x, batched, weight);
   ConvArgs args = problem(ConvPass::Dgrad, g, dtype_of(x, g.op.c_str(), "input"), channels_last);
   bool has_elements = numel_of(y_size) > 0;
-  return planned(args, call_of(args, g, weight, bias, finish), x, [&] {
+  return planned(call_of(args, g, weight, bias, finish), x, [&](ConvArgs& args) {
     bool is_matmul = args.strategy == ConvStrategy::Matmul && has_elements;
     bool is_torch = is_matmul || (args.strategy == ConvStrategy::Native && has_elements);
     bool bias_after = bias && is_torch && (is_matmul || !native_adds_bias(args));
@@ -400,8 +340,8 @@ Tensor convolve_transposed(const Tensor& x, const Tensor& weight, std::optional<
                : is_torch ? native_conv_transpose(x, weight, bias_after ? std::nullopt : bias, native_geometry(g),
                                                   output_padding(g))
                           : empty_in_layout(y_size, channels_last, batched, x);
-    auto by_kernel = [&](const void* bias) { run(args, g, y, weight, x, bias); };
-    finished(args, y, bias, bias_after, finish, g, by_kernel);
+    if (!is_torch && place(args, g, y, weight, x)) bias_after = bias.has_value();
+    finish_result(args, y, bias, bias_after, finish, g);
     return y;
   });
 }
@@ -441,19 +381,6 @@ Tensor conv_transpose_dgrad_activation(const Tensor& grad_y, const Tensor& weigh
                                        std::vector<double> parameters) {
   Finish finish = derivative_at(x, activation, parameters, "conv_transpose_dgrad_activation");
   return convolve(grad_y, weight, std::nullopt, stride, padding, dilation, groups, &finish);
-}
-
-// A tensor like empty_in_layout's of which only sizes and strides are read: on the memory of `other` where that is
-// large enough.
-Tensor outline_in_layout(const Ints& sizes, bool channels_last, const Tensor& other) {
-  int64_t elements = 1;
-  for (int64_t d = 0; d < other.dim(); ++d) elements += (other.size(d) - 1) * other.stride(d);
-  if (!other.is_cpu() || elements < numel_of(sizes)) return empty_in_layout(sizes, channels_last, true, other);
-  Ints strides = strides_in_layout(sizes, channels_last, true);
-  AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch__reinterpret_tensor(other.get(), int64_t(sizes.size()), sizes.data(), strides.data(), 0, &handle));
-  return Tensor(handle);
 }
 
 bool same_strides(const Tensor& a, const Tensor& b) {
@@ -499,17 +426,10 @@ Tensor find_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
   // Native wants a weight for its sizes and order: the result's memory is not there twice.
   Tensor outline = outline_in_layout(weight_size, channels_last, x.numel() < grad_y.numel() ? grad_y : x);
   ConvArgs args = problem(ConvPass::Wgrad, g, dtype_of(grad_y, g.op.c_str(), "grad_y"), channels_last);
-  return planned(args, call_of(args, g, outline, std::nullopt, nullptr), x, [&] {
+  return planned(call_of(args, g, outline, std::nullopt, nullptr), x, [&](ConvArgs& args) {
     bool is_matmul = args.strategy == ConvStrategy::Matmul;
-    args.grad_bias = nullptr;
-    if (grad_bias && finishes(args.strategy) && takes_grad_bias(args)) {
-      int64_t channels = g.out_channels();
-      *grad_bias = poisoned(empty_in({}, Sizes(&channels, 1), dtype_code(grad_y), grad_y));
-      args.grad_bias = (*grad_bias)->data_ptr();
-    } else if (grad_bias) {
-      *grad_bias = channel_sum(grad_y, batched);
-    }
     if (is_matmul || args.strategy == ConvStrategy::Native) {
+      if (grad_bias) *grad_bias = channel_sum(grad_y, batched);
       Tensor result = is_matmul ? matmul_conv_wgrad(grad_y, x, channels_last)
                                 : native_conv_wgrad(grad_y, x, outline, native_geometry(g));
       if (same_strides(result, outline)) return result;
@@ -517,7 +437,16 @@ Tensor find_wgrad(const Tensor& grad_y, const Tensor& x, Ints kernel_size, Ints 
       return torch::stable::copy_(grad_weight, result);
     }
     Tensor grad_weight = empty();
-    run(args, g, x, grad_weight, grad_y, nullptr);
+    place(args, g, x, grad_weight, grad_y);
+    args.grad_bias = nullptr;
+    if (grad_bias && takes_grad_bias(args)) {
+      int64_t channels = g.out_channels();
+      *grad_bias = poisoned(empty_in({}, Sizes(&channels, 1), dtype_code(grad_y), grad_y));
+      args.grad_bias = (*grad_bias)->data_ptr();
+    } else if (grad_bias) {
+      *grad_bias = channel_sum(grad_y, batched);
+    }
+    run(args, grad_y);
     return grad_weight;
   });
 }

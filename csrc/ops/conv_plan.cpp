@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdlib>
 
+#include "ops/conv_operands.h"
 #include "ops/launch.h"
 
 namespace nnart {
@@ -28,13 +29,6 @@ std::atomic<int>& forced() {
   return value;
 }
 
-// Whether each image is one window, so that the sums over channels and taps are those of a matrix product.
-bool is_matmul(const ConvArgs& args) {
-  bool is_one = args.groups == 1;
-  for (const math::Axis& axis : args.axis) is_one = is_one && axis.in == axis.kernel && axis.pad == 0 && axis.out == 1;
-  return is_one;
-}
-
 bool takes(ConvStrategy strategy, const ConvArgs& args, bool native_takes_it) {
   bool is_torch = strategy == ConvStrategy::Matmul || strategy == ConvStrategy::Native;
   if (!is_torch && !has_kernel(strategy)) return false;
@@ -51,7 +45,7 @@ bool takes(ConvStrategy strategy, const ConvArgs& args, bool native_takes_it) {
              vector_bytes() > 16;  // a shuffle of lanes by a variable
     }
     case ConvStrategy::Matmul:
-      return is_matmul(args) && native_takes_it;
+      return is_one_window(args) && native_takes_it;
     case ConvStrategy::Native:
       return native_takes_it;
   }

@@ -28,8 +28,9 @@ constexpr int64_t kGrainWork = int64_t{1} << 18;
 // Outputs from which on it pays to copy each line once for each of its taps: Note [lines of taps]. The copies cost as
 // much as a few sums, the gaps between lines cost their share of all.
 constexpr int64_t kTapLineOutputs = 8;
-// Pixels that keep the tiles of one unit busy, if the vectors run along channels.
-constexpr int64_t kWantedPixels = 256;
+// Pixels that keep the tiles of one unit busy, if the vectors run along channels; and those that are worth a pass over
+// the weight, or over its gradient, even if their source is larger than the cache.
+constexpr int64_t kWantedPixels = 256, kLeastPixels = 64;
 
 // The outputs first + step * i of each axis, which share their taps: Note [phases].
 struct OutputPhase {
@@ -109,19 +110,20 @@ struct Correlation {
 
   NNART_HD void choose_bands() {
     bands = {args.batch, walk[0].count, walk[1].count, 1, walk[0].count, walk[1].count};
-    if (elements_of_image(walk, elements, bands.d_count, bands.h_count) > kSourceElements) {
+    int64_t pixels = walk[0].count * walk[1].count * walk[2].count;
+    int64_t image = elements_of_image(walk, elements, bands.d_count, bands.h_count), wanted = kSourceElements;
+    if (!across_pixels) wanted = most(wanted, kLeastPixels * image / most(1, pixels));
+    if (image > wanted) {
       // As many whole slices as fit, else as many lines of one; the lines shared with the next band are copied again.
       int64_t slice = elements_of_image(walk, elements, 1, walk[1].count);
-      bands.d_count = most(1, least(walk[0].count, kSourceElements / slice));
+      bands.d_count = most(1, least(walk[0].count, wanted / slice));
       if (bands.d_count == 1) {
         int64_t base = elements_of_image(walk, elements, 1, 0), line = elements_of_image(walk, elements, 1, 1) - base;
-        bands.h_count = most(1, least(walk[1].count, (kSourceElements - base) / line));
+        bands.h_count = most(1, least(walk[1].count, (wanted - base) / line));
         bands.h_count = ceil_div(walk[1].count, ceil_div(walk[1].count, bands.h_count));
       }
     } else if (!across_pixels) {
-      int64_t pixels = walk[0].count * walk[1].count * walk[2].count;
-      int64_t fitting = kSourceElements / most(1, elements_of_image(walk, elements, bands.d_count, bands.h_count));
-      bands.images = most(1, least(least(args.batch, ceil_div(kWantedPixels, pixels)), fitting));
+      bands.images = most(1, least(least(args.batch, ceil_div(kWantedPixels, pixels)), wanted / most(1, image)));
     }
     output_pieces = 1;
     int64_t units = bands.pieces() * args.groups;
@@ -171,6 +173,20 @@ struct Correlation {
     return element + 1 < elements ? weight_sum : kNoTerm;
   }
 
+  // How many of a phase's taps from k on lie a constant `step` apart in the weight, their second terms likewise.
+  struct TapRun {
+    int64_t n, step, next;
+  };
+  NNART_HD TapRun run_at(const OutputPhase& phase, int64_t k) const {
+    const int64_t* offset = weight_offset + phase.begin;
+    TapRun run{1, 0, next_term(phase, k)};
+    if (k + 1 < phase.n) run.step = offset[k + 1] - offset[k];
+    while (k + run.n < phase.n && offset[k + run.n] - offset[k + run.n - 1] == run.step &&
+           next_term(phase, k + run.n) == run.next)
+      ++run.n;
+    return run;
+  }
+
   // Across pixels: packed[group][output][tap]. Across channels: packed[group][phase][panel][tap][column].
   NNART_HD void pack(E* packed) const {
     int64_t panel_columns = panel_vectors * width;
@@ -178,19 +194,22 @@ struct Correlation {
       const S* from = weight_of(group);
       for (const OutputPhase* phase = phases; phase < phases + phase_count; ++phase) {
         const int64_t* offset = weight_offset + phase->begin;
-        if (across_pixels) {
+        TapRun run{};
+        for (int64_t k = 0; across_pixels && k < phase->n; k += run.n) {
+          run = run_at(*phase, k);
           for (int64_t o = 0; o < outputs; ++o)
-            for (int64_t k = 0; k < phase->n; ++k)
-              packed[o * taps + phase->begin + k] =
-                  element_at<E>(from + o * weight_output + offset[k], next_term(*phase, k));
-          continue;
+            element_run(packed + o * taps + phase->begin + k, from + o * weight_output + offset[k], run.next, run.step,
+                        run.n);
         }
-        for (int64_t panel = 0; panel < panels; ++panel) {
+        for (int64_t panel = 0; !across_pixels && panel < panels; ++panel) {
           E* to = packed + phase->begin * packed_outputs() + panel * panel_columns * phase->n;
           int64_t first = panel * panel_columns, columns = most(0, least(panel_columns, outputs - first));
-          for (int64_t k = 0; k < phase->n; ++k, to += panel_columns) {
-            element_run(to, from + first * weight_output + offset[k], next_term(*phase, k), weight_output, columns);
-            zero_run(to + columns, panel_columns - columns);
+          for (int64_t k = 0; k < phase->n; k += run.n, to += run.n * panel_columns) {
+            run = run_at(*phase, k);
+            element_columns(to, panel_columns, from + first * weight_output + offset[k], run.next, run.step, run.n,
+                            weight_output, columns);
+            for (int64_t i = 0; columns < panel_columns && i < run.n; ++i)
+              zero_run(to + i * panel_columns + columns, panel_columns - columns);
           }
         }
       }

@@ -92,6 +92,12 @@ NNART_HD RawU32 load_pairs(const BFloat16* from, int64_t next, int64_t n) {
   return next == kNoTerm ? first : first | half(from + next) << 16;
 }
 
+// The same of from[2 * i] and from[2 * i + next]; reads behind the last of them.
+NNART_HD RawU32 load_every_other_pair(const BFloat16* from, int64_t next) {
+  RawU32 first = Factor<Pair>::load(from).v & 0xffff;
+  return next == kNoTerm ? first : first | Factor<Pair>::load(from + next).v << 16;
+}
+
 // to[i] = the pair of from[i * stride] and from[i * stride + next].
 NNART_HD void pair_run(Pair* to, const BFloat16* from, int64_t next, int64_t stride, int64_t n) {
   constexpr int64_t width = Vec<float>::size;
@@ -102,6 +108,11 @@ NNART_HD void pair_run(Pair* to, const BFloat16* from, int64_t next, int64_t str
       int64_t count = least(width, n - i);
       _mm512_mask_storeu_epi32(to + i, __mmask16((1u << count) - 1),
                                reinterpret_cast<__m512i>(load_pairs(from + i, next, count)));
+    }
+  if (stride == 2)
+    for (; i + width < n; i += width) {
+      RawU32 pairs = load_every_other_pair(from + 2 * i, next);
+      std::memcpy(to + i, &pairs, sizeof pairs);
     }
   for (; i < n; ++i) to[i] = element_at<Pair>(from + i * stride, next);
 }

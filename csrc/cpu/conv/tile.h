@@ -224,6 +224,27 @@ struct FinalTile {
 
 // ---- copies that widen or narrow ------------------------------------------------------------------------------------
 
+// Lane i is p[i * stride], for a power of two; reads what lies between, and behind the last one.
+template <int stride, class S>
+NNART_HD Vec<ComputeType<S>> load_every(const S* p) {
+  using V = Vec<ComputeType<S>>;
+  if constexpr (stride == 1)
+    return load(p);
+  else
+    return every_other<ComputeType<S>, false>(load_every<stride / 2>(p),
+                                              load_every<stride / 2>(p + V::size * stride / 2),
+                                              std::make_integer_sequence<int, V::size>{});
+}
+
+// As widen_run, but for at least the last element. Returns where it stopped.
+template <int stride, class S, class T>
+NNART_HD int64_t widen_every(T* to, const S* from, int64_t n) {
+  constexpr int64_t width = Vec<T>::size;
+  int64_t i = 0;
+  for (; i + width < n; i += width) store(to + i, load_every<stride>(from + i * stride));
+  return i;
+}
+
 // to[i] = from[i * stride]
 template <class S, class T>
 NNART_HD void widen_run(T* to, const S* from, int64_t stride, int64_t n) {
@@ -234,10 +255,10 @@ NNART_HD void widen_run(T* to, const S* from, int64_t stride, int64_t n) {
   } else {
     constexpr int64_t width = Vec<T>::size;
     if (stride != 1) {
-      if (stride == 2)  // a vector reads one element more than it needs
-        for (; i + width < n; i += width)
-          store(to + i, every_other<T, false>(load(from + 2 * i), load(from + 2 * i + width),
-                                              std::make_integer_sequence<int, Vec<T>::size>{}));
+      if (stride == 2) i = widen_every<2>(to, from, n);
+      if (stride == 4) i = widen_every<4>(to, from, n);
+      if (stride == 8) i = widen_every<8>(to, from, n);
+      if (stride == 16) i = widen_every<16>(to, from, n);
       for (; i < n; ++i) to[i] = widen_one<T>(from + i * stride);
       return;
     }
@@ -352,17 +373,42 @@ void copy_transposed(To* to, int64_t to_stride, const From* from, int64_t from_s
   using V = Vec<ComputeType<From>>;
   constexpr int64_t width = V::size;
   if (rows >= width && columns >= width) {
-    for (int64_t j = 0; j < columns; j += width)
-      for (int64_t i = 0; i < rows; i += width) {
-        int64_t at_j = least(j, columns - width), at_i = least(i, rows - width);
-        copy_transposed_square(to + at_j * to_stride + at_i, to_stride, from + at_i * from_stride + at_j, from_stride);
-      }
+    constexpr int64_t block = 8 * width;  // some cache lines of each row in turn: rows may be pages apart
+    for (int64_t begin = 0; begin < columns; begin += block)
+      for (int64_t i = 0; i < rows; i += width)
+        for (int64_t j = begin; j < least(begin + block, columns); j += width) {
+          int64_t at_j = least(j, columns - width), at_i = least(i, rows - width);
+          copy_transposed_square(to + at_j * to_stride + at_i, to_stride, from + at_i * from_stride + at_j,
+                                 from_stride);
+        }
     return;
   }
   transpose_rows<V>(to, to_stride, rows, columns, [&](int64_t i, int64_t j, int64_t n) {
     const From* row = from + i * from_stride + j;
     return n == width ? load(row) : load_partial(row, n);
   });
+}
+
+// to[i * to_stride + j] = the terms at from + i * step + j * from_column for i < n, j < columns.
+template <class S, class E>
+void element_columns(E* to, int64_t to_stride, const S* from, int64_t next, int64_t step, int64_t n,
+                     int64_t from_column, int64_t columns) {
+  if (from_column != 1 && n > 1) {
+    if constexpr (kTermsOf<E> == 2) {
+      auto* lanes = reinterpret_cast<float*>(to);  // moved, and nothing else
+      auto transpose = [&](const auto& load_row) {
+        transpose_rows<Vec<float>>(lanes, to_stride, columns, n, [&](int64_t j, int64_t i, int64_t count) {
+          return Vec<float>(reinterpret_cast<RawVec<float>>(load_row(from + j * from_column + i * step, count)));
+        });
+      };
+      if (step == 1) return transpose([&](const S* p, int64_t count) { return load_pairs(p, next, count); });
+      if (step == 2 && next == 1)
+        return transpose([](const S* p, int64_t count) { return Factor<S>::load_partial(p, 2 * count).v; });
+    } else if (step == 1) {
+      return copy_transposed(to, to_stride, from, from_column, columns, n);
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) element_run(to + i * to_stride, from + i * step, next, from_column, columns);
 }
 
 // to[j * to_stride + i] = element i of pixel j, for n pixels of `channels` channels that lie in planes.

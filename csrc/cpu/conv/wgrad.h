@@ -143,18 +143,18 @@ struct WeightGradient {
     return elements_of_image(walk, in, d_count, h_count) + (in_place ? 0 : d_count * h_count * walk[2].count * columns);
   }
   NNART_HD void choose_bands() {
-    constexpr int64_t wanted = 2 * kSourceElements;
     bands = {args.batch, walk[0].count, walk[1].count, 1, walk[0].count, walk[1].count};
     int64_t pixels = walk[0].count * walk[1].count * walk[2].count;
-    if (elements(bands.d_count, bands.h_count) > wanted) {
+    int64_t image = elements(bands.d_count, bands.h_count), wanted = 2 * kSourceElements;
+    if (!along_pixels) wanted = most(wanted, kLeastPixels * image / pixels);
+    if (image > wanted) {
       bands.d_count = most(1, least(walk[0].count, wanted / elements(1, walk[1].count)));
       if (bands.d_count == 1) {
         int64_t base = elements(1, 0), line = elements(1, 1) - base;
         bands.h_count = most(1, least(walk[1].count, (wanted - base) / line));
       }
     } else {
-      int64_t fitting = wanted / elements(bands.d_count, bands.h_count);
-      bands.images = most(1, least(least(args.batch, ceil_div(kWantedPixels, pixels)), fitting));
+      bands.images = most(1, least(least(args.batch, ceil_div(kWantedPixels, pixels)), wanted / image));
     }
   }
 
