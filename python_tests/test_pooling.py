@@ -47,14 +47,21 @@ WINDOWS_3D = [
     (2, 1, 0, 2, False),
     ((2, 2, 2), 3, 0, 1, False),
 ]
-SHAPES_1D = [(2, 3, 11), (2, 5, 64), (3, 40)]
+SHAPES_1D = [(2, 3, 11), (2, 5, 64), (3, 40), (5, 40, 45)]
 WINDOWS_1D = [(2, None, 0, 1, False), (3, 2, 1, 1, True), (3, 1, 1, 1, False), (5, 3, 2, 2, False)]
 LARGE = [((1, 3, 40, 43), window) for window in LARGE_WINDOWS]
+# Small planes, so many that it is written down once what each input of one picks.
+MANY = [
+    *(((9, 16, h, w), (2, None, 0, 1, False)) for h, w in [(2, 2), (6, 6), (8, 8), (12, 22), (4, 34)]),
+    *(((5, 40, 9, 12), (kernel, stride, 0, 1, False)) for kernel, stride in [((3, 2), 2), ((1, 3), 1), (3, 3)]),
+    ((4, 50, 4, 4, 6), (2, None, 0, 1, False)),
+]
 MAX_CASES = [
     *itertools.product(SHAPES, WINDOWS),
     *itertools.product(SHAPES_3D, WINDOWS_3D),
     *itertools.product(SHAPES_1D, WINDOWS_1D),
     *LARGE,
+    *MANY,
 ]
 # The sizes of x and of y: windows of one size, of two, larger outputs than inputs, one window, none.
 ADAPTIVE = [
@@ -78,8 +85,8 @@ def formats_of(shape: tuple[int, ...]) -> list[Any]:
 
 
 def space_of(shape: tuple[int, ...]) -> int:
-    """Of a shape that may lack its batch: 3-D shapes stand in SHAPES_3D, 1-D ones in SHAPES_1D."""
-    if shape in SHAPES_3D:
+    """Of a shape that may lack its batch: such 3-D shapes stand in SHAPES_3D, 1-D ones in SHAPES_1D."""
+    if shape in SHAPES_3D or len(shape) == 5:
         return 3
     return 1 if shape in SHAPES_1D else 2
 
@@ -165,6 +172,13 @@ def test_max(space: int, shapes: list, window: tuple, dtype: torch.dtype) -> Non
     for shape in shapes:
         for layout in formats_of(shape):
             check_max(f"max_pool{space}d", images(shape, dtype, layout), *window)
+
+
+@cpu_only
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "window"), MANY, ids=str)
+def test_max_of_many_planes(shape: tuple, window: tuple, dtype: torch.dtype) -> None:
+    check_max(f"max_pool{space_of(shape)}d", images(shape, dtype), *window)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -468,8 +482,8 @@ def test_offsets_that_no_window_has_write_nothing() -> None:
         for window in ((2, 2, 0, 1), (3, 1, 1, 1), (5, 1, 2, 1)):
             sizes = [[number] * 2 for number in window]
             out = 4 if window[1] == 2 else 8
-            offsets = torch.full((1, 2, out, out), 255, dtype=torch.uint8).to(memory_format=layout)
-            grad_x = OPS.max_pool_backward(torch.ones(1, 2, out, out), offsets, [8, 8], *sizes)
+            offsets = torch.full((40, 2, out, out), 255, dtype=torch.uint8).to(memory_format=layout)
+            grad_x = OPS.max_pool_backward(torch.ones(40, 2, out, out), offsets, [8, 8], *sizes)
             assert not grad_x.any()
 
 

@@ -12,6 +12,10 @@ namespace {
 constexpr int64_t kMaxTiled = 16;
 // Windows that a gather may ask for each output: beyond it, scattering each output once is less work.
 constexpr int64_t kMaxAsked = 24;
+// Note [picked gradients]: inputs of a plane for which it is worth while, slots, and planes for each of those.
+constexpr int64_t kMostPicked = 2048;
+constexpr int64_t kMostSlots = 3;
+constexpr int64_t kPlanesForPicks = 64;
 // Planes that a scatter goes through side by side.
 constexpr int kTogether = 4;
 // Bytes of small planes that are cleared at once.
@@ -423,6 +427,97 @@ struct Backward {
     });
   }
 
+  // Note [picked gradients]: the inputs of a vector may belong to windows that lie so close together that one vector
+  // holds their gradients, as in small planes and on lines. What each lane picks from there is the same in all planes
+  // and written down once, for the first window of each input, the second, ...: the slots.
+  struct Pick {
+    int64_t base;
+    uint8_t lane[width];
+    uint16_t tap[width];
+  };
+  static constexpr uint16_t kNoTap = 256;  // no byte
+  struct Picks {
+    int64_t vectors;
+    Scratch<Pick> list;
+    bool fit = true;  // whether all that a slot names is in one vector
+
+    explicit Picks(const Windows& windows)
+        : vectors(ceil_div(windows.in, width)), list(Use::tables, vectors * slots(windows)) {
+      Pick* pick = list.data();
+      for (int64_t v = 0; v < vectors; ++v)
+        for (int64_t slot = 0; slot < slots(windows) && fit; ++slot) write(windows, v, slot, *pick++);
+    }
+    static int64_t slots(const Windows& windows) {
+      return overlap(windows.d.axis()) * overlap(windows.h.axis()) * overlap(windows.w.axis());
+    }
+    void write(const Windows& windows, int64_t v, int64_t slot, Pick& pick) {
+      const AxisWindows &d = windows.d, &h = windows.h, &w = windows.w;
+      int64_t slots_h = overlap(h.axis()), slots_w = overlap(w.axis()), output[width], low = windows.out, high = -1;
+      int64_t of_d = slot / (slots_h * slots_w), of_h = slot / slots_w % slots_h, of_w = slot % slots_w;
+      for (int64_t lane = 0; lane < width; ++lane) {
+        int64_t i = v * width + lane, iw = i % w.axis().in, ih = i / w.axis().in % h.axis().in;
+        int64_t id = i / (w.axis().in * h.axis().in);
+        pick.tap[lane] = kNoTap;
+        output[lane] = -1;
+        if (i >= windows.in) continue;
+        int64_t od = d.first_output(id) + of_d, oh = h.first_output(ih) + of_h, ow = w.first_output(iw) + of_w;
+        if (od >= d.end_output(id) || oh >= h.end_output(ih) || ow >= w.end_output(iw)) continue;
+        output[lane] = (od * h.axis().out + oh) * w.axis().out + ow;
+        low = least(low, output[lane]);
+        high = most(high, output[lane]);
+        int64_t tap = (d.tap(id, od) * h.axis().kernel + h.tap(ih, oh)) * w.axis().kernel + w.tap(iw, ow);
+        pick.tap[lane] = uint16_t(tap);
+      }
+      fit = fit && high - low < width;
+      pick.base = most(0, least(low, windows.out - width));
+      for (int64_t lane = 0; lane < width; ++lane)
+        pick.lane[lane] = output[lane] < 0 ? 0 : uint8_t(output[lane] - pick.base);
+    }
+  };
+
+  NNART_HD bool may_pick() const {
+    int64_t taps = 1;
+    bool dilated = false;  // then a window may be all padding
+    for (const math::PoolAxis& axis : windows.shape.axis) {
+      taps *= axis.kernel;
+      dilated = dilated || axis.dilation != 1;
+    }
+    return kVectorBytes >= 32 && sizeof(O) == 1 && taps <= kNoTap && !dilated && windows.in <= kMostPicked &&
+           Picks::slots(windows) <= kMostSlots && windows.planes() >= kPlanesForPicks * Picks::slots(windows);
+  }
+  NNART_HD void pick_planes(const Picks& picks, bool disjoint) const {
+    const Steps steps(windows, 1);
+    int64_t in = windows.in, out = windows.out, whole_reads = windows.planes() - ceil_div(most(out, width), out);
+    parallel_for(windows.planes(), pool_grain(in), [&](int64_t first, int64_t last) {
+      Scratch<C> scratch(Use::gradient, kSumsInPlace ? 0 : in);
+      for (int64_t p = first; p < last; ++p) {
+        if (p > whole_reads) {  // a vector would reach past the end of the tensors
+          scatter<1>(steps, p, disjoint, scratch.data());
+          continue;
+        }
+        const S* from = grad_y + p * out;
+        const O* offset = offsets + p * out;
+        with_count<1, 2, 3>(Picks::slots(windows), [&](auto slots) {
+          const Pick* pick = picks.list.data();
+          for (int64_t i = 0; i < in; i += width, pick += slots()) {
+            V sum(0);
+            for (int64_t slot = 0; slot < slots(); ++slot) {
+              IndexVec<C> lanes = read_index<C>(pick[slot].lane);
+              IndexVec<C> taken = __builtin_shuffle(read_index<C>(offset + pick[slot].base), lanes);
+              V grad(__builtin_shuffle(load(from + pick[slot].base).v, lanes));
+              sum = select(Mask<C>{taken == read_index<C>(pick[slot].tap)}, sum + grad, sum);
+            }
+            S* to = grad_x + p * in + i;
+            if (in - i >= width)
+              store(to, sum);
+            else
+              store_partial(to, sum, in - i);
+          }
+        });
+      }
+    });
+  }
+
   NNART_HD void run() const {
     if (windows.is_whole_plane()) return whole();
     const math::PoolAxis &d = windows.d.axis(), &h = windows.h.axis(), &w = windows.w.axis();
@@ -434,10 +529,15 @@ struct Backward {
       if (gathers) return gather_channels();
       return scatter_channels(disjoint);
     }
-    if (tiled && w.kernel == 2) return double_planes();
+    // Shorter lines leave lanes of double_planes idle.
+    if (tiled && w.kernel == 2 && w.out > (kSumsInPlace ? width : 3 * width / 4)) return double_planes();
     bool narrow = w.in < 2 * width;  // then most lanes would be idle
     bool gathers_lines = gathers && !disjoint && !narrow && !kSumsInPlace && !w.adaptive && w.stride == 1;
     if (gathers_lines) return gather_planes();
+    if ((tiled || !disjoint) && may_pick()) {
+      const Picks picks(windows);
+      if (picks.fit) return pick_planes(picks, disjoint);
+    }
     scatter_planes(disjoint);
   }
 };

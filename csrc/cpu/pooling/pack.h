@@ -44,6 +44,13 @@ NNART_HD Narrow narrowed(Wide wide) {
 
 template <class C, class O>
 NNART_HD IndexVec<C> read_index(const O* p) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(C) == 4 && sizeof(O) == 1)
+    return reinterpret_cast<IndexVec<C>>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(C) == 4 && sizeof(O) == 1)
+    return reinterpret_cast<IndexVec<C>>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#endif
   StoredIndex<C, O> stored;
   std::memcpy(&stored, p, sizeof stored);
   return widened<IndexVec<C>>(stored);
