@@ -16,8 +16,9 @@ constexpr int64_t kMaxAsked = 24;
 constexpr int64_t kMostPicked = 2048;
 constexpr int64_t kMostSlots = 3;
 constexpr int64_t kPlanesForPicks = 64;
-// Planes that a scatter goes through side by side.
-constexpr int kTogether = 4;
+// Planes that a scatter goes through side by side, and elements up to which they are small ones.
+constexpr int kTogether = 4, kSmallTogether = 8;
+constexpr int64_t kSmallPlane = 256;
 // Bytes of small planes that are cleared at once.
 constexpr int64_t kClearedTogether = 8 << 10;
 // Channels that one task of a channels-last scatter takes: two cache lines of 16-bit elements or more.
@@ -100,8 +101,10 @@ struct Backward {
   NNART_HD void scatter_planes(bool disjoint) const {
     const Steps steps(windows, 1);
     parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
-      Scratch<C> scratch(Use::gradient, kSumsInPlace || disjoint ? 0 : kTogether * windows.in);
+      Scratch<C> scratch(Use::gradient, kSumsInPlace || disjoint ? 0 : kSmallTogether * windows.in);
       int64_t p = first;
+      for (; windows.in <= kSmallPlane && p + kSmallTogether <= last; p += kSmallTogether)
+        scatter<kSmallTogether>(steps, p, disjoint, scratch.data());
       for (; p + kTogether <= last; p += kTogether) scatter<kTogether>(steps, p, disjoint, scratch.data());
       for (; p < last; ++p) scatter<1>(steps, p, disjoint, scratch.data());
     });
