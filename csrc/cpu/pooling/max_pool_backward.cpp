@@ -101,9 +101,10 @@ struct Backward {
   NNART_HD void scatter_planes(bool disjoint) const {
     const Steps steps(windows, 1);
     parallel_for(windows.planes(), pool_grain(windows.in), [&](int64_t first, int64_t last) {
-      Scratch<C> scratch(Use::gradient, kSumsInPlace || disjoint ? 0 : kSmallTogether * windows.in);
-      int64_t p = first;
-      for (; windows.in <= kSmallPlane && p + kSmallTogether <= last; p += kSmallTogether)
+      bool small = windows.in <= kSmallPlane;
+      int64_t together = small ? kSmallTogether : kTogether, p = first;
+      Scratch<C> scratch(Use::gradient, kSumsInPlace || disjoint ? 0 : together * windows.in);
+      for (; small && p + kSmallTogether <= last; p += kSmallTogether)
         scatter<kSmallTogether>(steps, p, disjoint, scratch.data());
       for (; p + kTogether <= last; p += kTogether) scatter<kTogether>(steps, p, disjoint, scratch.data());
       for (; p < last; ++p) scatter<1>(steps, p, disjoint, scratch.data());
