@@ -553,53 +553,6 @@ def test_every_instruction_set(isa: str) -> None:
     assert result.returncode == 0, result.stdout[-3000:]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("size", [5, 7, 14, 20])
-@pytest.mark.parametrize("kernel", [3, 5])
-def test_an_infinite_pixel_reaches_only_its_own_taps(kernel: int, size: int, layout: str) -> None:
-    x = laid_out(torch.zeros(2, 20, size, size), layout)
-    x[0, 3, 0, 0] = x[1, 5, -1, -1] = x[1, 6, 0, -1] = torch.inf
-    w = torch.randn(20, 1, kernel, kernel, requires_grad=True)
-    grad_y = laid_out(torch.ones(2, 20, size, size), layout)
-    ours, theirs = (
-        torch.autograd.grad(f(x, w, padding=kernel // 2, groups=20), w, grad_y)[0] for f in (F.conv2d, native.conv2d)
-    )
-    assert torch.equal(ours.isfinite(), theirs.isfinite())
-    assert torch.equal(ours.isnan(), theirs.isnan())
-
-
-def test_elements_of_the_filter_that_meet_no_input() -> None:
-    """oneDNN leaves their bfloat16 gradient unwritten, which shows where the memory held something else before."""
-    x = torch.randn(2, 3, 2, 1).bfloat16().contiguous(memory_format=torch.channels_last)
-    w = torch.randn(4, 3, 4, 5).bfloat16().requires_grad_()
-    for _ in range(20):
-        stale = [torch.full((n,), 1e30) for n in (120, 240, 480, 1000)]
-        del stale
-        (grad,) = torch.autograd.grad(F.conv2d(x, w, stride=(3, 4), padding=2).sum(), w)
-        assert grad.abs().max() < 100
-        assert not grad[..., 0].any()
-
-
-@pytest.mark.parametrize("channels", [(1, 20), (3, 32)], ids=str)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_infinities_stay_where_they_are(dtype: torch.dtype, channels: tuple[int, int], layout: str) -> None:
-    """The last pixel is read by the last tap alone; lanes beside it that do not exist must not meet it."""
-    x = laid_out(torch.randn(2, channels[0], 9, 7).to(dtype), layout)
-    x[0, 0, -1, -1] = torch.inf
-    w = laid_out(torch.randn(channels[1], channels[0], 3, 3).to(dtype), layout).requires_grad_()
-    with nnart_ops.config(conv_strategy="gemm"):
-        y = F.conv2d(x, w)
-        (grad_w,) = torch.autograd.grad(y.sum(), w)
-    assert y[..., :-1, :].isfinite().all()
-    assert y[..., :-1].isfinite().all()
-    assert not y.isnan().any()
-    reached = torch.zeros(w.shape, dtype=torch.bool)
-    reached[:, 0, -1, -1] = True
-    assert torch.equal(grad_w == torch.inf, reached)
-    assert grad_w[~reached].isfinite().all()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(300))
 def test_random_geometry(seed: int) -> None:

@@ -101,11 +101,20 @@ def problems() -> list[Problem]:
         )
         if min(problem.out) > 0 and problem.products <= MOST_PRODUCTS:
             found.append(problem)
-    return found + [
-        Problem(dtype, 2, channels, groups, (7, 6), (3, 3), stride, (1, 1), (1, 1), last, True, "relu")
-        for channels, groups, stride, last in FEW_CHANNELS
-        for dtype in DTYPES
-    ]
+    return (
+        found
+        + [
+            Problem(dtype, 2, channels, groups, (7, 6), (3, 3), stride, (1, 1), (1, 1), last, True, "relu")
+            for channels, groups, stride, last in FEW_CHANNELS
+            for dtype in DTYPES
+        ]
+        + [  # one tap of all elements of the window
+            Problem(dtype, 5, (6, 16), 1, (3, 4), (3, 4), (1, 1), (0, 0), (1, 1), last, True, epilogue)
+            for epilogue in EPILOGUES
+            for last in (False, True)
+            for dtype in DTYPES
+        ]
+    )
 
 
 def operands(problem: Problem) -> list[Tensor]:
@@ -248,8 +257,9 @@ def hold_to_float64(problem: Problem, limit: float) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_transposed_with_epilogue(dtype: torch.dtype) -> None:
     """The gradient of x as a convolution of its own: bias, activation and residual, phases that no tap reaches."""
-    for kernel, stride, channels in ((3, 2, (16, 24)), (2, 3, (8, 8)), (4, 2, (5, 3)), (1, 2, (32, 16))):
-        x, weight = torch.randn(2, channels[0], 5, 6).to(dtype), torch.randn(*channels, kernel, kernel).to(dtype)
+    strided = (3, 2, (16, 24), (5, 6)), (2, 3, (8, 8), (5, 6)), (4, 2, (5, 3), (5, 6)), (1, 2, (32, 16), (5, 6))
+    for kernel, stride, channels, image in (*strided, (4, 1, (16, 8), (1, 1))):
+        x, weight = torch.randn(2, channels[0], *image).to(dtype), torch.randn(*channels, kernel, kernel).to(dtype)
         bias = torch.randn(channels[1]).to(dtype)
         x = x.contiguous(memory_format=torch.channels_last)
         expected = native.conv_transpose2d(x.double().cpu(), weight.double().cpu(), bias.double().cpu(), stride)

@@ -194,23 +194,20 @@ struct Correlation {
       const S* from = weight_of(group);
       for (const OutputPhase* phase = phases; phase < phases + phase_count; ++phase) {
         const int64_t* offset = weight_offset + phase->begin;
-        TapRun run{};
-        for (int64_t k = 0; across_pixels && k < phase->n; k += run.n) {
-          run = run_at(*phase, k);
-          for (int64_t o = 0; o < outputs; ++o)
+        for (int64_t k = 0; k < phase->n;) {
+          TapRun run = run_at(*phase, k);
+          for (int64_t o = 0; across_pixels && o < outputs; ++o)
             element_run(packed + o * taps + phase->begin + k, from + o * weight_output + offset[k], run.next, run.step,
                         run.n);
-        }
-        for (int64_t panel = 0; !across_pixels && panel < panels; ++panel) {
-          E* to = packed + phase->begin * packed_outputs() + panel * panel_columns * phase->n;
-          int64_t first = panel * panel_columns, columns = most(0, least(panel_columns, outputs - first));
-          for (int64_t k = 0; k < phase->n; k += run.n, to += run.n * panel_columns) {
-            run = run_at(*phase, k);
+          for (int64_t panel = 0; !across_pixels && panel < panels; ++panel) {
+            E* to = packed + phase->begin * packed_outputs() + panel_columns * (panel * phase->n + k);
+            int64_t first = panel * panel_columns, columns = most(0, least(panel_columns, outputs - first));
             element_columns(to, panel_columns, from + first * weight_output + offset[k], run.next, run.step, run.n,
                             weight_output, columns);
             for (int64_t i = 0; columns < panel_columns && i < run.n; ++i)
               zero_run(to + i * panel_columns + columns, panel_columns - columns);
           }
+          k += run.n;
         }
       }
     }

@@ -236,7 +236,7 @@ NNART_HD Vec<ComputeType<S>> load_every(const S* p) {
                                               std::make_integer_sequence<int, V::size>{});
 }
 
-// As widen_run, but for at least the last element. Returns where it stopped.
+// As widen_run, whole vectors of it: the last elements are left, at least one. Returns how many were written.
 template <int stride, class S, class T>
 NNART_HD int64_t widen_every(T* to, const S* from, int64_t n) {
   constexpr int64_t width = Vec<T>::size;

@@ -480,20 +480,16 @@ struct Backward {
   };
 
   NNART_HD bool may_pick() const {
-    int64_t taps = 1;
     bool dilated = false;  // then a window may be all padding
-    for (const math::PoolAxis& axis : windows.shape.axis) {
-      taps *= axis.kernel;
-      dilated = dilated || axis.dilation != 1;
-    }
-    return kVectorBytes >= 32 && sizeof(O) == 1 && taps <= kNoTap && !dilated && windows.in <= kMostPicked &&
+    for (const math::PoolAxis& axis : windows.shape.axis) dilated = dilated || axis.dilation != 1;
+    return kVectorBytes >= 32 && sizeof(O) == 1 && !dilated && windows.in <= kMostPicked &&
            Picks::slots(windows) <= kMostSlots && windows.planes() >= kPlanesForPicks * Picks::slots(windows);
   }
   NNART_HD void pick_planes(const Picks& picks, bool disjoint) const {
     const Steps steps(windows, 1);
     int64_t in = windows.in, out = windows.out, whole_reads = windows.planes() - ceil_div(most(out, width), out);
     parallel_for(windows.planes(), pool_grain(in), [&](int64_t first, int64_t last) {
-      Scratch<C> scratch(Use::gradient, kSumsInPlace ? 0 : in);
+      Scratch<C> scratch(Use::gradient, kSumsInPlace || disjoint ? 0 : in);
       for (int64_t p = first; p < last; ++p) {
         if (p > whole_reads) {  // a vector would reach past the end of the tensors
           scatter<1>(steps, p, disjoint, scratch.data());
