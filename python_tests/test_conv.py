@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as native
 from convcases import DTYPES, LAYOUTS, case, check, check_autocast, functions, laid_out, operands, outcome
 from devices import DEVICE, cpu_only, threads
-from tolerances import SAME_FLOAT32
+from tolerances import SAME_FLOAT32, assert_close
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vmap
 from torch.testing._internal.common_methods_invocations import op_db
@@ -258,6 +258,22 @@ def test_only_the_gradients_that_are_asked_for(
         assert torch.equal(grad, expected[asked])
     y.sum().backward()
     assert all(leaf.grad is not None for leaf in leaves)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("channels", "group"), [(5, 1), (37, 1), (300, 1), (40, 4)], ids=str)
+def test_gradient_of_the_bias_beside_the_weights(channels: int, group: int, dtype: torch.dtype, layout: str) -> None:
+    """By the kernel of the weight's, in every order of memory: dense, with gaps between lines, along other axes."""
+    big = laid_out(torch.randn(3, channels, 24, 26).to(dtype), layout)
+    views = [big, big[..., 1:-1, 2:-3], big[:, :, 9:14], big.transpose(2, 3), big[:1, :, 5:6], big[..., ::2]]
+    for grad_y, kernel in [(view, k) for view in views for k in (3, 5)]:
+        x = laid_out(torch.randn(grad_y.shape).to(dtype), layout)
+        call = (grad_y, x, [kernel] * 2, [1, 1], [kernel // 2] * 4, [1, 1], channels // group)
+        with nnart_ops.config(conv_strategy="depthwise" if group == 1 else "grouped"):
+            grad_weight, grad_bias = torch.ops.nnart_ops.conv_wgrad_bias(*call)
+            assert torch.equal(grad_weight, torch.ops.nnart_ops.conv_wgrad(*call))
+        assert_close(grad_bias, grad_y.sum((0, 2, 3)), grad_y.double().sum((0, 2, 3)), "grad_bias")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -533,7 +549,7 @@ def test_bits_do_not_depend_on_threads(x: Any, weight: Any, numbers: Any, layout
     results = []
     for n in (1, 2, 3):
         with threads(n), nnart_ops.config(conv_strategy=strategy):
-            results.append(outcome(F.conv2d, tensors, grad_y, numbers)[:3])  # grad_bias is torch's own sum
+            results.append(outcome(F.conv2d, tensors, grad_y, numbers))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 

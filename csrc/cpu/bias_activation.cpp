@@ -119,8 +119,8 @@ struct Sums : Cut {
     int64_t block = task / runs, channel = task % runs * kPieceRun, n = least(channels - channel, kPieceRun);
     int64_t first = block * rows, count = least(args.outer - first, rows);
     double* sums = args.partial_sums + block * channels + channel;
-    if (!args.grad_y_is_one_value) return sum_of_rows(x + first * channels + channel, count, n, channels, sums);
     for (int64_t c = 0; c < n; ++c) sums[c] = double(count) * same;
+    if (!args.grad_y_is_one_value) add_rows(x + first * channels + channel, count, n, channels, sums);
   }
   NNART_HD void all() const {
     parallel_for(tasks, ceil_div(kBiasGrain, task_elements), [&](int64_t first, int64_t last) {

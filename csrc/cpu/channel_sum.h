@@ -59,16 +59,15 @@ NNART_HD double sum_of_run(const S* p, int64_t n) {
   return totals[0];
 }
 
-// totals[c] = the sum of element c of n rows, `step` apart, from element c on. In pieces of so many packs, and the rest
-// in smaller ones.
+// totals[c] += the sum of element c of n rows, `step` apart, from element c on. In pieces of so many packs, and the
+// rest in smaller ones.
 template <class S, int packs = kSumsOfRow / Pack<S>::parts>
-NNART_HD void sum_of_rows(const S* p, int64_t n, int64_t channels, int64_t step, double* totals, int64_t c = 0) {
+NNART_HD void add_rows(const S* p, int64_t n, int64_t channels, int64_t step, double* totals, int64_t c = 0) {
   using P = Pack<S>;
   constexpr int width = Vec<ComputeType<S>>::size;
   constexpr int64_t piece = packs * P::size;
   for (; c + piece <= channels || (packs == 1 && c < channels); c += piece) {
     int64_t count = least(piece, channels - c);
-    for (int64_t i = 0; i < count; ++i) totals[c + i] = 0;
     each_sum<S, packs>(p + c, n, step, packs > 1 ? P::size : count, [&](int i, int part, auto sum) {
       double* to = totals + c + i * P::size + part;
       if (count == piece) {
@@ -78,7 +77,7 @@ NNART_HD void sum_of_rows(const S* p, int64_t n, int64_t channels, int64_t step,
       }
     });
   }
-  if constexpr (packs > 1) sum_of_rows<S, packs / 2>(p, n, channels, step, totals, c);
+  if constexpr (packs > 1) add_rows<S, packs / 2>(p, n, channels, step, totals, c);
 }
 
 }  // namespace

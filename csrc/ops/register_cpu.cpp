@@ -38,7 +38,9 @@ void wait_for(const Tensor&) {}  // a call returns when it is done
 bool has_kernel(ConvStrategy) { return true; }
 bool takes_norm(const ConvArgs&, bool) { return false; }
 bool takes_mask(const ConvArgs&) { return false; }
-bool takes_grad_bias(const ConvArgs&) { return false; }
+bool takes_grad_bias(const ConvArgs& args) {
+  return args.strategy == ConvStrategy::Depthwise || args.strategy == ConvStrategy::Grouped;
+}
 bool allows_tf32() { return false; }
 
 int64_t scratch(const ConvArgs&) { return 0; }

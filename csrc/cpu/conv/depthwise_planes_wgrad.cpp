@@ -2,6 +2,7 @@
 // One vector's width of a plane is walked line by line, all taps in registers: a line of x is loaded once and
 // multiplied with the lines of grad_y that are open. Lanes are added up at the very end.
 #include "core/parallel.h"
+#include "cpu/conv/grad_bias.h"
 #include "cpu/conv/planes.h"
 #include "cpu/conv/strategies.h"
 
@@ -121,13 +122,24 @@ struct PlaneFilterSums {
         result[0];
   }
 
+  // While the cache has it.
+  double sum_of_plane(const S* grad_y) const {
+    int64_t line = args.y.space[1];
+    if (line == w.out) return sum_of_run(grad_y, h.out * w.out);
+    double sum = 0;
+    for (int64_t i = 0; i < h.out; ++i) sum += sum_of_run(grad_y + i * line, w.out);
+    return sum;
+  }
+
   void run() const {
     int64_t each = pairs ? 2 : 1, blocks = ceil_div(args.groups, kChannels);
     parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
       Scratch<T> scratch(Use::partial, kChannels * taps * taps * lanes);
+      double grad_bias[kChannels];
       for (int64_t block = begin; block < end; ++block) {
         int64_t first = block * kChannels, last = least(first + kChannels, args.groups);
         zero_run(scratch.data(), kChannels * taps * taps * lanes);
+        for (double& sum : grad_bias) sum = 0;
         auto totals = [&](int64_t channel) { return scratch.data() + (channel - first) * taps * taps * lanes; };
         for (int64_t image = 0; image < args.batch; ++image)
           for (int64_t c = first; c < last; c += each) {
@@ -137,6 +149,8 @@ struct PlaneFilterSums {
             };
             Planes planes{{plane(args.x, c), plane(args.x, second)}, {plane(args.y, c), plane(args.y, second)}};
             for (int64_t at = 0; at < w.out; at += lanes) add_column(planes, at, totals(c));
+            if (args.grad_bias)
+              for (int64_t i = 0; i <= second - c; ++i) grad_bias[c - first + i] += sum_of_plane(planes.grad_y[i]);
           }
         for (int64_t c = first; c < last; c += each)
           for (int64_t tap = 0; tap < taps * taps; ++tap) {
@@ -149,6 +163,8 @@ struct PlaneFilterSums {
             write(c, tap, total.v[0]);
             if (c + 1 < last) write(c + 1, tap, total.v[lanes / 2]);
           }
+        if (args.grad_bias)
+          for (int64_t c = first; c < last; ++c) store_grad_bias<S>(args, c, grad_bias[c - first]);
       }
     });
   }

@@ -5,6 +5,7 @@
 #include "core/parallel.h"
 #include "cpu/conv/depthwise_blocks.h"
 #include "cpu/conv/fetch_ahead.h"
+#include "cpu/conv/grad_bias.h"
 
 namespace nnart::cpu {
 namespace {
@@ -403,6 +404,7 @@ struct DepthwiseWgrad {
     cut(channels, blocks.padded());
     Scratch<T> scratch(Use::partial, parts * mix * taps * blocks.padded());
     partial = scratch.data();
+    GradBias grad_bias(args, parts);
     int64_t steps = 2 * blocks.count * band_lines * ceil_div(args.axis[2].out, kTilePixels<S>);  // two a tile
     // Where there are fewer parts than threads may come, several share the channels of one.
     int64_t shares = least(blocks.count, ceil_div(kParts, parts));
@@ -427,6 +429,10 @@ struct DepthwiseWgrad {
         for (int64_t band = first; band < last; ++band) {
           Place at = place_of(band);
           if (fetches && (band + 1 < last || goes_on)) fetch(band + 1, steps, ahead);
+          int64_t channel = block * Block<S>::channels, end = least(channels, block_end * Block<S>::channels);
+          const auto& step = args.y.space;
+          grad_bias.add(part, channel, end, grad_of(at.image, at.d) + channel + at.h * step[1], at.h_end - at.h,
+                        step[1], args.axis[2].out, step[2]);
           sums.find_pieces(at.h, at.h_end, pieces.data());
           for (int64_t b = block; b < block_end; ++b)
             for (int64_t i = 0; i < args.axis[0].kernel; ++i) {
@@ -439,6 +445,7 @@ struct DepthwiseWgrad {
       }
     });
     finish(blocks);
+    grad_bias.finish<S>();
   }
 
   void run_copied() {
@@ -463,6 +470,7 @@ struct DepthwiseWgrad {
     int64_t in_lines = least(height.in, (band_lines - 1) * height.stride + (height.kernel - 1) * height.dilation + 1);
     Scratch<T> scratch(Use::partial, parts * mix * taps * blocks.padded());
     partial = scratch.data();
+    GradBias grad_bias(args, parts);
     parallel_for(parts * blocks.count, 1, [&](int64_t begin, int64_t end) {
       Scratch<T> x(Use::source, in_lines * x_space[1]);
       Scratch<T> grad_y(Use::gradient, band_lines * grad_space[1]);
@@ -477,6 +485,10 @@ struct DepthwiseWgrad {
           Place at = place_of(band);
           gather_block(args.y, grad_of(at.image, at.d) + channel * args.y.channel, wide, 0, 1, at.h, at.h_end - at.h,
                        out_w, grad_y.data(), 0, grad_zeros);
+          // A last block that overlaps its neighbour has channels that the neighbour sums.
+          int64_t own = b * lanes - channel;
+          grad_bias.add(part, b * lanes, channel + wide, grad_y.data() + own, at.h_end - at.h, grad_space[1], out_w,
+                        lanes);
           auto [low, high] = lines_of(at);
           sums.find_pieces(at.h, at.h_end, pieces.data());
           for (int64_t i = 0; i < args.axis[0].kernel; ++i) {
@@ -491,6 +503,7 @@ struct DepthwiseWgrad {
       }
     });
     finish(blocks);
+    grad_bias.finish<S>();
   }
 
   NNART_HD void run() {
