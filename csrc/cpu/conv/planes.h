@@ -64,10 +64,11 @@ struct PaddedLines {
   static constexpr int64_t lanes = V::size;
   static constexpr auto kLanes = std::make_integer_sequence<int, lanes>{};
 
-  int64_t width, step;  // of the source
-  int64_t pitch, line;  // from one phase to the next, from one line to the next
-  int64_t gap;          // zeros behind each phase of a line, at least
-  bool pairs;           // Note [pairs of planes]
+  int64_t width, step;    // of the source
+  int64_t pitch, line;    // from one phase to the next, from one line to the next
+  int64_t gap;            // zeros behind each phase of a line, at least
+  bool pairs;             // Note [pairs of planes]
+  bool is_large = false;  // all of the source, for the fetching of it
 
   NNART_HD explicit PaddedLines(const PlaneAxis& w) : width(w.sources), step(w.step) {
     int64_t first = div_floor(w.lowest, step), last = div_floor(w.lowest + (w.taps - 1) * w.dilation, step);
@@ -91,17 +92,17 @@ struct PaddedLines {
     if (step == 1) {
       int64_t i = 0;
       for (; i + lanes <= width; i += lanes) {
-        fetch_source_ahead(from + i);
+        fetch_source_ahead(from + i, is_large);
         store(to + i, load(from + i));
       }
       if (i == width) return;
-      fetch_source_ahead(from + i);
+      fetch_source_ahead(from + i, is_large);
       store(to + i, load_partial(from + i, width - i));
       return;
     }
     for (int64_t i = 0; i < width; i += 2 * lanes) {
-      fetch_source_ahead(from + i);
-      fetch_source_ahead(from + i + lanes);
+      fetch_source_ahead(from + i, is_large);
+      fetch_source_ahead(from + i + lanes, is_large);
       int64_t left = width - i;
       V a = left >= lanes ? load(from + i) : load_partial(from + i, left);
       V b = left >= 2 * lanes ? load(from + i + lanes)
