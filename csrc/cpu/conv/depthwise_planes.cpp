@@ -50,13 +50,11 @@ struct DepthwisePlanes {
         d(plane_axis(args.axis[0], transposed)),
         h(plane_axis(args.axis[1], transposed)),
         w(plane_axis(args.axis[2], transposed)),
-        lines(w),
+        lines(w, is_large<S>(args, d.sources * h.sources * w.sources)),
         target_h(transposed ? args.axis[1].in : args.axis[1].out),
         target_w(transposed ? args.axis[2].in : args.axis[2].out) {
     taps = args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
     vectors = ceil_div(w.outputs, lanes);
-    int64_t planes = args.batch * args.groups;
-    lines.is_large = planes * d.sources * h.sources * w.sources * int64_t(sizeof(S)) >= past_caches_bytes();
     if (clamps) interval = Interval<T>(*args.finish);
     bool three = d.taps == 1 && h.taps == 3 && w.taps == 3;
     slides = kVectorBytes == 64 && three && h.phases == 1 && w.phases == 1 && h.step == 1 && w.step == 1 &&
@@ -222,7 +220,7 @@ struct DepthwisePlanes {
       int64_t line = first + i;
       if (line >= 0 && line < h.sources) {
         V x[3];
-        fetch_source_ahead(work.from[0] + at + line * from_line, lines.is_large);
+        fetch_source_ahead(work.from[0] + at + line * from_line, lines.from_large);
         if constexpr (kind == Line::wide) {
           for (int k = 0; k < 3; ++k) x[k] = load_where(inside[k], from[0] + line * from_line + k);
         } else {

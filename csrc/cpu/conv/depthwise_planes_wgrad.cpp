@@ -26,11 +26,10 @@ struct PlaneFilterSums {
 
   const ConvArgs& args;
   math::Axis h, w;
-  bool is_large;  // all of x
+  bool from_large;  // x is_large()
 
-  NNART_HD explicit PlaneFilterSums(const ConvArgs& args) : args(args), h(args.axis[1]), w(args.axis[2]) {
-    is_large = args.batch * args.groups * h.in * w.in * int64_t(sizeof(S)) >= past_caches_bytes();
-  }
+  NNART_HD explicit PlaneFilterSums(const ConvArgs& args)
+      : args(args), h(args.axis[1]), w(args.axis[2]), from_large(is_large<S>(args, h.in * w.in)) {}
 
   struct Planes {
     const S *x[2], *grad_y[2];
@@ -87,12 +86,12 @@ struct PlaneFilterSums {
         for (int j = taps - 1; j > 0; --j) g[j] = g[j - 1];
         g[0] = V(0);
         if (i < h.out) {
-          fetch_source_ahead(grad_y[0] + i * grad_line, is_large);
+          fetch_source_ahead(grad_y[0] + i * grad_line, from_large);
           g[0] = load_both(written, grad_y[0] + i * grad_line, grad_y[1] + i * grad_line);
         }
         int64_t line = i - h.pad;
         if (line < 0 || line >= h.in) continue;
-        fetch_source_ahead(x[0] + line * x_line, is_large);
+        fetch_source_ahead(x[0] + line * x_line, from_large);
         const S* const from[2] = {x[0] + line * x_line, x[1] + line * x_line};
         if (i >= taps - 1 && i < h.out)
           add_line(from, inside, g, sum, [](int) { return true; });

@@ -37,6 +37,12 @@ NNART_HD PlaneAxis plane_axis(const math::Axis& axis, bool transposed) {
 // Whether the lines of the planes lie in order, as the lanes of a vector do.
 NNART_HD bool has_plane_lines(const ConvOperand& operand) { return operand.space[2] == 1 && operand.channel != 1; }
 
+// Whether an operand of so many pixels a channel is too large for any cache, for fetch_source_ahead.
+template <class S>
+NNART_HD bool is_large(const ConvArgs& args, int64_t pixels) {
+  return args.batch * args.groups * pixels * int64_t(sizeof(S)) >= past_caches_bytes();
+}
+
 // Pixels of a line up to which it pays to copy planes into blocks of channels, for 3x3 filters of stride 1.
 template <class S>
 constexpr int64_t kShortLine = sizeof(S) == 2 ? 8 : 5;
@@ -64,13 +70,13 @@ struct PaddedLines {
   static constexpr int64_t lanes = V::size;
   static constexpr auto kLanes = std::make_integer_sequence<int, lanes>{};
 
-  int64_t width, step;    // of the source
-  int64_t pitch, line;    // from one phase to the next, from one line to the next
-  int64_t gap;            // zeros behind each phase of a line, at least
-  bool pairs;             // Note [pairs of planes]
-  bool is_large = false;  // all of the source, for the fetching of it
+  int64_t width, step;  // of the source
+  int64_t pitch, line;  // from one phase to the next, from one line to the next
+  int64_t gap;          // zeros behind each phase of a line, at least
+  bool pairs;           // Note [pairs of planes]
+  bool from_large;      // the source is_large()
 
-  NNART_HD explicit PaddedLines(const PlaneAxis& w) : width(w.sources), step(w.step) {
+  NNART_HD PaddedLines(const PlaneAxis& w, bool from_large) : width(w.sources), step(w.step), from_large(from_large) {
     int64_t first = div_floor(w.lowest, step), last = div_floor(w.lowest + (w.taps - 1) * w.dilation, step);
     gap = most(0, most(-first, w.outputs + last - width / step));
     pairs = kVectorBytes == 64 && step == 1 && most(w.outputs, width + gap) <= lanes / 2;
@@ -92,17 +98,17 @@ struct PaddedLines {
     if (step == 1) {
       int64_t i = 0;
       for (; i + lanes <= width; i += lanes) {
-        fetch_source_ahead(from + i, is_large);
+        fetch_source_ahead(from + i, from_large);
         store(to + i, load(from + i));
       }
       if (i == width) return;
-      fetch_source_ahead(from + i, is_large);
+      fetch_source_ahead(from + i, from_large);
       store(to + i, load_partial(from + i, width - i));
       return;
     }
     for (int64_t i = 0; i < width; i += 2 * lanes) {
-      fetch_source_ahead(from + i, is_large);
-      fetch_source_ahead(from + i + lanes, is_large);
+      fetch_source_ahead(from + i, from_large);
+      fetch_source_ahead(from + i + lanes, from_large);
       int64_t left = width - i;
       V a = left >= lanes ? load(from + i) : load_partial(from + i, left);
       V b = left >= 2 * lanes ? load(from + i + lanes)

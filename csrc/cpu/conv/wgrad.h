@@ -31,7 +31,7 @@ constexpr int64_t kPixelBlock = 64;
 // Bytes between two pixels from which on a block of them, a power of two apart as often as not, would share so few sets
 // of the first-level cache (64 of 12 lines) that it does not stay there.
 constexpr int64_t kFarApart = 1024;
-// The next block is fetched ahead where it takes no more than half of that cache.
+// A block of no more bytes, half of that cache, has the next one fetched ahead.
 constexpr int64_t kFetchedBytes = 16384;
 
 // Runs of pixels of the shifted operand as the taps of a tile read them, and of some channels of the fixed one.
