@@ -9,6 +9,7 @@
 #include "ops/launch.h"
 #include "ops/layout.h"
 #include "ops/register.h"
+#include "ops/text.h"
 
 namespace nnart {
 
@@ -95,8 +96,8 @@ struct BatchNorm {
 };
 
 std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& x, Optional weight, Optional bias, Optional residual,
-                                              Optional mean, Optional var, double eps, bool of_batch,
-                                              std::string activation, std::vector<double> parameters, Order order) {
+                                              Optional mean, Optional var, double eps, bool of_batch, Text activation,
+                                              std::vector<double> parameters, Order order) {
   const char* op = "batch_norm";
   BatchNorm call(x, weight, bias, eps, activation, parameters, order, op);
   BatchNormArgs& args = call.args;
@@ -124,7 +125,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& x, Optional weight, 
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(const Tensor& grad_y, const Tensor& x, Optional weight,
                                                                Optional bias, Optional output, const Tensor& mean,
                                                                const Tensor& var, double eps, bool of_batch,
-                                                               bool wants_residual, std::string activation,
+                                                               bool wants_residual, Text activation,
                                                                std::vector<double> parameters, Order order) {
   const char* op = "batch_norm_backward";
   BatchNorm call(x, weight, bias, eps, activation, parameters, order, op);

@@ -10,6 +10,7 @@
 #include "ops/dropout.h"
 #include "ops/launch.h"
 #include "ops/register.h"
+#include "ops/text.h"
 
 namespace nnart {
 namespace {
@@ -52,8 +53,8 @@ Tensor checked_bias(const Tensor& bias, const Tensor& x, int64_t channels, const
   return torch::stable::contiguous(bias);
 }
 
-Tensor bias_activation(const Tensor& x, Optional bias, Optional residual, Optional seed, double p,
-                       std::string activation, std::vector<double> parameters, int64_t dim, Order order) {
+Tensor bias_activation(const Tensor& x, Optional bias, Optional residual, Optional seed, double p, Text activation,
+                       std::vector<double> parameters, int64_t dim, Order order) {
   const char* op = "bias_activation";
   if (seed) seed = checked_seed(*seed, x, true, op);
   BiasActivationArgs args = arguments(x, seed, p, activation, parameters, dim, order, op);
@@ -77,7 +78,7 @@ Tensor bias_activation(const Tensor& x, Optional bias, Optional residual, Option
 }
 
 std::tuple<Tensor, Tensor> bias_activation_backward(const Tensor& grad_y, Optional saved, Optional bias, Optional seed,
-                                                    double p, std::string activation, std::vector<double> parameters,
+                                                    double p, Text activation, std::vector<double> parameters,
                                                     bool saved_is_output, bool wants_bias, int64_t dim, Order order) {
   const char* op = "bias_activation_backward";
   if (seed) seed = checked_seed(*seed, grad_y, true, op);

@@ -16,6 +16,7 @@
 #include "ops/launch.h"
 #include "ops/layout.h"
 #include "ops/register.h"
+#include "ops/text.h"
 
 namespace nnart {
 namespace {
@@ -234,14 +235,14 @@ Tensor conv(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, I
 
 Tensor conv_activation(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
                        std::optional<Tensor> residual, Ints stride, Ints padding, Ints dilation, int64_t groups,
-                       std::string activation, std::vector<double> parameters) {
+                       Text activation, std::vector<double> parameters) {
   Finish finish{residual, activation, parameters};
   return convolve(x, weight, bias, stride, padding, dilation, groups, &finish);
 }
 
 std::tuple<Tensor, Tensor> conv_masked_activation(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
                                                   std::optional<Tensor> residual, Ints stride, Ints padding,
-                                                  Ints dilation, int64_t groups, std::string activation,
+                                                  Ints dilation, int64_t groups, Text activation,
                                                   std::vector<double> parameters) {
   Finish finish{residual, activation, parameters, true};
   Tensor y = convolve(x, weight, bias, stride, padding, dilation, groups, &finish);
@@ -273,8 +274,7 @@ std::tuple<Tensor, Tensor, Tensor> conv_moments(const Tensor& x, const Tensor& w
 Tensor conv_batch_norm(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
                        std::optional<Tensor> norm_weight, std::optional<Tensor> norm_bias,
                        std::optional<Tensor> residual, const Tensor& mean, const Tensor& var, double eps, Ints stride,
-                       Ints padding, Ints dilation, int64_t groups, std::string activation,
-                       std::vector<double> parameters) {
+                       Ints padding, Ints dilation, int64_t groups, Text activation, std::vector<double> parameters) {
   const char* op = "conv_batch_norm";
   BatchNormArgs norm{};
   norm.dtype = dtype_of(x, op, "x");
@@ -353,7 +353,7 @@ Tensor conv_transpose(const Tensor& x, const Tensor& weight, std::optional<Tenso
 
 Tensor conv_transpose_activation(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
                                  std::optional<Tensor> residual, Ints y_size, Ints stride, Ints padding, Ints dilation,
-                                 int64_t groups, std::string activation, std::vector<double> parameters) {
+                                 int64_t groups, Text activation, std::vector<double> parameters) {
   Finish finish{residual, activation, parameters};
   return convolve_transposed(x, weight, bias, y_size, stride, padding, dilation, groups, &finish);
 }
@@ -370,14 +370,14 @@ Finish derivative_at(const Tensor& x, const std::string& activation, const std::
 }
 
 Tensor conv_dgrad_activation(const Tensor& grad_y, const Tensor& weight, const Tensor& x, Ints stride, Ints padding,
-                             Ints dilation, int64_t groups, std::string activation, std::vector<double> parameters) {
+                             Ints dilation, int64_t groups, Text activation, std::vector<double> parameters) {
   Finish finish = derivative_at(x, activation, parameters, "conv_dgrad_activation");
   return convolve_transposed(grad_y, weight, std::nullopt, to_vector(x.sizes()), stride, padding, dilation, groups,
                              &finish);
 }
 
 Tensor conv_transpose_dgrad_activation(const Tensor& grad_y, const Tensor& weight, const Tensor& x, Ints stride,
-                                       Ints padding, Ints dilation, int64_t groups, std::string activation,
+                                       Ints padding, Ints dilation, int64_t groups, Text activation,
                                        std::vector<double> parameters) {
   Finish finish = derivative_at(x, activation, parameters, "conv_transpose_dgrad_activation");
   return convolve(grad_y, weight, std::nullopt, stride, padding, dilation, groups, &finish);

@@ -7,6 +7,7 @@
 #include "ops/launch.h"
 #include "ops/layout.h"
 #include "ops/register.h"
+#include "ops/text.h"
 
 namespace nnart {
 namespace {
@@ -108,9 +109,8 @@ struct Rows {
   static constexpr int64_t kNoLabel = std::numeric_limits<int64_t>::min();
 };
 
-std::tuple<Tensor, Tensor, Tensor> cross_entropy(const Tensor& x, const Tensor& target, Optional weight,
-                                                 std::string reduction, int64_t ignore_index, double label_smoothing,
-                                                 Order order) {
+std::tuple<Tensor, Tensor, Tensor> cross_entropy(const Tensor& x, const Tensor& target, Optional weight, Text reduction,
+                                                 int64_t ignore_index, double label_smoothing, Order order) {
   const char* op = "cross_entropy";
   Rows rows(x, target, weight, reduction, ignore_index, label_smoothing, order, op);
   CrossEntropyArgs& args = rows.args;
@@ -155,7 +155,7 @@ void backward_into(Tensor* grad_x, const Tensor& grad_loss, const Tensor& x, con
 }
 
 Tensor cross_entropy_backward(const Tensor& grad_loss, const Tensor& x, const Tensor& target, Optional weight,
-                              const Tensor& statistics, const Tensor& total_weight, std::string reduction,
+                              const Tensor& statistics, const Tensor& total_weight, Text reduction,
                               int64_t ignore_index, double label_smoothing, Order order) {
   check_order(order, x, "cross_entropy_backward");
   Tensor grad_x = empty_in(order, x);
@@ -165,8 +165,8 @@ Tensor cross_entropy_backward(const Tensor& grad_loss, const Tensor& x, const Te
 }
 
 void cross_entropy_backward_(const Tensor& grad_loss, const Tensor& x, const Tensor& target, Optional weight,
-                             const Tensor& statistics, const Tensor& total_weight, std::string reduction,
-                             int64_t ignore_index, double label_smoothing, Order order) {
+                             const Tensor& statistics, const Tensor& total_weight, Text reduction, int64_t ignore_index,
+                             double label_smoothing, Order order) {
   backward_into(nullptr, grad_loss, x, target, weight, statistics, total_weight, reduction, ignore_index,
                 label_smoothing, order, "cross_entropy_backward_");
 }

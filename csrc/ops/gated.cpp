@@ -7,6 +7,7 @@
 #include "ops/launch.h"
 #include "ops/layout.h"
 #include "ops/register.h"
+#include "ops/text.h"
 
 namespace nnart {
 namespace {
@@ -62,7 +63,7 @@ struct Halves {
   void* at(const Tensor& t, int64_t i) const { return static_cast<char*>(t.data_ptr()) + size_t(i) * item; }
 };
 
-Tensor gated(const Tensor& x, Optional gate, std::string activation, std::vector<double> parameters, int64_t dim,
+Tensor gated(const Tensor& x, Optional gate, Text activation, std::vector<double> parameters, int64_t dim,
              bool gate_first, Order order) {
   Halves halves(x, gate, activation, parameters, dim, gate_first, order, "gated");
   Tensor y = poisoned(empty_in(order, Sizes(halves.y_sizes.data(), halves.y_sizes.size()), dtype_code(x), x));
@@ -71,7 +72,7 @@ Tensor gated(const Tensor& x, Optional gate, std::string activation, std::vector
   return y;
 }
 
-std::tuple<Tensor, Tensor> gated_backward(const Tensor& grad_y, const Tensor& x, Optional gate, std::string activation,
+std::tuple<Tensor, Tensor> gated_backward(const Tensor& grad_y, const Tensor& x, Optional gate, Text activation,
                                           std::vector<double> parameters, int64_t dim, bool gate_first, Order order) {
   const char* op = "gated_backward";
   Halves halves(x, gate, activation, parameters, dim, gate_first, order, op);

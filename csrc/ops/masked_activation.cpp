@@ -6,6 +6,7 @@
 #include "ops/launch.h"
 #include "ops/layout.h"
 #include "ops/register.h"
+#include "ops/text.h"
 
 namespace nnart {
 namespace {
@@ -23,7 +24,7 @@ MaskedActivationArgs arguments(const Tensor& x, const std::string& activation, c
   return args;
 }
 
-std::tuple<Tensor, Tensor> masked_activation(const Tensor& x, std::string activation, std::vector<double> parameters,
+std::tuple<Tensor, Tensor> masked_activation(const Tensor& x, Text activation, std::vector<double> parameters,
                                              Order order) {
   MaskedActivationArgs args = arguments(x, activation, parameters, order, "masked_activation");
   int64_t bytes = (args.n + 7) / 8;
@@ -36,7 +37,7 @@ std::tuple<Tensor, Tensor> masked_activation(const Tensor& x, std::string activa
   return {y, mask};
 }
 
-Tensor masked_activation_backward(const Tensor& grad_y, const Tensor& mask, std::string activation,
+Tensor masked_activation_backward(const Tensor& grad_y, const Tensor& mask, Text activation,
                                   std::vector<double> parameters, Order order) {
   const char* op = "masked_activation_backward";
   MaskedActivationArgs args = arguments(grad_y, activation, parameters, order, op);

@@ -7,6 +7,7 @@
 #include "ops/launch.h"
 #include "ops/optimizer_plan.h"
 #include "ops/register.h"
+#include "ops/text.h"
 
 namespace nnart {
 namespace {
@@ -20,7 +21,7 @@ void optimizer_launch_(Tensor on, int64_t args) {
   if (args) launch(*reinterpret_cast<const OptimizerArgs*>(args), on);
 }
 
-void optimizer_step_(std::string rule, std::vector<double> hyper, double weight_decay, bool decoupled, bool maximize,
+void optimizer_step_(Text rule, std::vector<double> hyper, double weight_decay, bool decoupled, bool maximize,
                      Tensors params, Tensors grads, Tensors states, Tensors scalars, Tensors steps) {
   OptimizerGroup group{};
   group.rule = rule_named(rule);
