@@ -109,8 +109,8 @@ def move_running(
 ) -> None:
     """Takes running statistics towards those of a batch with ``n`` elements a channel."""
     if running_mean is not None and running_var is not None:
-        running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
-        running_var.mul_(1 - momentum).add_(var, alpha=momentum * n / (n - 1))
+        found = (mean.to(running_mean.dtype), (var * (n / (n - 1))).to(running_var.dtype))
+        torch._foreach_lerp_((running_mean, running_var), found, momentum)  # one call: in a network they are felt
 
 
 def _takes(
@@ -125,11 +125,11 @@ def _takes(
     follows: bool,
 ) -> bool:
     """Whether the kernel takes the call; where it is wrong, torch says why."""
+    if not follows and (input.is_cuda or not training):  # torch's own has as few passes, and no Python
+        return False
     if not trial_kernel_takes(*(input,) if residual is None else (input, residual)) or transforms_active():
         return False
     n = input.numel()
-    if not follows and (input.is_cuda or not training):  # torch's own has as few passes, and no Python
-        return False
     gains_more = follows or (input.dtype not in _NARROW and not _order(input))
     if input.is_cpu and n < (LEFT_TO_NATIVE // 8 if gains_more else LEFT_TO_NATIVE):
         return False
@@ -140,15 +140,15 @@ def _takes(
         return False
     if (running_mean is None) != (running_var is None) or (running_mean is None and not training):
         return False
-    narrow = input.dtype in _NARROW
+    own, device, sizes = input.dtype, input.device, (channels,)
     for pair in ((weight, bias), (running_mean, running_var)):
-        dtype = input.dtype
+        dtype = own
         for t in pair:
             if t is None:
                 continue
-            if narrow and t.dtype is torch.float32:
+            if own in _NARROW and t.dtype is torch.float32:
                 dtype = torch.float32
-            if type(t) not in TYPES or t.dtype is not dtype or t.device != input.device or t.shape != (channels,):
+            if type(t) not in TYPES or t.dtype is not dtype or t.device != device or t.shape != sizes:
                 return False
     return True
 

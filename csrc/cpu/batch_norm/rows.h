@@ -205,7 +205,8 @@ struct Rows {
       bool large = (last - first) * rows * channels * int64_t(sizeof(S)) >= past_caches_bytes();
       bool past_caches = can_store_past_caches(elements.y, large) && channels % V::size == 0;
       with_vectors(Table<S>::width(channels), [&](auto vectors) {
-        for (int64_t piece = first; piece < last; ++piece) apply<is_forward, vectors>(piece, past_caches);
+        // Backwards: the caches have the end of x, and the next operation will want the beginning of y.
+        for (int64_t piece = last; piece-- > first;) apply<is_forward, vectors>(piece, past_caches);
       });
       if (past_caches) finish_stores();
     });
