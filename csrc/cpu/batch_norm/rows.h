@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/batch_norm/elements.h"
+#include "cpu/prefetch.h"
 #include "cpu/scratch.h"
 
 namespace nnart::cpu {
@@ -137,7 +138,7 @@ struct Rows {
   }
 
   template <int vectors>
-  __attribute__((noinline)) void gradients(int64_t piece, C* space) const {
+  __attribute__((noinline)) void gradients(int64_t piece, bool is_large, C* space) const {
     double *sum = sums(piece), *product = sum + channels;
     for (int64_t c = 0; c < 2 * channels; ++c) sum[c] = 0;
     Columns<vectors> columns(table);
@@ -152,7 +153,10 @@ struct Rows {
       for (int64_t down = 0; down < n; ++down)
         each_column<vectors>(channels, [&](int64_t k, int64_t lanes) {
           int64_t i = (row + down) * channels + k * V::size;
-          auto read = [&](const S* p) { return read_some(p, lanes); };
+          auto read = [&](const S* p) {
+            if (vectors == 0 && !is_large) fetch_source_ahead(p, true);
+            return read_some(p, lanes);
+          };
           Constants<S> of = columns.at(k);
           V distance = read(elements.x + i) - of.mean;
           V grad = elements.gradient(i, distance, of, read);
@@ -172,15 +176,25 @@ struct Rows {
   __attribute__((noinline)) void apply(int64_t piece, bool past_caches) const {
     auto elements = this->elements;
     int64_t width = Table<S>::width(channels), i = piece * rows * channels, end = i + rows_of(piece) * channels;
-    auto sweep = [&](auto write) {
+    auto sweep = [&](auto stores_past) {
       auto row_of = [&](auto count, int64_t width, const auto& columns) {
         each_column<count>(width, [&](int64_t k, int64_t lanes) {
-          auto read = [&](const S* p) { return read_some(p, lanes); };
-          auto write_lanes = [&](S* p, V v) { write(p, v, lanes); };
+          auto read = [&](const S* p) {
+            if constexpr (vectors == 0 && !stores_past) fetch_source_ahead(p, true);
+            return read_some(p, lanes);
+          };
+          auto write = [&](S* p, V v) {
+            if constexpr (stores_past) {
+              store_past_caches(p, Vec<C>(v.v));
+            } else {
+              if constexpr (vectors == 0) fetch_target_ahead(p, true);
+              write_some(p, v, lanes);
+            }
+          };
           if constexpr (is_forward)
-            elements.forward(i + k * V::size, columns.at(k), read, write_lanes);
+            elements.forward(i + k * V::size, columns.at(k), read, write);
           else
-            elements.backward(i + k * V::size, columns.at(k), read, write_lanes);
+            elements.backward(i + k * V::size, columns.at(k), read, write);
         });
       };
       Columns<vectors> columns(table);
@@ -188,9 +202,14 @@ struct Rows {
       if (i < end) row_of(Count<0>{}, end - i, Columns<0>(table));
     };
     if (past_caches)
-      sweep([](S* p, V v, int64_t) { store_past_caches(p, Vec<C>(v.v)); });
+      sweep(std::true_type{});
     else
-      sweep([](S* p, V v, int64_t lanes) { write_some(p, v, lanes); });
+      sweep(std::false_type{});
+  }
+
+  // Whether those pieces of an operand are too large for any cache.
+  NNART_HD bool is_large(int64_t first, int64_t last) const {
+    return (last - first) * rows * channels * int64_t(sizeof(S)) >= past_caches_bytes();
   }
 
   // Calls body(first piece, last piece) in parallel.
@@ -202,11 +221,9 @@ struct Rows {
   template <bool is_forward>
   NNART_HD void apply_all() const {
     each_share([&](int64_t first, int64_t last) {
-      bool large = (last - first) * rows * channels * int64_t(sizeof(S)) >= past_caches_bytes();
-      bool past_caches = can_store_past_caches(elements.y, large) && channels % V::size == 0;
+      bool past_caches = can_store_past_caches(elements.y, is_large(first, last)) && channels % V::size == 0;
       with_vectors(Table<S>::width(channels), [&](auto vectors) {
-        // Backwards: the caches have the end of x, and the next operation will want the beginning of y.
-        for (int64_t piece = last; piece-- > first;) apply<is_forward, vectors>(piece, past_caches);
+        for (int64_t piece = first; piece < last; ++piece) apply<is_forward, vectors>(piece, past_caches);
       });
       if (past_caches) finish_stores();
     });
@@ -238,7 +255,8 @@ struct Rows {
     each_share([&](int64_t first, int64_t last) {
       Scratch<C> space(Use::partial, 2 * room);
       with_vectors(channels, [&](auto vectors) {
-        for (int64_t piece = first; piece < last; ++piece) gradients<vectors>(piece, space.data());
+        for (int64_t piece = first; piece < last; ++piece)
+          gradients<vectors>(piece, is_large(first, last), space.data());
       });
     });
     double *sum = sums(0), *product = sum + channels;
