@@ -93,6 +93,8 @@ struct Rows {
     }
   };
 
+  // Where a row has its constants in memory (vectors == 0), gradients and apply fetch it ahead by hand: prefetch.h.
+
   // Calls body(first row, number of rows) for each block of a piece.
   template <class Body>
   NNART_HD void each_block(int64_t piece, const Body& body) const {
