@@ -22,8 +22,6 @@ class BatchNorm(Activated):
     def forward(self: Any, input: Tensor, residual: Tensor | None = None) -> Tensor:
         if self.is_applied_by_conv:
             return input
-        if residual is None and self.activation is None and not self.training and self.track_running_stats:
-            return super().forward(input)  # type: ignore[misc]  # torch's own, of which there is nothing to save
         self._check_input_dim(input)
         statistics, training, momentum = self.statistics()
         return batch_norm(

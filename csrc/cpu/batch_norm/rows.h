@@ -93,8 +93,6 @@ struct Rows {
     }
   };
 
-  // Where a row has its constants in memory (vectors == 0), gradients and apply fetch it ahead by hand: prefetch.h.
-
   // Calls body(first row, number of rows) for each block of a piece.
   template <class Body>
   NNART_HD void each_block(int64_t piece, const Body& body) const {
@@ -139,8 +137,10 @@ struct Rows {
       join.block(mean[k], squared[k], block[0][k], block[1][k], block[2][k]);
   }
 
+  // With constants in memory (vectors == 0) this and apply fetch ahead by hand, but for what is too large for any
+  // cache.
   template <int vectors>
-  __attribute__((noinline)) void gradients(int64_t piece, bool is_large, C* space) const {
+  __attribute__((noinline)) void gradients(int64_t piece, bool large, C* space) const {
     double *sum = sums(piece), *product = sum + channels;
     for (int64_t c = 0; c < 2 * channels; ++c) sum[c] = 0;
     Columns<vectors> columns(table);
@@ -156,7 +156,7 @@ struct Rows {
         each_column<vectors>(channels, [&](int64_t k, int64_t lanes) {
           int64_t i = (row + down) * channels + k * V::size;
           auto read = [&](const S* p) {
-            if (vectors == 0 && !is_large) fetch_source_ahead(p, true);
+            if (vectors == 0 && !large) fetch_source_ahead(p, true);
             return read_some(p, lanes);
           };
           Constants<S> of = columns.at(k);
@@ -256,9 +256,9 @@ struct Rows {
   NNART_HD void find_gradients() const {
     each_share([&](int64_t first, int64_t last) {
       Scratch<C> space(Use::partial, 2 * room);
+      bool large = is_large(first, last);
       with_vectors(channels, [&](auto vectors) {
-        for (int64_t piece = first; piece < last; ++piece)
-          gradients<vectors>(piece, is_large(first, last), space.data());
+        for (int64_t piece = first; piece < last; ++piece) gradients<vectors>(piece, large, space.data());
       });
     });
     double *sum = sums(0), *product = sum + channels;
