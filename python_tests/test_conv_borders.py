@@ -13,15 +13,15 @@ import nnart_ops.functional as F
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("size", [5, 7, 14, 20])
-@pytest.mark.parametrize("kernel", [3, 5])
-def test_an_infinite_pixel_reaches_only_its_own_taps(kernel: int, size: int, layout: str) -> None:
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)])
+def test_an_infinite_pixel_reaches_only_its_own_taps(kernel: int, stride: int, size: int, layout: str) -> None:
     x = laid_out(torch.zeros(2, 20, size, size), layout)
     x[0, 3, 0, 0] = x[1, 5, -1, -1] = x[1, 6, 0, -1] = torch.inf
     w = torch.randn(20, 1, kernel, kernel, requires_grad=True)
-    grad_y = laid_out(torch.ones(2, 20, size, size), layout)
-    ours, theirs = (
-        torch.autograd.grad(f(x, w, padding=kernel // 2, groups=20), w, grad_y)[0] for f in (F.conv2d, native.conv2d)
-    )
+    outputs = (size - 1) // stride + 1
+    grad_y = laid_out(torch.ones(2, 20, outputs, outputs), layout)
+    call = {"stride": stride, "padding": kernel // 2, "groups": 20}
+    ours, theirs = (torch.autograd.grad(f(x, w, **call), w, grad_y)[0] for f in (F.conv2d, native.conv2d))
     assert torch.equal(ours.isfinite(), theirs.isfinite())
     assert torch.equal(ours.isnan(), theirs.isnan())
 

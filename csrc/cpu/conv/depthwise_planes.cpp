@@ -1,12 +1,10 @@
 // Depthwise forward and dgrad of tensors whose lines lie in order (NCHW). A tile is some lines times one or two vectors
 // along them, held in registers while the taps pass.
-//
-// Note [sliding 3x3]: with AVX-512, filters of 3x3 and stride 1 read the planes where they lie. One vector's width of a
-// plane is walked line by line; each line is loaded once and goes into the three lines of the result that are open.
 #include "core/parallel.h"
 #include "cpu/conv/depthwise_blocks.h"
 #include "cpu/conv/finish.h"
 #include "cpu/conv/planes.h"
+#include "cpu/conv/sliding.h"
 #include "cpu/conv/strategies.h"
 #include "cpu/kernels.h"
 
@@ -19,6 +17,10 @@ constexpr int64_t kPending = int64_t{1} << 12;
 
 constexpr int kPhaseLines = 4;
 
+// How a plane is walked: tile by tile from a copy, or by Note [sliding 3x3], which has a way for filters of stride 1,
+// for those of stride 2 and for the dgrad of the latter.
+enum class Sliding { no, lines, halved, doubled };
+
 template <class S>
 struct DepthwisePlanes {
   using T = ComputeType<S>;
@@ -28,7 +30,8 @@ struct DepthwisePlanes {
 
   const ConvArgs& args;
   const ActivationArgs* after;  // what is done to the result once it is written; null for nothing
-  bool transposed, clamps, slides, centred;
+  bool transposed, clamps;
+  Sliding sliding;
   Interval<T> interval;
   ConvOperand source, target;
   PlaneAxis d, h, w;
@@ -39,6 +42,14 @@ struct DepthwisePlanes {
   T* weights;       // [channel][tap], in the order of the sources
   int64_t* column;  // where tap k of the width lies
   TapAxis phases_h, phases_w;
+#if defined(__AVX512F__)
+  struct Taps {  // of lines that a vector has room for
+    ShuffledTaps<S, 2, 2> doubled;
+    ShuffledTaps<S, 3, 2> pairs;
+    ShuffledTaps<S, 3, 1> lines;
+  };
+  const Taps* shuffled;
+#endif
 
   NNART_HD explicit DepthwisePlanes(const ConvArgs& args)
       : args(args),
@@ -56,11 +67,8 @@ struct DepthwisePlanes {
     taps = args.axis[0].kernel * args.axis[1].kernel * args.axis[2].kernel;
     vectors = ceil_div(w.outputs, lanes);
     if (clamps) interval = Interval<T>(*args.finish);
-    bool three = d.taps == 1 && h.taps == 3 && w.taps == 3;
-    slides = kVectorBytes == 64 && three && h.phases == 1 && w.phases == 1 && h.step == 1 && w.step == 1 &&
-             h.dilation == 1 && w.dilation == 1;
-    centred = w.lowest == -1 && w.outputs == w.sources;
-    lines.pairs = lines.pairs && h.outputs > 1 && w.phases == 1 && (centred || !slides);
+    sliding = sliding_of_planes();
+    lines.pairs = h.outputs > 1 && (sliding == Sliding::no ? lines.pairs && w.phases == 1 : fit_pairs());
     tile_lines = w.phases == 2                                              ? kPhaseLines
                  : h.outputs == 1                                           ? 1
                  : ceil_div(h.outputs, 7) * 7 <= ceil_div(h.outputs, 8) * 8 ? 7
@@ -71,11 +79,29 @@ struct DepthwisePlanes {
     band = ceil_div(ceil_div(h.outputs, ceil_div(h.outputs, band)), tile_lines) * tile_lines;
   }
 
+  NNART_HD Sliding sliding_of_planes() const {
+    const math::Axis &height = args.axis[1], &width = args.axis[2];
+    if (kVectorBytes < 64 || d.taps > 1 || height.kernel != 3 || width.kernel != 3 || height.stride != width.stride)
+      return Sliding::no;
+    if (height.stride == 1) return Sliding::lines;
+    if (height.stride > 2 || height.dilation > 1 || width.dilation > 1) return Sliding::no;
+    if (!transposed) return vectors <= 2 ? Sliding::halved : Sliding::no;  // else the copy is faster
+    return (height.pad - width.pad) % 2 == 0 ? Sliding::doubled : Sliding::no;
+  }
+
+  NNART_HD bool fit_pairs() const {
+#if defined(__AVX512F__)
+    return sliding == Sliding::doubled ? ShuffledTaps<S, 2, 2>::fit(w) : ShuffledTaps<S, 3, 2>::fit(w);
+#else
+    return false;
+#endif
+  }
+
   // Lines that fill half a vector or less leave it to the blocks of channels, and so do wide filters on one vector or
   // on one line, where each tap costs a load that crosses a cache line.
   NNART_HD bool fills_lanes() const {
     if (h.outputs == 1 && w.taps > 15) return false;
-    if (slides) return w.outputs > kShortLine<S>;
+    if (sliding != Sliding::no) return w.outputs > short_line<S>(args.axis[2].stride);
     return vectors > 1 || (w.outputs > lanes / 2 && args.axis[2].kernel < 7);
   }
 
@@ -83,6 +109,7 @@ struct DepthwisePlanes {
   struct Work {
     T* const* plane;   // for each tap of the depth; null where it meets padding
     const S* from[2];  // line 0 of the planes themselves
+    int64_t sources;   // lines of them: none of a plane in the padding
     const T* weights[2];
     V bias;
     S* to[2];  // line 0 of the band
@@ -90,9 +117,8 @@ struct DepthwisePlanes {
   };
 
   NNART_HD V weight(const Work& work, int64_t tap, bool pairs) const {
-    V a(typename V::Raw(typename V::Raw{} + work.weights[0][tap]));
-    if (!pairs) return a;
-    return join_halves(a, V(typename V::Raw(typename V::Raw{} + work.weights[1][tap])), kLanes);
+    V a = load_broadcast(work.weights[0] + tap);
+    return pairs ? join_halves(a, load_broadcast(work.weights[1] + tap), kLanes) : a;
   }
 
   // Lines [row, row + tall) of the band, vectors [v, v + wide) of each. With known_h the taps of the height are as many
@@ -196,60 +222,46 @@ struct DepthwisePlanes {
   }
 
 #if defined(__AVX512F__)
-  // How a line is loaded: three loads that leave padding out, or one whose zeros are turned around to both ends.
-  enum class Line { wide, narrow, pair };
-
-  // Vector v of the lines [row, row + work.height) of the result: Note [sliding 3x3].
-  template <Line kind>
-  void slide(const Work& work, int64_t row, int64_t v) const {
+  // A vector's width of the lines [row, row + work.height), from output `at` of the line on.
+  template <bool pair, class Taps>
+  void slide_along(const Work& work, int64_t row, int64_t at, const Taps& taps) const {
     V by[3][3];
+#pragma GCC unroll 3
     for (int j = 0; j < 3; ++j)
-      for (int k = 0; k < 3; ++k) by[j][k] = weight(work, 3 * j + k, kind == Line::pair);
-    int64_t at = v * lanes, from_line = source.space[1], to_line = target.space[1];
-    uint32_t inside[3];
-    for (int k = 0; k < 3; ++k) {
-      int64_t first = at + w.lowest + k, begin = least(lanes, most(0, -first)), end = least(lanes, w.sources - first);
-      inside[k] = end > begin ? uint32_t((1u << end) - (1u << begin)) : 0;
-    }
-    const S* from[2] = {work.from[0] + at + w.lowest, work.from[1] + at + w.lowest};
-    S* to[2] = {work.to[0] + at, work.to[1] ? work.to[1] + at : nullptr};
-    int64_t left = least(lanes, w.outputs - at), first = row + h.lowest;
-    V above = work.bias, middle = work.bias;
-    for (int64_t i = 0; i < work.height + 2; ++i) {
-      V below = work.bias;
-      int64_t line = first + i;
-      if (line >= 0 && line < h.sources) {
-        V x[3];
-        fetch_source_ahead(work.from[0] + at + line * from_line, lines.from_large);
-        if constexpr (kind == Line::wide) {
-          for (int k = 0; k < 3; ++k) x[k] = load_where(inside[k], from[0] + line * from_line + k);
-        } else {
-          // Pixel 0 is in lane 0; behind the pixels are zeros enough for either side.
-          x[1] = load_partial(work.from[0] + line * from_line, w.sources);
-          if constexpr (kind == Line::pair)
-            x[1] = join_halves(x[1], load_partial(work.from[1] + line * from_line, w.sources), kLanes);
-          x[0] = rotate<T, -1>(x[1], kLanes);
-          x[2] = rotate<T, 1>(x[1], kLanes);
-        }
-        for (int k = 0; k < 3; ++k) {
-          above = above + x[k] * by[2][k];
-          middle = middle + x[k] * by[1][k];
-          below = below + x[k] * by[0][k];
-        }
-      }
-      if (i >= 2) {
-        store_pixels(to[0] + (i - 2) * to_line, above, left);
-        if (kind == Line::pair && to[1]) store_pixels(to[1] + (i - 2) * to_line, upper_half(above, kLanes), left);
-      }
-      above = middle;
-      middle = below;
+#pragma GCC unroll 3
+      for (int k = 0; k < 3; ++k) by[j][k] = weight(work, 3 * j + k, pair);
+    int64_t line = row * h.step + h.lowest;
+    LineReader<S, pair, Taps> reader(taps, work.from[0] + line * source.space[1], work.from[1] - work.from[0],
+                                     source.space[1], line, work.sources, at * w.step, lines.from_large);
+    LineWriter<S, pair> writer(work.to[0] + at * w.phases, work.to[1] ? work.to[1] - work.to[0] : 0, target.space[1],
+                               target_w - at * w.phases, clamps ? &interval : nullptr);
+    if constexpr (Taps::count == 2) {
+      int64_t left = target_h - 2 * row;
+      if (args.axis[1].pad % 2 != 0)
+        slide_doubled<true>(reader, writer, by, work.bias, work.height, left);
+      else
+        slide_doubled<false>(reader, writer, by, work.bias, work.height, left);
+    } else if (sliding == Sliding::halved) {
+      slide_halved(reader, writer, by, work.bias, work.height);
+    } else {
+      slide_lines(reader, writer, by, work.bias, work.height, h.dilation);
     }
   }
 
-  void slide_all(const Work& work, int64_t row) const {
-    if (centred && lines.pairs) return slide<Line::pair>(work, row, 0);
-    if (centred && w.sources < lanes) return slide<Line::narrow>(work, row, 0);
-    for (int64_t v = 0; v < vectors; ++v) slide<Line::wide>(work, row, v);
+  void slide(const Work& work, int64_t row) const {
+    bool doubled = sliding == Sliding::doubled;
+    if (lines.pairs)
+      return doubled ? slide_along<true>(work, row, 0, shuffled->doubled)
+                     : slide_along<true>(work, row, 0, shuffled->pairs);
+    if (!doubled && pays_to_shuffle<S, 3>(w)) return slide_along<false>(work, row, 0, shuffled->lines);
+    for (int64_t at = 0; at < w.outputs; at += lanes) {
+      if (doubled)
+        slide_along<false>(work, row, at, LoadedTaps<S, 2>(w, at));
+      else if (sliding == Sliding::halved)
+        slide_along<false>(work, row, at, AlternatingTaps<S, 3>(w, at));
+      else
+        slide_along<false>(work, row, at, LoadedTaps<S, 3>(w, at));
+    }
   }
 #endif
 
@@ -319,6 +331,10 @@ struct DepthwisePlanes {
     phases_w = tap_axis(args.axis[2], transposed, table.data() + words_h);
     column = table.data() + words_h + tap_axis_words(args.axis[2]);
     for (int64_t k = 0; k < w.taps; ++k) column[k] = lines.offset(w, k);
+#if defined(__AVX512F__)
+    Taps shuffled_taps{ShuffledTaps<S, 2, 2>(w), ShuffledTaps<S, 3, 2>(w), ShuffledTaps<S, 3, 1>(w)};
+    shuffled = &shuffled_taps;
+#endif
     Scratch<T> packed(Use::weight, args.groups * taps);
     weights = packed.data();
     pack(weights);
@@ -342,9 +358,11 @@ struct DepthwisePlanes {
         job.plane = plane.data();
         job.height = least(band, h.outputs - row);
         const S* from = static_cast<const S*>(source.data) + image * source.batch + channel * source.channel;
-        job.from[0] = from;
-        job.from[1] = has_second ? from + source.channel : from;
-        for (int64_t i = 0; i < d.taps && !slides; ++i) {
+        int64_t slice = d.source(depth, 0);
+        job.from[0] = from + slice * source.space[0];
+        job.from[1] = has_second ? job.from[0] + source.channel : job.from[0];
+        job.sources = slice >= 0 && slice < d.sources ? h.sources : 0;
+        for (int64_t i = 0; i < d.taps && sliding == Sliding::no; ++i) {
           int64_t at = d.source(depth, i);
           plane.data()[i] = nullptr;
           if (at < 0 || at >= d.sources) continue;
@@ -364,8 +382,8 @@ struct DepthwisePlanes {
         V bias(double(bias_of(channel)));
         job.bias = lines.pairs ? join_halves(bias, V(double(bias_of(second))), kLanes) : bias;
 #if defined(__AVX512F__)
-        if (slides)
-          slide_all(job, row);
+        if (sliding != Sliding::no)
+          slide(job, row);
         else
 #endif
             if (w.phases == 2)

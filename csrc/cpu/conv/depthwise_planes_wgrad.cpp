@@ -1,9 +1,9 @@
-// The gradient of depthwise 3x3 filters of stride 1 whose operands' lines lie in order (NCHW), with AVX-512.
-// One vector's width of a plane is walked line by line, all taps in registers: a line of x is loaded once and
-// multiplied with the lines of grad_y that are open. Lanes are added up at the very end.
+// The gradient of depthwise filters of 3x3, 5x5 or 7x7 and stride 1 or 2 whose operands' lines lie in order (NCHW),
+// with AVX-512. One vector's width of a plane is walked line by line, up to three rows of taps in registers: a line of
+// x is loaded once for them and multiplied with the lines of grad_y that meet it. Lanes are added up at the very end.
 #include "core/parallel.h"
 #include "cpu/conv/grad_bias.h"
-#include "cpu/conv/planes.h"
+#include "cpu/conv/sliding.h"
 #include "cpu/conv/strategies.h"
 
 namespace nnart::cpu {
@@ -13,96 +13,125 @@ namespace {
 
 // Channels whose sums wait in the L1 and L2 caches while the images pass.
 constexpr int64_t kChannels = 32;
-// Lines after which the sums start anew, so that a long sum rounds like its parts.
-constexpr int64_t kShortSum = 32;
+// Lines of grad_y that are worked on together, after which the sums start anew, so that a long sum rounds like its
+// parts.
+constexpr int64_t kBand = 32;
+// Rows of taps whose sums are held at once: three rows of seven leave registers for the lines they meet.
+constexpr int64_t kRows = 3;
 
-template <class S, bool pairs>  // Note [pairs of planes]
+template <class S, int taps, bool pairs>  // Note [pairs of planes]
 struct PlaneFilterSums {
   using T = ComputeType<S>;
   using V = Vec<T>;
-  static constexpr int taps = 3;
   static constexpr int64_t lanes = V::size;
   static constexpr auto kLanes = std::make_integer_sequence<int, lanes>{};
 
   const ConvArgs& args;
-  math::Axis h, w;
+  PlaneAxis h, w;
   bool from_large;  // x is_large()
+  ShuffledTaps<S, taps, pairs ? 2 : 1> shuffled;
 
   NNART_HD explicit PlaneFilterSums(const ConvArgs& args)
-      : args(args), h(args.axis[1]), w(args.axis[2]), from_large(is_large<S>(args, h.in * w.in)) {}
+      : args(args),
+        h(plane_axis(args.axis[1], false)),
+        w(plane_axis(args.axis[2], false)),
+        from_large(is_large<S>(args, h.sources * w.sources)),
+        shuffled(w) {}
 
   struct Planes {
     const S *x[2], *grad_y[2];
   };
+  // Lines of grad_y.
+  struct Band {
+    int64_t row, height;
+  };
 
-  // The lanes of a vector of outputs from `at` on that exist, and whose source for tap k does.
-  NNART_HD uint32_t outputs_from(int64_t at) const { return lanes_between(0, w.out - at); }
-  NNART_HD uint32_t sources_from(int64_t at, int64_t k) const {
-    int64_t first = at - w.pad + k;
-    return lanes_between(-first, w.in - first) & outputs_from(at);
-  }
-  NNART_HD static uint32_t lanes_between(int64_t begin, int64_t end) {
-    begin = least(lanes, most(0, begin));
-    end = least(lanes, end);
-    return end > begin ? uint32_t((1u << end) - (1u << begin)) : 0;
-  }
-
-  NNART_HD V load_both(uint32_t where, const S* a, const S* b) const {
-    V x = load_where(where, a);
-    if constexpr (pairs) x = join_halves(x, load_where(where, b), kLanes);
-    return x;
-  }
-
-  // The products of a line of x with the open lines of grad_y that exist.
-  template <class Exists>
-  NNART_HD void add_line(const S* const (&x)[2], const uint32_t (&inside)[taps], const V (&g)[taps],
-                         V (&sum)[taps][taps], const Exists& exists) const {
+  template <int rows, class Exists>
+  NNART_HD static void add_products(V (&sum)[rows][taps], const V (&x)[taps], const V (&g)[rows],
+                                    const Exists& exists) {
+#pragma GCC unroll 7
+    for (int k = 0; k < taps; ++k)
 #pragma GCC unroll 3
-    for (int k = 0; k < taps; ++k) {
-      V pixels = load_both(inside[k], x[0] + k, x[1] + k);
-      keep_in_register(pixels);
+      for (int j = 0; j < rows; ++j)
+        if (exists(j)) sum[j][k] = sum[j][k] + x[k] * g[j];
+  }
+
+  // Rows first, first + stride, ... of the taps and a vector's width of the outputs: line i of the x that they read
+  // meets the lines i, i - 1, ... of grad_y, g[0], g[1], ...
+  template <int rows, class Taps>
+  void add_rows(const Planes& planes, const Band& band, int64_t first, int64_t at, const Taps& loads, T* totals) const {
+    int64_t line = h.source(band.row, first), x_line = args.x.space[1], grad_line = args.y.space[1];
+    LineReader<S, pairs, Taps> reader(loads, planes.x[0] + line * x_line, planes.x[1] - planes.x[0], x_line, line,
+                                      h.sources, at * w.step, from_large);
+    const S* grad_y = planes.grad_y[0] + band.row * grad_line + at;
+    int64_t other = planes.grad_y[1] - planes.grad_y[0], step = h.step, height = band.height;
+    uint32_t where = lanes_between(0, w.outputs - at, lanes);
+    bool large = from_large;
+    V sum[rows][taps], g[rows];
 #pragma GCC unroll 3
-      for (int j = 0; j < taps; ++j)
-        if (exists(j)) sum[j][k] = sum[j][k] + pixels * g[j];
+    for (int j = 0; j < rows; ++j) {
+      g[j] = V(0);
+#pragma GCC unroll 7
+      for (int k = 0; k < taps; ++k) sum[j][k] = V(0);
+    }
+    for (int64_t i = 0; i < height + rows - 1; ++i) {
+#pragma GCC unroll 3
+      for (int j = rows - 1; j > 0; --j) g[j] = g[j - 1];
+      g[0] = V(0);
+      if (i < height) {
+        fetch_source_ahead(grad_y, large);
+        g[0] = load_where(where, grad_y);
+        if constexpr (pairs) g[0] = join_halves(g[0], load_where(where, grad_y + other), kLanes);
+        grad_y += grad_line;
+      }
+      V x[taps];
+      if (!reader.next(x, step)) continue;
+      // The zeros in place of a line of grad_y that does not exist must not meet an infinity.
+      if (i >= rows - 1 && i < height)
+        add_products(sum, x, g, [](int) { return true; });
+      else
+        add_products(sum, x, g, [&](int j) { return i >= j && i - j < height; });
+    }
+#pragma GCC unroll 3
+    for (int j = 0; j < rows; ++j)
+#pragma GCC unroll 7
+      for (int k = 0; k < taps; ++k) {
+        T* total = totals + ((first + j * step) * taps + k) * lanes;
+        store(total, load(total) + sum[j][k]);
+      }
+  }
+
+  template <class Taps>
+  void add_column(const Planes& planes, const Band& band, int64_t at, const Taps& loads, T* totals) const {
+    for (int64_t start = 0; start < h.step; ++start) {
+      int64_t left = ceil_div(h.taps - start, h.step);  // rows of taps, in parts as equal as can be
+      for (int64_t first = start, parts = ceil_div(left, kRows), n; parts > 0;
+           --parts, left -= n, first += n * h.step) {
+        n = ceil_div(left, parts);
+        if (n == 3)
+          add_rows<3>(planes, band, first, at, loads, totals);
+        else if (n == 2)
+          add_rows<2>(planes, band, first, at, loads, totals);
+        else
+          add_rows<1>(planes, band, first, at, loads, totals);
+      }
     }
   }
 
-  // Adds the products of the lines that the outputs [at, at + lanes) of all lines meet.
-  void add_column(const Planes& planes, int64_t at, T* totals) const {
-    uint32_t inside[taps], written = outputs_from(at);
-    for (int k = 0; k < taps; ++k) inside[k] = sources_from(at, k);
-    int64_t x_line = args.x.space[1], grad_line = args.y.space[1];
-    const S* x[2] = {planes.x[0] + at - w.pad, planes.x[1] + at - w.pad};
-    const S* grad_y[2] = {planes.grad_y[0] + at, planes.grad_y[1] + at};
-    // Line i of the padded x meets the lines i, i - 1, ... of grad_y: g[0], g[1], ...
-    V sum[taps][taps], g[taps];
-    for (V& each : g) each = V(0);
-    int64_t count = h.out + taps - 1;
-    for (int64_t begin = 0; begin < count; begin += kShortSum) {
-      for (auto& line : sum)
-        for (V& s : line) s = V(0);
-      for (int64_t i = begin; i < least(begin + kShortSum, count); ++i) {
-#pragma GCC unroll 3
-        for (int j = taps - 1; j > 0; --j) g[j] = g[j - 1];
-        g[0] = V(0);
-        if (i < h.out) {
-          fetch_source_ahead(grad_y[0] + i * grad_line, from_large);
-          g[0] = load_both(written, grad_y[0] + i * grad_line, grad_y[1] + i * grad_line);
+  void add_planes(const Planes& planes, T* totals) const {
+    int64_t n = ceil_div(h.outputs, ceil_div(h.outputs, kBand));
+    for (Band band{0, 0}; band.row < h.outputs; band.row += n) {
+      band.height = least(n, h.outputs - band.row);
+      if (pairs || pays_to_shuffle<S, taps>(w)) {
+        add_column(planes, band, 0, shuffled, totals);
+      } else if constexpr (!pairs) {
+        for (int64_t at = 0; at < w.outputs; at += lanes) {
+          if (w.step == 1)
+            add_column(planes, band, at, LoadedTaps<S, taps>(w, at), totals);
+          else
+            add_column(planes, band, at, AlternatingTaps<S, taps>(w, at), totals);
         }
-        int64_t line = i - h.pad;
-        if (line < 0 || line >= h.in) continue;
-        fetch_source_ahead(x[0] + line * x_line, from_large);
-        const S* const from[2] = {x[0] + line * x_line, x[1] + line * x_line};
-        if (i >= taps - 1 && i < h.out)
-          add_line(from, inside, g, sum, [](int) { return true; });
-        else  // The zeros in place of a line of grad_y that does not exist must not meet an infinity.
-          add_line(from, inside, g, sum, [&](int j) { return i >= j && i - j < h.out; });
       }
-      for (int j = 0; j < taps; ++j)
-        for (int k = 0; k < taps; ++k) {
-          T* total = totals + (j * taps + k) * lanes;
-          store(total, load(total) + sum[j][k]);
-        }
     }
   }
 
@@ -127,22 +156,22 @@ struct PlaneFilterSums {
   // While the cache has it.
   double sum_of_plane(const S* grad_y) const {
     int64_t line = args.y.space[1];
-    if (line == w.out) return sum_of_run(grad_y, h.out * w.out);
+    if (line == w.outputs) return sum_of_run(grad_y, h.outputs * w.outputs);
     double sum = 0;
-    for (int64_t i = 0; i < h.out; ++i) sum += sum_of_run(grad_y + i * line, w.out);
+    for (int64_t i = 0; i < h.outputs; ++i) sum += sum_of_run(grad_y + i * line, w.outputs);
     return sum;
   }
 
   void run() const {
-    int64_t each = pairs ? 2 : 1, blocks = ceil_div(args.groups, kChannels);
+    int64_t each = pairs ? 2 : 1, blocks = ceil_div(args.groups, kChannels), all_taps = h.taps * taps;
     parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
-      Scratch<T> scratch(Use::partial, kChannels * taps * taps * lanes);
+      Scratch<T> scratch(Use::partial, kChannels * all_taps * lanes);
       double grad_bias[kChannels];
       for (int64_t block = begin; block < end; ++block) {
         int64_t first = block * kChannels, last = least(first + kChannels, args.groups);
-        zero_run(scratch.data(), kChannels * taps * taps * lanes);
+        zero_run(scratch.data(), kChannels * all_taps * lanes);
         for (double& sum : grad_bias) sum = 0;
-        auto totals = [&](int64_t channel) { return scratch.data() + (channel - first) * taps * taps * lanes; };
+        auto totals = [&](int64_t channel) { return scratch.data() + (channel - first) * all_taps * lanes; };
         for (int64_t image = 0; image < args.batch; ++image)
           for (int64_t c = first; c < last; c += each) {
             int64_t second = least(c + each - 1, last - 1);
@@ -150,12 +179,12 @@ struct PlaneFilterSums {
               return static_cast<const S*>(operand.data) + image * operand.batch + channel * operand.channel;
             };
             Planes planes{{plane(args.x, c), plane(args.x, second)}, {plane(args.y, c), plane(args.y, second)}};
-            for (int64_t at = 0; at < w.out; at += lanes) add_column(planes, at, totals(c));
+            add_planes(planes, totals(c));
             if (args.grad_bias)
               for (int64_t i = 0; i <= second - c; ++i) grad_bias[c - first + i] += sum_of_plane(planes.grad_y[i]);
           }
         for (int64_t c = first; c < last; c += each)
-          for (int64_t tap = 0; tap < taps * taps; ++tap) {
+          for (int64_t tap = 0; tap < all_taps; ++tap) {
             V total = load(totals(c) + tap * lanes);
             if (!pairs) {
               write(c, tap, add_lanes<lanes / 2>(total).v[0]);
@@ -172,6 +201,19 @@ struct PlaneFilterSums {
   }
 };
 
+// Whether this is faster than copying planes into blocks of channels: where the multiplications and not the loads are
+// the limit, and most lanes are filled.
+template <class S>
+bool pays(const math::Axis& w) {
+  constexpr int64_t lanes = Vec<ComputeType<S>>::size;
+  if (w.stride == 2 && w.out > lanes) return false;
+  if (w.kernel == 3) return w.out > short_line<S>(w.stride);
+  int64_t used = w.out <= lanes / 2 ? lanes / 2 : ceil_div(w.out, lanes) * lanes;
+  if (sizeof(S) == 8 || 8 * w.out < 7 * used) return false;
+  if (w.kernel == 7) return sizeof(S) == 4 && w.stride == 1 && w.out > lanes / 2;
+  return sizeof(S) == 4 || (w.stride == 2 && w.out <= lanes / 2);
+}
+
 #endif
 
 }  // namespace
@@ -179,19 +221,25 @@ struct PlaneFilterSums {
 template <>
 bool ConvStrategies<Isa::NNART_ISA>::depthwise_planes_wgrad([[maybe_unused]] const ConvArgs& args) {
 #if defined(__AVX512F__)
-  const math::Axis *h = args.axis + 1, *w = args.axis + 2;
-  bool plain = args.axis[0].kernel == 1 && args.axis[0].in == 1 && args.axis[0].out == 1 && h->stride == 1 &&
-               w->stride == 1 && h->dilation == 1 && w->dilation == 1 && h->kernel == 3 && w->kernel == 3;
+  const math::Axis *d = args.axis, *h = args.axis + 1, *w = args.axis + 2;
+  bool plain = d->kernel == 1 && d->in == 1 && d->out == 1 && h->stride == w->stride && h->stride <= 2 &&
+               h->dilation == 1 && w->dilation == 1 && h->kernel == w->kernel;
   if (!plain || !has_plane_lines(args.x) || !has_plane_lines(args.y)) return false;
   bool taken = false;
   with_dtype(args.dtype, [&](auto type) {
     using S = typename decltype(type)::type;
-    taken = w->out > kShortLine<S>;
-    if (!taken) return;
-    if (most(w->in, w->out) <= Vec<ComputeType<S>>::size / 2)
-      PlaneFilterSums<S, true>(args).run();
-    else
-      PlaneFilterSums<S, false>(args).run();
+    if (!pays<S>(*w)) return;
+    auto run = [&](auto taps) {
+      if (w->kernel != taps) return;
+      taken = true;
+      if (ShuffledTaps<S, taps, 2>::fit(plane_axis(*w, false)))
+        PlaneFilterSums<S, taps, true>(args).run();
+      else
+        PlaneFilterSums<S, taps, false>(args).run();
+    };
+    run(std::integral_constant<int, 3>{});
+    run(std::integral_constant<int, 5>{});
+    run(std::integral_constant<int, 7>{});
   });
   return taken;
 #else

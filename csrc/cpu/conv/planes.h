@@ -43,9 +43,11 @@ NNART_HD bool is_large(const ConvArgs& args, int64_t pixels) {
   return args.batch * args.groups * pixels * int64_t(sizeof(S)) >= past_caches_bytes();
 }
 
-// Pixels of a line up to which it pays to copy planes into blocks of channels, for 3x3 filters of stride 1.
+// Outputs of a line up to which it pays to copy planes into blocks of channels, for 3x3 filters.
 template <class S>
-constexpr int64_t kShortLine = sizeof(S) == 2 ? 8 : 5;
+constexpr int64_t short_line(int64_t stride) {
+  return sizeof(S) == 2 && stride == 1 ? 8 : 5;
+}
 
 // The lower half of a, then the lower half of b.
 template <class T, int... i>
@@ -136,17 +138,6 @@ struct PaddedLines {
 };
 
 #if defined(__AVX512F__)
-// The lanes whose bits are set; the others are zero and not read.
-template <class S>
-NNART_HD Vec<ComputeType<S>> load_where(uint32_t lanes, const S* p) {
-  if constexpr (sizeof(S) == 4)
-    return Vec<float>(_mm512_maskz_loadu_ps(__mmask16(lanes), p));
-  else if constexpr (sizeof(S) == 8)
-    return Vec<double>(_mm512_maskz_loadu_pd(__mmask8(lanes), p));
-  else
-    return widen(Type<S>{}, reinterpret_cast<Raw16>(_mm256_maskz_loadu_epi16(__mmask16(lanes), p)));
-}
-
 // Lane i from lane i + by, around the end.
 template <class T, int by, int... i>
 NNART_HD Vec<T> rotate(Vec<T> x, std::integer_sequence<int, i...>) {
