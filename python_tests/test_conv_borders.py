@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as native
@@ -36,6 +38,30 @@ def test_elements_of_the_filter_that_meet_no_input() -> None:
         (grad,) = torch.autograd.grad(F.conv2d(x, w, stride=(3, 4), padding=2).sum(), w)
         assert grad.abs().max() < 100
         assert not grad[..., 0].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("depth", "kernel", "stride", "padding"), [(2, 3, 1, 1), (3, 4, 1, 1), (5, 5, 2, 3), (2, 4, 2, 3)]
+)
+def test_windows_that_all_read_padding_along_the_depth(
+    depth: int, kernel: int, stride: int, padding: int, dtype: torch.dtype
+) -> None:
+    """oneDNN leaves part of the weight's gradient unwritten there, which shows as above, or writes past its end."""
+    x = torch.randn(2, 16, depth, 6, 6).to(dtype)
+    w = torch.randn(16, 16, kernel, 3, 3).to(dtype)
+    call = {"stride": (stride, 1, 1), "padding": (padding, 1, 1)}
+
+    def gradient(function: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        w = w.detach().requires_grad_()
+        return torch.autograd.grad(function(x, w, **call).sum(), w)[0]
+
+    expected = gradient(native.conv3d, x.double(), w.double())
+    for _ in range(10):
+        stale = [torch.full((n * w.numel(),), 1e30) for n in (1, 2, 4)]
+        del stale
+        error = (gradient(F.conv3d, x, w).double() - expected).abs().max()
+        assert error < torch.finfo(dtype).eps * expected.abs().max() * (1 if dtype == torch.bfloat16 else 16)
 
 
 @pytest.mark.parametrize("channels", [(1, 20), (3, 32)], ids=str)

@@ -64,6 +64,21 @@ bool has_idle_tap(const ConvArgs& args) {
   return false;
 }
 
+// Whether every output along the depth reads padding.
+bool has_no_whole_window(const math::Axis& depth) {
+  int64_t reach = (depth.kernel - 1) * depth.dilation;
+  int64_t first = depth.pad <= 0 ? 0 : (depth.pad + depth.stride - 1) / depth.stride;
+  return first >= depth.out || first * depth.stride - depth.pad + reach >= depth.in;
+}
+
+// Where oneDNN leaves part of a weight's gradient unwritten, or writes elsewhere; null for nowhere.
+const char* error_of_native_wgrad(const ConvArgs& args) {
+  if (has_idle_tap(args)) return "part of the filter meets no input: oneDNN leaves its bfloat16 gradient unwritten";
+  if (args.axis[0].kernel > 1 && has_no_whole_window(args.axis[0]))
+    return "every window reads padding along the depth: oneDNN leaves part of the gradient unwritten";
+  return nullptr;
+}
+
 // Weight gradients that oneDNN leaves lanes or bandwidth idle in.
 bool suits_gemm_wgrad(const ConvArgs& args, int64_t in, int64_t out, int64_t filter) {
   bool strided = false, float32 = args.dtype == DType::Float32;
@@ -196,8 +211,7 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
     return {ConvStrategy::Gemm, "gradient of a strided convolution: each phase of the pixels has taps of its own",
             tenth_of_native(args)};
   if (args.pass == ConvPass::Wgrad) {
-    if (has_idle_tap(args))
-      return {ConvStrategy::Gemm, "part of the filter meets no input: oneDNN leaves its bfloat16 gradient unwritten"};
+    if (const char* error = error_of_native_wgrad(args)) return {ConvStrategy::Gemm, error};
     if (args.groups == 1 && !one_tap && suits_gemm_wgrad(args, in, out, filter))
       return {ConvStrategy::Gemm, "few channels: vectors along the pixels or along the many channels fill their lanes"};
     if (float32 && args.groups == 1 && !planes && suits_gemm_last_wgrad(in, out, pixels, one_tap, strided))
@@ -220,7 +234,7 @@ ConvPlan plan_of(const ConvArgs& args, bool native_takes_it) {
 }
 
 std::vector<ConvStrategy> strategies_for(const ConvArgs& args, bool native_takes_it) {
-  bool native_errs = args.pass == ConvPass::Wgrad && has_idle_tap(args);  // as the rule for it says
+  bool native_errs = args.pass == ConvPass::Wgrad && error_of_native_wgrad(args);
   std::vector<ConvStrategy> found;
   for (ConvStrategy strategy : kStrategies)
     if (takes(strategy, args, native_takes_it && !native_errs)) found.push_back(strategy);
