@@ -43,12 +43,12 @@ struct DepthwisePlanes {
   int64_t* column;  // where tap k of the width lies
   TapAxis phases_h, phases_w;
 #if defined(__AVX512F__)
-  struct Taps {  // of lines that a vector has room for
+  struct Shuffled {  // for lines that a vector has room for
     ShuffledTaps<S, 2, 2> doubled;
     ShuffledTaps<S, 3, 2> pairs;
     ShuffledTaps<S, 3, 1> lines;
   };
-  const Taps* shuffled;
+  const Shuffled* shuffled;
 #endif
 
   NNART_HD explicit DepthwisePlanes(const ConvArgs& args)
@@ -332,7 +332,7 @@ struct DepthwisePlanes {
     column = table.data() + words_h + tap_axis_words(args.axis[2]);
     for (int64_t k = 0; k < w.taps; ++k) column[k] = lines.offset(w, k);
 #if defined(__AVX512F__)
-    Taps shuffled_taps{ShuffledTaps<S, 2, 2>(w), ShuffledTaps<S, 3, 2>(w), ShuffledTaps<S, 3, 1>(w)};
+    Shuffled shuffled_taps{ShuffledTaps<S, 2, 2>(w), ShuffledTaps<S, 3, 2>(w), ShuffledTaps<S, 3, 1>(w)};
     shuffled = &shuffled_taps;
 #endif
     Scratch<T> packed(Use::weight, args.groups * taps);
@@ -345,9 +345,10 @@ struct DepthwisePlanes {
     int64_t rows = h.lines(band), plane_elements = rows * lines.line;
     bool in_runs = target.space[1] == target_w && each == 1;  // each unit's result is one run
     parallel_for(units, most(1, kGrain / most(1, work)), [&](int64_t begin, int64_t end) {
-      Scratch<T> copy(Use::source, lines.elements(d.taps * rows));
+      int64_t copied = sliding == Sliding::no ? lines.elements(d.taps * rows) : 0;
+      Scratch<T> copy(Use::source, copied);
       Scratch<T*> plane(Use::pixels, d.taps);
-      zero_run(copy.data(), lines.elements(d.taps * rows));
+      zero_run(copy.data(), copied);
       Pending pending;
       for (int64_t unit = begin; unit < end; ++unit) {
         int64_t row = unit % bands * band, rest = unit / bands;

@@ -104,10 +104,9 @@ struct PlaneFilterSums {
   template <class Taps>
   void add_column(const Planes& planes, const Band& band, int64_t at, const Taps& loads, T* totals) const {
     for (int64_t start = 0; start < h.step; ++start) {
-      int64_t left = ceil_div(h.taps - start, h.step);  // rows of taps, in parts as equal as can be
-      for (int64_t first = start, parts = ceil_div(left, kRows), n; parts > 0;
-           --parts, left -= n, first += n * h.step) {
-        n = ceil_div(left, parts);
+      Even parts(ceil_div(h.taps - start, h.step), kRows);
+      for (int64_t part = 0; part < parts.pieces; ++part) {
+        int64_t first = start + parts.begin(part) * h.step, n = parts.begin(part + 1) - parts.begin(part);
         if (n == 3)
           add_rows<3>(planes, band, first, at, loads, totals);
         else if (n == 2)
@@ -119,9 +118,9 @@ struct PlaneFilterSums {
   }
 
   void add_planes(const Planes& planes, T* totals) const {
-    int64_t n = ceil_div(h.outputs, ceil_div(h.outputs, kBand));
-    for (Band band{0, 0}; band.row < h.outputs; band.row += n) {
-      band.height = least(n, h.outputs - band.row);
+    Even bands(h.outputs, kBand);
+    for (int64_t i = 0; i < bands.pieces; ++i) {
+      Band band{bands.begin(i), bands.begin(i + 1) - bands.begin(i)};
       if (pairs || pays_to_shuffle<S, taps>(w)) {
         add_column(planes, band, 0, shuffled, totals);
       } else if constexpr (!pairs) {

@@ -1,4 +1,5 @@
-// Depthwise filters of 3x3 walking down the planes where they lie, with AVX-512.
+// Walking down planes where they lie, for depthwise filters with AVX-512: how lines are read and written, and the walks
+// of 3x3 filters.
 //
 // Note [sliding 3x3]: one vector's width of a plane is walked line by line, all taps in registers; each line is loaded
 // once and goes into all lines of the result that read it.
@@ -89,7 +90,8 @@ class LineWriter {
     }
     V lower = alternate<T, false>(even, odd, kLanes), upper = alternate<T, true>(even, odd, kLanes);
     put(line_, lower, left_);
-    if (pair ? other_ != 0 : left_ > lanes) put(line_ + (pair ? other_ : lanes), upper, pair ? left_ : left_ - lanes);
+    int64_t left = !pair ? left_ - lanes : other_ != 0 ? left_ : 0;
+    if (left > 0) put(line_ + (pair ? other_ : lanes), upper, left);
     skip(1);
   }
   NNART_HD void skip(int64_t n) { line_ += n * stride_; }
@@ -133,14 +135,14 @@ NNART_HD void slide_lines(const Reader& from, const Writer& to, const V (&by)[3]
     reader.skip(first);
     writer.skip(first);
     V above = bias, middle = bias;
-    for (int64_t i = ceil_div(height - first, dilation) + 2, opening = 2; i > 0; --i, --opening) {
+    for (int64_t i = -2, count = ceil_div(height - first, dilation); i < count; ++i) {
       V below = bias, x[3];
       if (reader.next(x, dilation)) {
         above = add_products(above, x, by[2]);
         middle = add_products(middle, x, by[1]);
         below = add_products(below, x, by[0]);
       }
-      if (opening <= 0) writer.next(above, dilation);
+      if (i >= 0) writer.next(above, dilation);
       above = middle;
       middle = below;
     }
